@@ -1,0 +1,259 @@
+"""Every setting of dist_jax: its default, unit and meaning. The files in configs/ hold only what differs.
+
+The defaults are the published recipe for ViT-B/16 at 8+16 frames on Kinetics (DiST, arXiv 2309.07911, section 4.1 and
+the released configuration files).
+"""
+
+import difflib
+
+import ml_collections
+
+from dist_jax.errors import UserError
+
+
+def defaults() -> ml_collections.ConfigDict:
+    """The default configuration, locked: assigning to a field that does not exist raises."""
+    config = ml_collections.ConfigDict(
+        dict(
+            seed=0,  # decides, with the step and the data, everything that is drawn
+            batch_size=256,  # clips of one optimizer step, over all devices and hosts
+            accumulate=1,  # parts that a batch is computed in, one after the other; the result is the same
+            epochs=36.0,  # passes over the training records; may be a fraction
+            steps=0,  # optimizer steps; above 0 it replaces `epochs`
+            init_from="",  # DiST weights to start from: a model directory, a workdir or a published .pyth
+            ema=0.0,  # decay of a moving average of the parameters, used at evaluation; 0: none
+            find_batch=False,  # print the largest batch that fits the devices' memory (by compiling), then stop
+            profile_steps=(),  # first and last step of a profiler trace, e.g. 10,15; empty: none
+            compilation_cache="auto",  # folder of compiled programs; auto: the user's cache directory; "": none
+        )
+    )
+    config.clip = dict(
+        weights="openai/clip-vit-base-patch16",  # hub id, Hugging Face directory, OpenAI .pt or published DiST .pyth
+        dtype="auto",  # of the frozen parameters and their arithmetic; auto: bfloat16, on CPU float32
+    )
+    config.model = dict(
+        frames=16,  # T, frames of a clip
+        alpha=2,  # CLIP sees every alpha-th frame: S = T / alpha
+        selected=(),  # CLIP blocks that feed the network, counted from 0, increasing; empty: all
+        integration_width=384,  # C, a multiple of 64
+        temporal_width=96,  # M
+        pooling_layers=4,  # P; published: 4 on Kinetics, 2 on SSv2
+        dtype="auto",  # of the trained network's arithmetic (its parameters are float32); auto: as clip.dtype
+        remat="none",  # what the DiST layers keep for the backward pass: none (keep all), layers (recompute all), dots
+    )
+    config.data = dict(
+        source="records",  # records | tfds | videos | dmvr
+        train="",  # records: NAME@N, NAME-?????-of-?????, a glob or a folder; tfds: name/config:split; videos: list file
+        val="",  # as `train`
+        videos="",  # source=videos: folder that the list's paths are relative to; empty: the list file's folder
+        labels="",  # file of class names, one a line; empty: labels.txt beside the training data
+        label="label",  # which label of a record is learned: label | verb | noun
+        resolution=0,  # pixels, height and width of a clip; 0: what the backbone was trained with
+        sampling="segments",  # segments: one frame of each of T equal parts | interval: every `stride`-th frame
+        stride=4,  # sampling=interval: distance of a clip's frames, in frames of the record
+        max_bad_fraction=0.01,  # share of unreadable records (of those read so far) above which a run stops
+        threads=0,  # of the input pipeline on a host; 0: as many as it has cores
+        prefetch=2,  # batches kept ready on the devices
+        dmvr_factory="",  # source=dmvr: importable factory, module:ClassName
+        dmvr_options="",  # source=dmvr: JSON object of the factory's arguments
+    )
+    config.augment = dict(
+        crop_area=(0.4, 1.0),  # share of the frame's area that a random crop takes
+        crop_aspect=(0.75, 1.3333333333333333),  # width / height of a random crop, log-uniform
+        flip=0.5,  # probability of a horizontal flip
+        flip_labels=(),  # pairs a,b of classes that a flip exchanges, flat: (86, 87, 93, 94, 166, 167) on SSv2
+        grayscale=0.2,  # probability that a clip loses its colour
+        color_jitter=0.0,  # strength of brightness, contrast and saturation changes, 0 to 1
+        rand_augment=(),  # (operations a clip, magnitude 0 to 10); empty: off
+        erase=0.0,  # probability of one random erased box, the same in all frames
+    )
+    config.mix = dict(
+        mixup=0.8,  # alpha of the Beta distribution; 0: no mixup
+        cutmix=1.0,  # alpha of the Beta distribution; 0: no cutmix
+        probability=1.0,  # that a group is mixed at all
+        switch=0.5,  # share of cutmix where both are on
+        group=32,  # consecutive clips that share one draw (published: the clips of one device)
+        label_smoothing=0.1,
+    )
+    config.optimizer = dict(
+        learning_rate=3.2e-4,  # peak; published for a batch of 256, taken as it stands for any other
+        warmup_epochs=6.0,  # a line from warmup_rate to the cosine's value at this epoch
+        warmup_rate=8e-7,
+        final_rate=0.0,  # where the cosine ends
+        beta1=0.9,
+        beta2=0.999,
+        eps=1e-8,
+        weight_decay=1e-4,  # none on biases, 1-D parameters, tokens and positions
+        clip_norm=0.0,  # largest global gradient norm; 0: not limited
+        nonfinite="stop",  # on a loss or gradient that is not finite: stop | skip (drop the update and count it)
+    )
+    config.eval = dict(
+        every_epochs=1.0,  # passes over the training records between evaluations; the last step is always evaluated
+        batch_size=64,  # videos of one evaluation step, over all devices
+        views=3,  # V, temporal views
+        crops=1,  # spatial crops of a view: 1 (centre) or 3 (along the long side)
+        fuse=0.0,  # share of plain CLIP in the logits (zero-shot: 0.5)
+    )
+    config.checkpoint = dict(
+        every_steps=1000,  # optimizer steps between saves; the last step is always saved
+        keep=3,  # newest checkpoints kept, beside the best
+        best="top1",  # metric of an evaluation whose best checkpoint is kept; "": none
+    )
+    config.log = dict(
+        every_steps=50,  # optimizer steps between lines in metrics.jsonl and TensorBoard
+        slow_input=0.2,  # share of time waiting for input above which a warning is shown
+    )
+    config.mesh = dict(
+        data=-1,  # devices that hold the same parameters and different clips; -1: what the others leave
+        fsdp=1,  # devices that split parameters and clips
+        tensor=1,  # devices that split the width of the frozen backbone's blocks
+    )
+    return config.lock()
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError naming every field whose value cannot be, and what it may be."""
+    problems = [f"{name}={_get(config, name)!r}: {wanted}" for name, allowed, wanted in _RULES if not allowed(config)]
+    if problems:
+        raise UserError("configuration: " + "; ".join(problems))
+
+
+def override(config: ml_collections.ConfigDict, name: str, value: object) -> None:
+    """Sets the dotted field `name`; UserError with the nearest valid name if there is none, or for a wrong type."""
+    names = field_names(config)
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
+        raise UserError(f"configuration has no field {name!r}; the nearest is {near[0]!r} (all: dist_jax/config.py)")
+    try:
+        config.update_from_flattened_dict({name: value})
+    except (TypeError, ValueError) as error:
+        raise UserError(f"configuration field {name}={value!r}: {error}") from error
+
+
+def field_names(config: ml_collections.ConfigDict, prefix: str = "") -> list[str]:
+    """Dotted names of all fields, in their order."""
+    names = []
+    for key, value in config.items():
+        nested = isinstance(value, ml_collections.ConfigDict)
+        names += field_names(value, f"{prefix}{key}.") if nested else [prefix + key]
+    return names
+
+
+def _get(config: ml_collections.ConfigDict, name: str) -> object:
+    for part in name.split("."):
+        config = config[part]
+    return config
+
+
+def _one_of(name: str, *values: object) -> tuple:
+    return name, lambda c: _get(c, name) in values, f"must be one of {', '.join(map(repr, values))}"
+
+
+def _within(name: str, low: float, high: float = float("inf")) -> tuple:
+    bounds = f"at least {low}" if high == float("inf") else f"between {low} and {high}"
+    return name, lambda c: low <= _get(c, name) <= high, f"must be {bounds}"
+
+
+def _increasing(values: tuple) -> bool:
+    return list(values) == sorted(set(values)) and all(v >= 0 for v in values)
+
+
+def _range_within(name: str, high: float) -> tuple:
+    def allowed(config: ml_collections.ConfigDict) -> bool:
+        value = _get(config, name)
+        return len(value) == 2 and 0 < value[0] <= value[1] <= high
+
+    return name, allowed, f"must be two numbers (low, high) with 0 < low <= high <= {high:g}"
+
+
+_RULES = (
+    _within("batch_size", 1),
+    _within("accumulate", 1),
+    ("accumulate", lambda c: c.batch_size % max(c.accumulate, 1) == 0, "must divide batch_size"),
+    _within("epochs", 0),
+    _within("steps", 0),
+    ("epochs", lambda c: c.epochs > 0 or c.steps > 0, "must be above 0 unless `steps` is"),
+    ("ema", lambda c: 0 <= c.ema < 1, "must be at least 0 and below 1"),
+    (
+        "profile_steps",
+        lambda c: len(c.profile_steps) == 0 or (len(c.profile_steps) == 2 and c.profile_steps[0] <= c.profile_steps[1]),
+        "must be empty or two steps FIRST,LAST",
+    ),
+    _one_of("clip.dtype", "auto", "float32", "bfloat16"),
+    _one_of("model.dtype", "auto", "float32", "bfloat16"),
+    _one_of("model.remat", "none", "layers", "dots"),
+    _within("model.frames", 1),
+    _within("model.alpha", 1),
+    ("model.alpha", lambda c: c.model.frames % max(c.model.alpha, 1) == 0, "must divide model.frames"),
+    ("model.selected", lambda c: _increasing(c.model.selected), "must be increasing block numbers from 0"),
+    (
+        "model.integration_width",
+        lambda c: c.model.integration_width > 0 and c.model.integration_width % 64 == 0,
+        "must be a multiple of 64",
+    ),
+    _within("model.temporal_width", 1),
+    _within("model.pooling_layers", 1),
+    _one_of("data.source", "records", "tfds", "videos", "dmvr"),
+    _one_of("data.label", "label", "verb", "noun"),
+    _one_of("data.sampling", "segments", "interval"),
+    _within("data.stride", 1),
+    _within("data.resolution", 0),
+    _within("data.max_bad_fraction", 0, 1),
+    _within("data.threads", 0),
+    _within("data.prefetch", 1),
+    _range_within("augment.crop_area", 1),
+    _range_within("augment.crop_aspect", float("inf")),
+    _within("augment.flip", 0, 1),
+    (
+        "augment.flip_labels",
+        lambda c: (
+            len(c.augment.flip_labels) % 2 == 0
+            and len(set(c.augment.flip_labels)) == len(c.augment.flip_labels)
+            and all(v >= 0 for v in c.augment.flip_labels)
+        ),
+        "must be pairs of different class numbers",
+    ),
+    _within("augment.grayscale", 0, 1),
+    _within("augment.color_jitter", 0, 1),
+    (
+        "augment.rand_augment",
+        lambda c: len(c.augment.rand_augment) in (0, 2) and all(v >= 0 for v in c.augment.rand_augment),
+        "must be empty or (operations, magnitude 0 to 10)",
+    ),
+    _within("augment.erase", 0, 1),
+    _within("mix.mixup", 0),
+    _within("mix.cutmix", 0),
+    _within("mix.probability", 0, 1),
+    _within("mix.switch", 0, 1),
+    _within("mix.group", 1),
+    (
+        "mix.group",
+        lambda c: c.batch_size % (max(c.mix.group, 1) * max(c.accumulate, 1)) == 0,
+        "must divide batch_size / accumulate",
+    ),
+    ("mix.label_smoothing", lambda c: 0 <= c.mix.label_smoothing < 1, "must be at least 0 and below 1"),
+    ("optimizer.learning_rate", lambda c: c.optimizer.learning_rate > 0, "must be above 0"),
+    _within("optimizer.warmup_epochs", 0),
+    _within("optimizer.warmup_rate", 0),
+    _within("optimizer.final_rate", 0),
+    ("optimizer.beta1", lambda c: 0 <= c.optimizer.beta1 < 1, "must be at least 0 and below 1"),
+    ("optimizer.beta2", lambda c: 0 <= c.optimizer.beta2 < 1, "must be at least 0 and below 1"),
+    ("optimizer.eps", lambda c: c.optimizer.eps > 0, "must be above 0"),
+    _within("optimizer.weight_decay", 0),
+    _within("optimizer.clip_norm", 0),
+    _one_of("optimizer.nonfinite", "stop", "skip"),
+    ("eval.every_epochs", lambda c: c.eval.every_epochs > 0, "must be above 0"),
+    _within("eval.batch_size", 1),
+    _within("eval.views", 1),
+    _one_of("eval.crops", 1, 3),
+    _within("eval.fuse", 0, 1),
+    _within("checkpoint.every_steps", 1),
+    _within("checkpoint.keep", 1),
+    _one_of("checkpoint.best", "", "top1", "top5", "mean_class_accuracy"),
+    _within("log.every_steps", 1),
+    _within("log.slow_input", 0, 1),
+    ("mesh.data", lambda c: c.mesh.data == -1 or c.mesh.data >= 1, "must be -1 or at least 1"),
+    ("mesh.fsdp", lambda c: c.mesh.fsdp == -1 or c.mesh.fsdp >= 1, "must be -1 or at least 1"),
+    ("mesh.tensor", lambda c: c.mesh.tensor == -1 or c.mesh.tensor >= 1, "must be -1 or at least 1"),
+    ("mesh", lambda c: list(c.mesh.values()).count(-1) <= 1, "only one axis may be -1"),
+)

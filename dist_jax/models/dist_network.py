@@ -1,0 +1,242 @@
+"""The DiST network (arXiv 2309.07911, section 3): temporal encoder, integration branch and pooling.
+
+Shapes in the letters of the paper's implementation: B clips, T frames, S = T / alpha frames that CLIP sees, N = h * w
+patches, D CLIP's width, C integration width, M temporal width, E joint embedding, L_selected CLIP blocks that are read.
+"""
+
+import dataclasses
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dist_jax.models.layers import TOKEN_INIT, Attention, LayerNorm, Linear, Mlp, quick_gelu
+
+
+@dataclasses.dataclass(frozen=True)
+class DistConfig:
+    """Sizes of a DiST network."""
+
+    frames: int  # T
+    alpha: int  # CLIP sees every alpha-th frame
+    selected: tuple[int, ...]  # CLIP blocks that are read, counted from 0, increasing
+    patch: int  # pixels; CLIP's, so that the two grids are one
+    clip_width: int  # D
+    embed: int  # E
+    integration_width: int = 384  # C, a multiple of 64
+    temporal_width: int = 96  # M
+    pooling_layers: int = 4  # P
+
+    @property
+    def sparse_frames(self) -> int:
+        """S, frames that CLIP sees."""
+        return self.frames // self.alpha
+
+
+REMAT_POLICIES = {  # what a DiST layer keeps for its backward pass, by the name in config.model.remat
+    "layers": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+class DistNetwork(nn.Module):
+    """Features of a frozen CLIP and all frames of a clip -> one embedding in CLIP's joint space."""
+
+    config: DistConfig
+    dtype: jnp.dtype = jnp.float32  # of the arithmetic; parameters and the embedding are float32
+    remat: str = "none"  # none | layers | dots
+
+    @nn.compact
+    def __call__(self, features: jax.Array, video: jax.Array) -> jax.Array:
+        """Embeds clips.
+
+        Args:
+          features: residual stream of the selected CLIP blocks, float [L_selected, B, S, 1+N, D].
+          video: all frames, normalised as for CLIP, float [B, T, H, W, 3].
+
+        Returns:
+          Video embeddings, float32 [B, E], not normalised.
+        """
+        c = self.config
+        # The published stem is a 3-D convolution of kernel (5, p, p), stride (1, p, p), padding (2, 0, 0).
+        stem = TemporalConv(c.temporal_width, 5, self.dtype, name="temporal_stem")
+        z = stem(space_to_channels(video, c.patch))  # [B, T, h, w, M]
+        nothing = jnp.zeros((*features.shape[1:4], c.integration_width), self.dtype)  # [B, S, 1+N, C]
+        layer = (
+            DistLayer
+            if self.remat == "none"
+            else nn.remat(DistLayer, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
+        )
+        layers = nn.scan(layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=len(c.selected))
+        (_, r, m), _ = layers(c, self.dtype, name="layers")((z, nothing, nothing), features)
+        y = r + m  # [B, S, 1+N, C]
+        pooled = self._pool(y)  # [B, C]
+        clip_class = jnp.mean(features[-1, :, :, 0].astype(jnp.float32), axis=1)  # [B, D]
+        pooled = pooled + Linear(c.integration_width, dtype=self.dtype, name="class_projection")(clip_class)
+        proj_init = nn.initializers.normal(c.integration_width**-0.5)
+        proj = self.param("proj", proj_init, (c.integration_width, c.embed))
+        return jnp.dot(LayerNorm(jnp.float32, name="ln_post")(pooled), proj)
+
+    def _pool(self, y: jax.Array) -> jax.Array:
+        """[B, S, 1+N, C] -> [B, C]: P layers in which a query a frame and then a query a video look around."""
+        c = self.config
+        width = c.integration_width
+        spatial = self.param("spatial_query", TOKEN_INIT, (width,)).astype(self.dtype)
+        video = self.param("video_query", TOKEN_INIT, (width,)).astype(self.dtype)
+        batch, frames = y.shape[:2]
+        s = jnp.broadcast_to(spatial, (batch * frames, 1, width))  # [B*S, 1, C]
+        a = jnp.broadcast_to(video, (batch, 1, width))  # [B, 1, C]
+        pooling = nn.scan(
+            PoolingLayer,
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            in_axes=nn.broadcast,
+            length=c.pooling_layers,
+        )
+        tokens = y.reshape(batch * frames, -1, width)  # [B*S, 1+N, C]
+        (_, a), _ = pooling(c.sparse_frames, self.dtype, name="pooling")((s, a), tokens)
+        return a[:, 0]
+
+
+def space_to_channels(video: jax.Array, patch: int) -> jax.Array:
+    """Frames [B, T, H, W, 3] -> their patches [B, T, h, w, patch * patch * 3], row by row; `patch` in pixels."""
+    b, t, height, width, channels = video.shape
+    h, w = height // patch, width // patch
+    patches = video.reshape(b, t, h, patch, w, patch, channels).swapaxes(3, 4)  # [B, T, h, w, patch, patch, 3]
+    return patches.reshape(b, t, h, w, patch * patch * channels)
+
+
+class TemporalConv(nn.Module):
+    """Convolution along axis 1 (time) alone, zero-padded to keep its length.
+
+    Every tap's product is one matrix multiplication of the whole input; the products are then shifted and added. That
+    reads the input once and needs no copy of it, forward and backward, on any backend.
+    """
+
+    width: int
+    kernel: int  # taps, odd
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, T, ..., in] -> [B, T, ..., width] in `dtype`."""
+        kernel = self.param("kernel", TOKEN_INIT, (self.kernel, x.shape[-1], self.width))
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.width,))
+        taps = jnp.einsum("...i,kio->k...o", x.astype(self.dtype), kernel.astype(self.dtype))  # [k, B, T, ..., width]
+        half, frames = self.kernel // 2, x.shape[1]
+        ends = [(0, 0)] * (x.ndim - 2)
+        taps = jnp.pad(taps, [(0, 0), (0, 0), (half, half), *ends])  # [k, B, T + 2 * half, ..., width]
+        shifted = (jax.lax.slice_in_dim(taps[k], k, k + frames, axis=1) for k in range(self.kernel))
+        return sum(shifted, start=jnp.broadcast_to(bias.astype(self.dtype), (*x.shape[:-1], self.width)))
+
+
+class TemporalBlock(nn.Module):
+    """g(z + conv(1,3,3)(g(conv(3,1,1)(LN z))))."""
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, z: jax.Array) -> jax.Array:
+        """[B, T, h, w, M] -> [B, T, h, w, M]."""
+        width = z.shape[-1]
+        x = TemporalConv(width, 3, self.dtype, name="conv_time")(LayerNorm(self.dtype, name="ln")(z))
+        conv_space = nn.Conv(width, (3, 3), dtype=self.dtype, kernel_init=TOKEN_INIT, name="conv_space")
+        return quick_gelu(z + conv_space(quick_gelu(x)))
+
+
+class TemporalFfn(nn.Module):
+    """Linear C -> C/4, convolution along time (kernel 3), g, linear C/4 -> C; per token."""
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, S, 1+N, C] -> [B, S, 1+N, C]."""
+        width = x.shape[-1]
+        hidden = Linear(width // 4, dtype=self.dtype, name="reduce")(x)
+        hidden = TemporalConv(width // 4, 3, self.dtype, name="conv_time")(hidden)
+        return Linear(width, dtype=self.dtype, name="expand")(quick_gelu(hidden))
+
+
+class DistLayer(nn.Module):
+    """What happens beside one CLIP block: the temporal block, the two exchanges, the integration."""
+
+    config: DistConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(
+        self, carry: tuple[jax.Array, jax.Array, jax.Array], feature: jax.Array
+    ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], None]:
+        """One layer.
+
+        Args:
+          carry: z [B, T, h, w, M], r [B, S, 1+N, C] and m' [B, S, 1+N, C] (not read) of the layer before.
+          feature: f_i, the stream after the CLIP block, [B, S, 1+N, D].
+
+        Returns:
+          (z', r, m') with the shapes of `carry`, and None (a scan's outputs).
+        """
+        c = self.config
+        linear = partial(Linear, dtype=self.dtype)
+        z, r, _ = carry
+        z = TemporalBlock(self.dtype, name="temporal")(z)
+        m = linear(c.integration_width, name="input")(feature) + r  # [B, S, 1+N, C]
+        # Both exchanges read what was there before the exchange.
+        to_temporal = linear(c.temporal_width, name="to_temporal")(m[:, :, 1:])  # [B, S, N, M]
+        to_integration = self._to_integration(z)  # [B, S, 1+N, C]
+        z = z + jnp.repeat(to_temporal, c.alpha, axis=1).reshape(z.shape)
+        m = m + to_integration
+        x = LayerNorm(self.dtype, name="ln")(m)
+        r = Mlp(c.integration_width, quick_gelu, self.dtype, name="ffn")(x)
+        r = r + TemporalFfn(self.dtype, name="temporal_ffn")(LayerNorm(self.dtype, name="ln_temporal")(m))
+        return (z, r, m), None
+
+    def _to_integration(self, z: jax.Array) -> jax.Array:
+        """[B, T, h, w, M] -> [B, S, 1+N, C]: convolution (alpha,1,1) of stride alpha, a learned class token first."""
+        c = self.config
+        grouped = z.reshape(z.shape[0], c.sparse_frames, c.alpha, -1, c.temporal_width)  # [B, S, alpha, N, M]
+        conv = nn.DenseGeneral(
+            c.integration_width, axis=(2, 4), dtype=self.dtype, kernel_init=TOKEN_INIT, name="to_integration"
+        )
+        patches = conv(grouped)  # [B, S, N, C]
+        token = self.param("class_token", TOKEN_INIT, (c.sparse_frames, c.integration_width)).astype(self.dtype)
+        token = jnp.broadcast_to(token[None, :, None], (z.shape[0], c.sparse_frames, 1, c.integration_width))
+        return jnp.concatenate([token, patches], axis=2)
+
+
+class CrossAttention(nn.Module):
+    """Attention in which query, key and value share one LayerNorm; C / 64 heads."""
+
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, query: jax.Array, context: jax.Array) -> jax.Array:
+        """[F, Q, C] looks at [F, K, C] -> [F, Q, C]."""
+        ln = LayerNorm(self.dtype, name="ln")
+        return Attention(query.shape[-1] // 64, self.dtype, name="attention")(ln(query), ln(context))
+
+
+class PoolingLayer(nn.Module):
+    """A query a frame looks at its tokens, then a query a video looks at the frames' queries."""
+
+    frames: int  # S
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, carry: tuple[jax.Array, jax.Array], y: jax.Array) -> tuple[tuple[jax.Array, jax.Array], None]:
+        """(s [B*S, 1, C], a [B, 1, C]), y [B*S, 1+N, C] -> (s, a), None."""
+        s, a = carry
+        width = y.shape[-1]
+        s = s + CrossAttention(self.dtype, name="spatial")(s, y)
+        s = s + self._mlp(s, "spatial")
+        positions = self.param("positions", TOKEN_INIT, (self.frames, width)).astype(self.dtype)
+        c = s.reshape(-1, self.frames, width) + positions[None]  # [B, S, C]
+        a = a + CrossAttention(self.dtype, name="temporal")(a, c)
+        a = a + self._mlp(a, "temporal")
+        return (s, a), None
+
+    def _mlp(self, x: jax.Array, name: str) -> jax.Array:
+        x = LayerNorm(self.dtype, name=f"{name}_ln")(x)
+        return Mlp(4 * x.shape[-1], quick_gelu, self.dtype, name=f"{name}_mlp")(x)

@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Lints and tests the project: bash scripts/test.sh [arguments for pytest]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+source scripts/environment.sh
+make_environment requirements.txt requirements-dev.txt
+
+ruff format --check .
+ruff check .
+JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=2 python -m pytest "$@"
