@@ -43,7 +43,7 @@ def defaults() -> ml_collections.ConfigDict:
     )
     config.data = dict(
         source="records",  # records | tfds | videos | dmvr
-        train="",  # records: NAME@N, NAME-?????-of-?????, a glob or a folder; tfds: name/config:split; videos: list file
+        train="",  # records: NAME@N, a glob or a folder; tfds: name/config:split; videos: a list file
         val="",  # as `train`
         videos="",  # source=videos: folder that the list's paths are relative to; empty: the list file's folder
         labels="",  # file of class names, one a line; empty: labels.txt beside the training data

@@ -36,6 +36,7 @@ class ClipVision(nn.Module):
     dtype: jnp.dtype = jnp.float32
 
     def setup(self) -> None:
+        """Makes the submodules."""
         c = self.config
         self.patch_embedding = nn.Conv(
             c.width, (c.patch, c.patch), (c.patch, c.patch), "VALID", use_bias=False, dtype=self.dtype

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 
 Activation = Callable[[jax.Array], jax.Array]
 
-# "Initialised with a truncated normal of 0.02": the released DiST code, for kernels, tokens and positions.
-TOKEN_INIT = nn.initializers.truncated_normal(0.02)
+# The released code draws kernels, tokens and positions from a normal of 0.02 truncated at +-2, which is 100 standard
+# deviations out: a normal.
+TOKEN_INIT = nn.initializers.normal(0.02)
 
 
 def quick_gelu(x: jax.Array) -> jax.Array:
