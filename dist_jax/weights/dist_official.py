@@ -1,0 +1,192 @@
+"""Published DiST checkpoints (.pyth of alibaba-mmai-research/DiST): their names to our parameters and back.
+
+A published state dict holds CLIP's two towers with OpenAI's names and the DiST network as `dist_net.*`, all below
+`backbone.base_encoder.`; older files say `ladder_net` and other names for some of its parts.
+"""
+
+import re
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dist_jax.errors import UserError
+from dist_jax.models.dist_network import DistConfig, DistNetwork
+from dist_jax.weights import table
+from dist_jax.weights.table import Entry, Shape, Table, axes
+
+PREFIX = "backbone.base_encoder."
+NETWORK = "dist_net."
+
+# torch's convolutions are [out, in, t, h, w].
+_CONV_TIME = axes(2, 1, 0, ones=(3, 4))  # kernel (k, 1, 1) -> [k, in, out]
+_CONV_SPACE = axes(3, 4, 1, 0, ones=(2,))  # kernel (1, 3, 3) -> [3, 3, in, out]
+_CONV_POINT = axes(1, 0, ones=(2, 3, 4))  # kernel (1, 1, 1) -> [in, out]
+
+
+def _stem_to_theirs(ours: np.ndarray) -> np.ndarray:
+    taps, inputs, width = ours.shape
+    patch = round((inputs / 3) ** 0.5)
+    return ours.reshape(taps, patch, patch, 3, width).transpose(4, 3, 0, 1, 2)
+
+
+# [M, 3, 5, p, p] -> [5, p * p * 3, M]
+_STEM = table.Transform(lambda theirs, shape: theirs.transpose(2, 3, 4, 1, 0).reshape(shape), _stem_to_theirs)
+
+
+def _mlp(name: str, path: str) -> Table:
+    return *table.linear(f"{name}.c_fc", f"{path}/fc"), *table.linear(f"{name}.c_proj", f"{path}/proj")
+
+
+def _pooling(name: str, path: str, query: str) -> Table:
+    """Cross-attention, LayerNorm and MLP of one of a pooling layer's two queries, which the names call `query`."""
+    short = query.replace("spatial", "spat") if "spatial" in query else f"temp_{query}"
+    return (
+        *table.joint_attention(f"{name}.{path}_transformer.attn", f"pooling/{path}/attention"),
+        *table.layer_norm(f"{name}.{path}_transformer.ln_1", f"pooling/{path}/ln"),
+        *_mlp(f"{name}.output_map_{query}", f"pooling/{path}_mlp"),
+        *table.layer_norm(f"{name}.ln_out_{short}", f"pooling/{path}_ln"),
+    )
+
+
+_TOKEN = axes(2, ones=(0, 1))  # [1, 1, C] -> [C]
+
+TABLE: Table = (
+    Entry("proj", ("proj",)),
+    Entry("aggregated_cls_token", ("video_query",), _TOKEN),
+    Entry("aggregated_spatial_cls_token", ("spatial_query",), _TOKEN),
+    *table.linear("temporal_stem", "temporal_stem", _STEM),
+    *table.linear("input_linears.{}", "layers/input"),
+    *table.linear("integration2temporal_nets.{}.linear_fuse", "layers/to_temporal"),
+    Entry("temporal2integration_nets.{}.cls_token", ("layers/class_token",), axes(2, 3, ones=(0, 1))),
+    *table.linear("temporal2integration_nets.{}.linear_fuse", "layers/to_integration", _CONV_TIME),
+    *table.linear("temporal_nets.{}.temporal_net.c_fc1", "layers/temporal/conv_time", _CONV_TIME),
+    *table.linear("temporal_nets.{}.temporal_net.c_fc2", "layers/temporal/conv_space", _CONV_SPACE),
+    *table.layer_norm("temporal_nets.{}.ln", "layers/temporal/ln"),
+    *_mlp("integration_nets.{}.ffn", "layers/ffn"),
+    *table.linear("integration_nets.{}.temporal_ffn.c_fc1", "layers/temporal_ffn/reduce", _CONV_POINT),
+    *table.linear("integration_nets.{}.temporal_ffn.c_fc2", "layers/temporal_ffn/conv_time", _CONV_TIME),
+    *table.linear("integration_nets.{}.temporal_ffn.c_proj", "layers/temporal_ffn/expand", _CONV_POINT),
+    *table.layer_norm("integration_nets.{}.ln", "layers/ln"),
+    *table.layer_norm("integration_nets.{}.ln_temporal", "layers/ln_temporal"),
+    Entry("adapooling_nets.{}.positional_embedding", ("pooling/positions",), axes(1, 2, ones=(0,))),
+    *_pooling("adapooling_nets.{}", "temporal", "cls_token"),
+    *_pooling("adapooling_nets.{}", "spatial", "spatial_cls_token"),
+    *table.linear("proj_spatial_cls_token", "class_projection"),
+    *table.layer_norm("ln_post", "ln_post"),
+)
+
+OLDER_NETWORK = "ladder_net."
+OLDER_NAMES = {  # first component, older -> newer
+    "input_map_feat_nets": "input_linears",
+    "s2t_fuse_nets": "integration2temporal_nets",
+    "t2s_fuse_nets": "temporal2integration_nets",
+    "spatial_nets": "integration_nets",
+    "final_temporal_nets": "adapooling_nets",
+}
+
+
+def current_name(name: str) -> str:
+    """A name of any published file -> its name today, without prefix: `dist_net.*` or one of OpenAI's."""
+    name = name.removeprefix("module.").removeprefix(PREFIX)
+    if not name.startswith(OLDER_NETWORK):
+        return name
+    first, dot, rest = name.removeprefix(OLDER_NETWORK).partition(".")
+    return NETWORK + OLDER_NAMES.get(first, first) + dot + rest
+
+
+def split(names: Mapping[str, str] | list[str], source: str) -> tuple[dict[str, str], dict[str, str]]:
+    """The names of a published file, as {today's name -> name in the file}: DiST's (without `dist_net.`), CLIP's."""
+    network: dict[str, str] = {}
+    clip: dict[str, str] = {}
+    for name in names:
+        today = current_name(name)
+        part = network if today.startswith(NETWORK) else clip
+        key = today.removeprefix(NETWORK)
+        if key in part:
+            raise UserError(f"{source}: {part[key]} and {name} are the same tensor; the file must hold one of them")
+        part[key] = name
+    return network, clip
+
+
+def param_shapes(config: DistConfig) -> dict[str, Shape]:
+    """Shape of every DiST parameter, by path; needs no memory."""
+    c = config
+    features = jax.ShapeDtypeStruct((len(c.selected), 1, c.sparse_frames, 2, c.clip_width), jnp.float32)
+    video = jax.ShapeDtypeStruct((1, c.frames, c.patch, c.patch, 3), jnp.float32)
+    params = jax.eval_shape(DistNetwork(c).init, jax.random.key(0), features, video)["params"]
+    return {path: leaf.shape for path, leaf in table.flatten(params).items()}
+
+
+def infer_config(shapes: Mapping[str, Shape], source: str, selected: tuple[int, ...] | None = None) -> DistConfig:
+    """All sizes, from the shapes of the network's tensors (names without `dist_net.`).
+
+    `selected` None: as many CLIP blocks as there are layers, from the first on; right if CLIP has no more.
+    """
+    needed = {  # tensor -> its number of axes
+        "temporal_stem.weight": 5,
+        "proj": 2,
+        "input_linears.0.weight": 2,
+        "temporal2integration_nets.0.cls_token": 4,
+        "temporal2integration_nets.0.linear_fuse.weight": 5,
+    }
+    problems = [f"{NETWORK}{n} is missing" for n in needed if n not in shapes]
+    problems += [
+        f"{NETWORK}{n} has shape {list(shapes[n])} where {dims} axes are needed"
+        for n, dims in needed.items()
+        if n in shapes and len(shapes[n]) != dims
+    ]
+    if problems:
+        raise UserError(f"{source}: no DiST network: {'; '.join(problems)}")
+    width, embed = shapes["proj"]
+    temporal_width, _, _, _, patch = shapes["temporal_stem.weight"]
+    alpha = shapes["temporal2integration_nets.0.linear_fuse.weight"][2]
+    sparse_frames = shapes["temporal2integration_nets.0.cls_token"][2]
+    layers, pooling_layers = _count(shapes, "input_linears"), _count(shapes, "adapooling_nets")
+    if width % 64:
+        raise UserError(f"{source}: integration width {width} (of {NETWORK}proj) is not a multiple of 64")
+    if selected is not None and len(selected) != layers:
+        raise UserError(f"{source}: has {layers} layers, but --selected names {len(selected)} CLIP blocks")
+    return DistConfig(
+        frames=sparse_frames * alpha,
+        alpha=alpha,
+        selected=tuple(range(layers)) if selected is None else tuple(selected),
+        patch=patch,
+        clip_width=shapes["input_linears.0.weight"][1],
+        embed=embed,
+        integration_width=width,
+        temporal_width=temporal_width,
+        pooling_layers=pooling_layers,
+    )
+
+
+def _count(names: Mapping[str, Shape], prefix: str) -> int:
+    numbers = (re.match(rf"{prefix}\.(\d+)\.", name) for name in names)
+    return 1 + max((int(match[1]) for match in numbers if match), default=-1)
+
+
+def params_from_published(
+    tensors: Mapping[str, np.ndarray], source: str, selected: tuple[int, ...] | None = None
+) -> tuple[DistConfig, dict]:
+    """The DiST network from its tensors.
+
+    Args:
+      tensors: by today's names without `dist_net.`.
+      source: what error messages call the file.
+      selected: CLIP blocks that feed the network; None: the first ones, as many as it has layers.
+
+    Returns:
+      Its sizes and its parameters (NumPy, in the file's dtype), as `DistNetwork` has them below "params".
+    """
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    config = infer_config(found, f"{source} ({NETWORK}*)", selected)
+    shapes = param_shapes(config)
+    table.check(TABLE, shapes, found, f"{source} ({NETWORK}*)")
+    return config, table.unflatten(dict(table.to_ours(TABLE, lambda name: np.asarray(tensors[name]), shapes)))
+
+
+def params_to_published(params: dict) -> dict[str, np.ndarray]:
+    """Today's names (`dist_net.*`) and values of the DiST network's tensors, in our parameters' dtype."""
+    leaves = {path: np.asarray(leaf) for path, leaf in table.flatten(params).items()}
+    return {NETWORK + name: np.ascontiguousarray(tensor) for name, tensor in table.to_theirs(TABLE, leaves)}
