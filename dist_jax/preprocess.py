@@ -14,3 +14,37 @@ def normalize(pixels: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
     scale = jnp.asarray([1 / (255 * s) for s in STD], jnp.float32).reshape(as_rows)
     shift = jnp.asarray([-m / s for m, s in zip(MEAN, STD, strict=True)], jnp.float32).reshape(as_rows)
     return (pixels.astype(jnp.float32) * scale + shift).astype(dtype)
+
+
+def grayscale(pixels: jax.Array, chosen: jax.Array) -> jax.Array:
+    """Takes the colour from the chosen clips.
+
+    Args:
+      pixels: float [B, T, H, W, 3].
+      chosen: bool [B].
+
+    Returns:
+      The same shape and dtype; all three channels of a chosen clip hold its luma (ITU-R 601, as torchvision's).
+    """
+    luma = jnp.asarray((0.2989, 0.587, 0.114), pixels.dtype)
+    gray = jnp.einsum("bthwc,c->bthw", pixels, luma)[..., None]  # [B, T, H, W, 1]
+    return jnp.where(chosen[:, None, None, None, None], gray, pixels)
+
+
+def color_jitter(pixels: jax.Array, factors: jax.Array) -> jax.Array:
+    """Changes brightness, then contrast, then saturation of whole clips, as torchvision's functions of these names.
+
+    Args:
+      pixels: float [B, T, H, W, 3], 0 to 255.
+      factors: float [B, 3], 1 leaves as it is.
+
+    Returns:
+      The same shape and dtype, 0 to 255.
+    """
+    brightness, contrast, saturation = (factors[:, i, None, None, None, None].astype(pixels.dtype) for i in range(3))
+    pixels = jnp.clip(pixels * brightness, 0, 255)
+    everything = jnp.ones(pixels.shape[0], bool)
+    mean = jnp.mean(grayscale(pixels, everything), axis=(2, 3, 4), keepdims=True)  # [B, T, 1, 1, 1]
+    pixels = jnp.clip(mean + contrast * (pixels - mean), 0, 255)
+    gray = grayscale(pixels, everything)
+    return jnp.clip(gray + saturation * (pixels - gray), 0, 255)

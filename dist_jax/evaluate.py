@@ -1,0 +1,121 @@
+"""Evaluation over V views: every video counted exactly once, on any number of devices and hosts."""
+
+import csv
+import dataclasses
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from dist_jax import sharding
+from dist_jax.data import pipeline
+from dist_jax.data.sources import Source
+from dist_jax.experiment import Experiment
+from dist_jax.metrics import accuracies, class_accuracies, confusion_matrix, top_classes
+from dist_jax.steps import eval_step
+
+ID_BYTES = 256  # longest video name that hosts tell each other, in UTF-8; longer ones lose their beginning
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """What was found for each video, ordered by its record."""
+
+    scores: np.ndarray  # float32 [n, K], softmax summed over the views
+    labels: np.ndarray  # int32 [n]
+    ids: list[str]  # n names
+
+
+def make_eval_step(experiment: Experiment) -> Callable[[dict, jax.Array], jax.Array]:
+    """Compiles once for a shape: (DiST parameters, video uint8 [B, V, T, H, W, 3]) -> scores [B, K] on every host."""
+    config, mesh = experiment.config, experiment.mesh
+
+    def scores(params: dict, frozen: dict, text: jax.Array, video: jax.Array) -> jax.Array:
+        return eval_step(experiment.model, config.eval.fuse, params, frozen, text, video)
+
+    step = jax.jit(scores, out_shardings=sharding.replicated(mesh))
+    return lambda params, video: step(params, experiment.frozen, experiment.text, video)
+
+
+def score_videos(
+    experiment: Experiment, source: Source, step: Callable[[dict, jax.Array], jax.Array], params: dict
+) -> Scores:
+    """The scores of every video of `source`; all hosts call this and get the same."""
+    config, mesh = experiment.config, experiment.mesh
+    rows = sharding.local_rows(mesh, config.eval.batch_size)
+    layout = sharding.batch_sharding(mesh)
+    batches = pipeline.eval_batches(config, source, rows, resolution=experiment.model.vision.resolution)
+
+    def put(batch: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], jax.Array]:
+        video = batch.pop("video")
+        shape = (config.eval.batch_size, *video.shape[1:])
+        return batch, jax.make_array_from_process_local_data(layout, video, shape)
+
+    found = []
+    with pipeline.Prefetcher(batches, put, config.data.prefetch) as prefetched:
+        for batch, video in prefetched:
+            found.append((batch, step(params, video)))
+    return _gather(found, rows)
+
+
+def _gather(found: list[tuple[dict[str, np.ndarray], jax.Array]], rows: np.ndarray) -> Scores:
+    """Brings together what the hosts found, in the order of the records, without the padding."""
+    mine = {name: np.concatenate([batch[name] for batch, _ in found]) for name in ("record", "label", "mask")}
+    mine["scores"] = np.concatenate([np.asarray(scores)[rows] for _, scores in found])
+    mine["id"] = _as_bytes([name for batch, _ in found for name in batch["id"]])
+    if jax.process_count() > 1:
+        mine = multihost_utils.process_allgather(mine, tiled=True)
+    real = np.flatnonzero(mine["mask"])
+    # Where a tensor axis spans hosts, several have read the same rows.
+    _, first = np.unique(mine["record"][real], return_index=True)
+    order = real[first]
+    ids = [bytes(row).rstrip(b"\0").decode("utf-8", "replace") for row in mine["id"][order]]
+    return Scores(mine["scores"][order], mine["label"][order], ids)
+
+
+def _as_bytes(names: list[bytes]) -> np.ndarray:
+    """Names as uint8 [n, ID_BYTES], the only kind of text that hosts can gather."""
+    table = np.zeros((len(names), ID_BYTES), np.uint8)
+    for row, name in zip(table, names, strict=True):
+        tail = np.frombuffer(name[-ID_BYTES:], np.uint8)
+        row[: len(tail)] = tail
+    return table
+
+
+def summarize(found: Scores) -> dict[str, float]:
+    """The numbers of an evaluation: videos counted, top1, top5, mean_class_accuracy (0 to 1)."""
+    return {"videos": len(found.labels), **accuracies(found.scores, found.labels)}
+
+
+def write_results(folder: str | Path, name: str, found: Scores, classes: list[str], views: int, step: int) -> Path:
+    """Writes NAME.json (numbers, per-class accuracy, confusion matrix) and NAME.csv (top 5 of each video).
+
+    Returns:
+        The path of the JSON file.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    confusion = confusion_matrix(found.scores, found.labels)
+    per_class = [None if np.isnan(a) else round(float(a), 6) for a in class_accuracies(confusion)]
+    report = {
+        "step": step,
+        "views": views,
+        **summarize(found),
+        "class_accuracy": dict(zip(classes, per_class, strict=True)),
+        "classes": classes,
+        "confusion": confusion.tolist(),
+    }
+    file = folder / f"{name}.json"
+    file.write_text(json.dumps(report, indent=1))
+    with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream)
+        count = min(5, len(classes))
+        writer.writerow(["video", "label", *(f"{part}{i + 1}" for i in range(count) for part in ("top", "score"))])
+        for row, label, video in zip(found.scores, found.labels, found.ids, strict=True):
+            best = top_classes(row[None], count)[0]
+            guesses = (cell for k in best for cell in (classes[k], f"{row[k] / views:.4f}"))
+            writer.writerow([video, classes[label], *guesses])
+    return file

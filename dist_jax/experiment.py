@@ -1,0 +1,103 @@
+"""What a run is made of, built from its configuration: the classes, the frozen backbone, the texts, the network."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from dist_jax import sharding
+from dist_jax.checkpoint import Run
+from dist_jax.data import sources
+from dist_jax.errors import UserError
+from dist_jax.models.clip_text import ClipText
+from dist_jax.models.clip_vision import first_blocks
+from dist_jax.models.dist_network import DistConfig
+from dist_jax.models.layers import unit
+from dist_jax.models.video_model import VideoModel
+from dist_jax.text import tokenizer
+from dist_jax.weights import clip as clip_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Experiment:
+    """Everything of a run that training does not change."""
+
+    config: ml_collections.FrozenConfigDict
+    mesh: Mesh
+    classes: list[str]  # K names
+    model: VideoModel
+    frozen: dict  # {"vision", "logit_scale"}, placed on the mesh
+    text: jax.Array  # float32 [K, E], unit length, replicated
+    backbone: dict[str, str]  # name and fingerprint
+
+    def run(self, records: int) -> Run:
+        """What the workdir remembers of this experiment."""
+        sizes = dataclasses.asdict(self.model.dist) | {"resolution": self.model.vision.resolution}
+        sizes["selected"] = list(self.model.dist.selected)
+        return Run(_plain(self.config.to_dict()), self.classes, self.backbone, sizes, records)
+
+
+def build(config: ml_collections.ConfigDict, mesh: Mesh) -> Experiment:
+    """Loads the backbone and the class texts and makes the model of `config`.
+
+    Raises:
+      UserError: if weights, labels or settings do not fit together.
+    """
+    classes = sources.class_names(config.data)
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    clip_dtype = _dtype(config.clip.dtype, jnp.float32 if on_cpu else jnp.bfloat16)
+
+    def place(name: str, array: np.ndarray) -> jax.Array:
+        return sharding.place(mesh, array, sharding.leaf_sharding(mesh, name, array.shape))
+
+    clip = clip_weights.load(config.clip.weights, dtype=clip_dtype, resolution=config.data.resolution, place=place)
+    text = class_texts(clip, classes, mesh, clip_dtype)
+    selected = tuple(config.model.selected) or tuple(range(clip.vision.layers))
+    if selected[-1] >= clip.vision.layers:
+        raise UserError(f"model.selected={selected}: {clip.name} has blocks 0 to {clip.vision.layers - 1}")
+    read = clip.vision.layers if config.eval.fuse > 0 else selected[-1] + 1
+    vision, tower = first_blocks(clip.vision, clip.params["vision"], read)
+    dist = DistConfig(
+        frames=config.model.frames,
+        alpha=config.model.alpha,
+        selected=selected,
+        patch=vision.patch,
+        clip_width=vision.width,
+        embed=vision.embed,
+        integration_width=config.model.integration_width,
+        temporal_width=config.model.temporal_width,
+        pooling_layers=config.model.pooling_layers,
+    )
+    dtype = _dtype(config.model.dtype, clip_dtype)
+    model = VideoModel(vision, dist, clip_dtype, dtype, config.model.remat)
+    frozen = {"vision": tower, "logit_scale": clip.params["logit_scale"]}
+    backbone = {"name": clip.name, "fingerprint": clip.fingerprint}
+    return Experiment(ml_collections.FrozenConfigDict(config), mesh, classes, model, frozen, text, backbone)
+
+
+def class_texts(clip: clip_weights.Clip, classes: list[str], mesh: Mesh, dtype: jnp.dtype) -> jax.Array:
+    """Features of the class names, taken as they are (no prompt): float32 [K, E], unit length, replicated."""
+    if clip.text is None or clip.tokenizer is None:
+        missing = "text tower" if clip.text is None else "tokenizer files"
+        raise UserError(f"{clip.name} has no {missing}, which the class names need; give a complete CLIP directory")
+    tokens = tokenizer.encode(tokenizer.load(clip.tokenizer), classes, clip.text.context)
+    module = ClipText(clip.text, dtype)
+    encode = jax.jit(
+        lambda params, tokens: unit(module.apply({"params": params}, tokens)),
+        out_shardings=sharding.replicated(mesh),
+    )
+    return encode(clip.params["text"], sharding.place(mesh, tokens, sharding.replicated(mesh)))
+
+
+def _dtype(name: str, auto: jnp.dtype) -> jnp.dtype:
+    return auto if name == "auto" else jnp.dtype(name)
+
+
+def _plain(value: object) -> object:
+    """Tuples become lists, as JSON gives them back."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return list(value) if isinstance(value, tuple) else value

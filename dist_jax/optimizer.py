@@ -1,0 +1,77 @@
+"""AdamW and its schedule, as published: who is decayed, and how fast things go at which epoch."""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import optax
+
+# Decay groups by the last name of a parameter's path. "No decay on biases, 1-D parameters, tokens and positions" (the
+# released optimizer); a name that is in neither group, or in both, fails at start-up.
+DECAYED = frozenset({"kernel", "proj"})
+NOT_DECAYED = frozenset({"bias", "scale", "class_token", "positions", "spatial_query", "video_query"})
+
+
+def learning_rate(epoch: jax.Array | float, epochs: float, settings: ml_collections.ConfigDict) -> jax.Array:
+    """The rate at a fractional epoch.
+
+    Args:
+      epoch: passes over the training records so far, float [].
+      epochs: length of the training.
+      settings: config.optimizer.
+
+    Returns:
+      float32 []: a cosine from `learning_rate` at epoch 0 to `final_rate` at the end, whose first `warmup_epochs` are
+      replaced by a line from `warmup_rate` to the cosine's value where the line ends.
+    """
+
+    def cosine(at: jax.Array | float) -> jax.Array:
+        half = 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.minimum(at / epochs, 1.0)))
+        return settings.final_rate + (settings.learning_rate - settings.final_rate) * half
+
+    warmup = settings.warmup_epochs
+    line = settings.warmup_rate + (cosine(warmup) - settings.warmup_rate) * epoch / max(warmup, 1e-9)
+    return jnp.where(epoch < warmup, line, cosine(epoch)).astype(jnp.float32)
+
+
+def decay_rates(params: dict, rate: float) -> dict:
+    """The weight decay of each parameter: a tree like `params` of float32 [] or broadcastable arrays.
+
+    The last layer's integration-to-temporal linear never reaches the output, so the published optimizer, which skips
+    parameters without a gradient, leaves it alone; so does this one.
+
+    Raises:
+      ValueError: for a parameter that belongs to no decay group.
+    """
+
+    def of(path: tuple, leaf: jax.Array) -> jax.Array:
+        names = [key.key for key in path]
+        if (names[-1] in DECAYED) == (names[-1] in NOT_DECAYED):
+            raise ValueError(f"parameter {'/'.join(names)} must be in exactly one decay group of optimizer.py")
+        if names[-1] in NOT_DECAYED:
+            return jnp.zeros(())
+        if "to_temporal" in names:
+            used = jnp.arange(leaf.shape[0]) < leaf.shape[0] - 1  # [L_selected]
+            return jnp.where(used, rate, 0.0).reshape(-1, *(1,) * (leaf.ndim - 1))
+        return jnp.asarray(rate, jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(of, params)
+
+
+def make_optimizer(
+    settings: ml_collections.ConfigDict, epochs: float, epochs_per_step: float
+) -> optax.GradientTransformation:
+    """AdamW whose rate follows the fractional epoch; `epochs_per_step` is clips of a step / training records."""
+
+    def rate(step: jax.Array) -> jax.Array:
+        return learning_rate(step.astype(jnp.float32) * epochs_per_step, epochs, settings)
+
+    def decay(updates: dict, params: dict) -> dict:
+        rates = decay_rates(params, settings.weight_decay)
+        return jax.tree.map(lambda update, param, of: update + of * param, updates, params, rates)
+
+    return optax.chain(
+        optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm > 0 else optax.identity(),
+        optax.scale_by_adam(settings.beta1, settings.beta2, settings.eps),
+        optax.stateless(decay),
+        optax.scale_by_learning_rate(rate),
+    )

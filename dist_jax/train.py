@@ -1,0 +1,197 @@
+"""The training loop: build, restore, loop, log, evaluate, save."""
+
+import functools
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+import ml_collections
+import numpy as np
+from jax.sharding import Mesh
+
+from dist_jax import evaluate, sharding
+from dist_jax.checkpoint import Checkpoints, check_resumes, write_run
+from dist_jax.data import pipeline, sources
+from dist_jax.data.sources import Source
+from dist_jax.experiment import Experiment, build
+from dist_jax.report import parameter_table
+from dist_jax.optimizer import learning_rate, make_optimizer
+from dist_jax.steps import Trainer, TrainState
+from dist_jax.watch import Watch
+from dist_jax.weights.init_from import load_initial
+
+PREEMPTED = 75  # exit status (EX_TEMPFAIL) after a SIGTERM: "start me again"
+
+
+class Preempted(SystemExit):
+    """A SIGTERM came; the state is saved."""
+
+
+def train(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh) -> dict[str, float]:
+    """Trains to the end of `config`, from the newest checkpoint in `workdir` if there is one.
+
+    Args:
+        config: validated.
+        workdir: folder of this run.
+        mesh: of all devices.
+
+    Returns:
+        The last evaluation: videos, top1, top5, mean_class_accuracy.
+
+    Raises:
+        UserError: for what the user can mend.
+        Preempted: after a SIGTERM, when the state is saved.
+    """
+    sharding.check_batch(mesh, "batch_size", config.batch_size, config.accumulate)
+    sharding.check_batch(mesh, "eval.batch_size", config.eval.batch_size)
+    experiment = build(config, mesh)
+    source, val_source = (sources.open_source(config.data, split) for split in ("train", "val"))
+    run = experiment.run(source.size)
+    check_resumes(workdir, run)
+    plan = Plan(config, source.size)
+    trainer = Trainer(experiment.model, plan.optimizer, experiment.config)
+    checkpoints = Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.best)
+    state = initial_state(trainer, checkpoints, mesh)
+    start = int(state.step)
+    if jax.process_index() == 0:
+        write_run(workdir, run)
+        print(parameter_table(experiment.frozen, state.params))
+        print(f"{plan}; {'resuming at' if start else 'starting at'} step {start}")
+    step_fn = compile_step(trainer, experiment, state)
+    eval_fn = evaluate.make_eval_step(experiment)
+    watch = Watch(
+        workdir, start, plan.steps, config.log.every_steps, config.log.slow_input, config.optimizer.nonfinite == "stop"
+    )
+
+    def evaluate_now(state: TrainState) -> dict[str, float]:
+        params = state.params if state.ema is None else state.ema
+        found = evaluate.score_videos(experiment, val_source, eval_fn, params)
+        summary = evaluate.summarize(found)
+        watch.write(int(state.step), summary, "eval_")
+        watch.say(f"step {int(state.step)}: top-1 {summary['top1']:.1%}, top-5 {summary['top5']:.1%}")
+        if jax.process_index() == 0:
+            views = config.eval.views * config.eval.crops
+            evaluate.write_results(Path(workdir) / "results", "val", found, experiment.classes, views, int(state.step))
+        return summary
+
+    summary = None
+    with preemption_notice() as preempted, train_input(experiment, source, start) as batches:
+        for step in range(start + 1, plan.steps + 1):
+            batch = next(batches)
+            state, metrics = step_fn(state, experiment.frozen, experiment.text, batch)
+            watch.step(step, metrics, plan.rate(step - 1), config.batch_size, batches.waited)
+            last = step == plan.steps
+            summary = evaluate_now(state) if last or step % plan.eval_every == 0 else None
+            stopping = preempted(step)
+            if last or summary or stopping or step % config.checkpoint.every_steps == 0:
+                watch.flush()  # a checkpoint holds only steps whose loss is known to be finite
+                checkpoints.save(step, state, summary)
+            if stopping and not last:
+                checkpoints.close()
+                raise Preempted(PREEMPTED)
+    summary = summary or evaluate_now(state)
+    checkpoints.close()
+    watch.close()
+    return summary
+
+
+class Plan:
+    """How many steps there are, and what happens at which: pure arithmetic of the configuration and the data."""
+
+    def __init__(self, config: ml_collections.ConfigDict, records: int) -> None:
+        """For `records` training records."""
+        self._settings = config.optimizer
+        self.epochs_per_step = config.batch_size / records
+        self.steps = config.steps or max(1, round(config.epochs / self.epochs_per_step))
+        self.epochs = self.steps * self.epochs_per_step if config.steps else config.epochs
+        self.eval_every = max(1, round(config.eval.every_epochs / self.epochs_per_step))
+        self.optimizer = make_optimizer(config.optimizer, self.epochs, self.epochs_per_step)
+        self._line = f"{records} training records, {self.steps} steps of {config.batch_size} clips"
+
+    def rate(self, step: int) -> float:
+        """The learning rate of the step that follows `step` steps."""
+        return float(learning_rate(step * self.epochs_per_step, self.epochs, self._settings))
+
+    def __str__(self) -> str:
+        """For the start of a run."""
+        return f"{self._line} ({self.epochs:g} epochs)"
+
+
+def initial_state(trainer: Trainer, checkpoints: Checkpoints, mesh: Mesh) -> TrainState:
+    """The newest checkpoint, else the parameters of config.init_from, else fresh ones; placed on the mesh."""
+    make = functools.partial(trainer.init, jax.random.key(trainer.config.seed))
+    shapes = jax.eval_shape(make)
+    layout = sharding.tree_shardings(mesh, shapes)
+    if checkpoints.latest is not None:
+        like = jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, layout)
+        return checkpoints.restore(checkpoints.latest, like)
+    if trainer.config.init_from:
+        params = load_initial(trainer.config.init_from, trainer.model.dist)
+        params = jax.tree.map(lambda p, where: sharding.place(mesh, np.asarray(p), where), params, layout.params)
+        return jax.jit(trainer.state_of, out_shardings=layout)(params)
+    return jax.jit(make, out_shardings=layout)()
+
+
+def compile_step(trainer: Trainer, experiment: Experiment, state: TrainState) -> Callable:
+    """The training step, compiled for this state and batch; prints what it needs of a device's memory."""
+    layout = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = jax.jit(trainer.train_step, donate_argnums=0, out_shardings=(layout, sharding.replicated(experiment.mesh)))
+    compiled = step.lower(state, experiment.frozen, experiment.text, batch_shapes(experiment)).compile()
+    memory = compiled.memory_analysis()
+    if memory is not None and jax.process_index() == 0:
+        parts = {
+            "arguments": memory.argument_size_in_bytes,
+            "outputs not in place": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+            "temporary": memory.temp_size_in_bytes,
+        }
+        listed = ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in parts.items())
+        print(f"the step takes {sum(parts.values()) / 2**30:.2f} GiB of each device: {listed}")
+    return compiled
+
+
+def batch_shapes(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shapes and places of what a step takes: video uint8 [B, T, H, W, 3], label int32 [B]."""
+    config, size = experiment.config, experiment.model.vision.resolution
+    layout = sharding.batch_sharding(experiment.mesh)
+    shape = (config.batch_size, config.model.frames, size, size, 3)
+    return {
+        "video": jax.ShapeDtypeStruct(shape, np.uint8, sharding=layout),
+        "label": jax.ShapeDtypeStruct(shape[:1], np.int32, sharding=layout),
+    }
+
+
+def train_input(experiment: Experiment, source: Source, start: int) -> pipeline.Prefetcher:
+    """Batches on the devices from step `start` on: this host reads its rows alone."""
+    config = experiment.config
+    rows = sharding.local_rows(experiment.mesh, config.batch_size)
+    shapes = batch_shapes(experiment)
+    batches = pipeline.train_batches(config, source, start, rows, resolution=experiment.model.vision.resolution)
+
+    def put(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
+        return {
+            name: jax.make_array_from_process_local_data(like.sharding, batch[name], like.shape)
+            for name, like in shapes.items()
+        }
+
+    return pipeline.Prefetcher(batches, put, config.data.prefetch)
+
+
+@contextmanager
+def preemption_notice() -> Iterator[Callable[[int], bool]]:
+    """Gives a function that says, after a step, whether all hosts are to save and leave now.
+
+    With several hosts the notice comes through JAX's coordination service, which agrees on one step for all.
+    """
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        yield multihost_utils.reached_preemption_sync_point
+        return
+    noticed = []
+    before = signal.signal(signal.SIGTERM, lambda *_: noticed.append(True))
+    try:
+        yield lambda step: bool(noticed)
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,155 @@
+"""Watching a run: metrics.jsonl, TensorBoard events, the progress bar, the heartbeat, the warnings."""
+
+import collections
+import json
+import logging
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+from clu import metric_writers, periodic_actions
+from tqdm import tqdm
+
+from dist_jax.errors import UserError
+
+METRICS_FILE = "metrics.jsonl"
+HEARTBEAT_FILE = "heartbeat.json"
+_BEHIND = 2  # steps that the device may be ahead of what was read of it: logging never waits for the newest step
+
+
+class Watch:
+    """Takes every step's metrics, still on the device, and tells about them when they are there.
+
+    Only process 0 writes. `Watch` is where a loss that is not finite is noticed.
+    """
+
+    def __init__(self, workdir: str | Path, start: int, total: int, every: int, slow_input: float, stop: bool) -> None:
+        """Goes on behind step `start` of `total`; logs every `every` steps; `stop`: not finite ends the run."""
+        self._folder = Path(workdir)
+        self._every, self._slow_input, self._stop = every, slow_input, stop
+        self._writes = jax.process_index() == 0
+        self._pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
+        self._sums: dict[str, float] = collections.defaultdict(float)
+        self._since = (start, time.monotonic(), 0.0)  # step, seconds, seconds waited: where the interval began
+        self._warned = False
+        if self._writes:
+            drop_after(self._folder / METRICS_FILE, start)
+        self._writer = metric_writers.create_default_writer(self._folder, just_logging=not self._writes)
+        self._progress = periodic_actions.ReportProgress(num_train_steps=total, writer=self._writer)
+        self._bar = tqdm(
+            total=total, initial=start, unit="step", disable=not (self._writes and sys.stderr.isatty()), leave=False
+        )
+
+    def step(self, step: int, metrics: dict[str, jax.Array], learning_rate: float, clips: int, waited: float) -> None:
+        """After the dispatch of a step.
+
+        Args:
+            step: steps made, this one included.
+            metrics: of the training step, float32 scalars on the device.
+            learning_rate: of this step.
+            clips: of a batch.
+            waited: seconds that the loop has waited for input since it began.
+
+        Raises:
+            UserError: if a loss was not finite and the run is to stop at that.
+        """
+        for value in metrics.values():
+            value.copy_to_host_async()
+        self._pending.append((step, metrics))
+        self._read(_BEHIND)
+        self._bar.update()
+        self._progress(step)
+        if step % self._every == 0:
+            self.flush()
+            self._log(step, learning_rate, clips, waited)
+
+    def flush(self) -> None:
+        """Waits for all steps so far and takes in their metrics; raises as `step` does."""
+        self._read(0)
+
+    def _read(self, behind: int) -> None:
+        while len(self._pending) > behind:
+            step, metrics = self._pending.popleft()
+            values = {name: float(value) for name, value in metrics.items()}
+            if values["skipped"] and self._stop:
+                raise UserError(
+                    f"at step {step} the loss ({values['loss']}) or its gradient (norm {values['grad_norm']}) is not "
+                    "finite; the update was dropped and earlier checkpoints are kept. Lower optimizer.learning_rate, "
+                    "set optimizer.clip_norm, or skip such steps with optimizer.nonfinite=skip"
+                )
+            for name, value in values.items():
+                self._sums[name] += value if name == "skipped" or np.isfinite(value) else 0.0
+            self._sums["steps"] += 1
+
+    def _log(self, step: int, learning_rate: float, clips: int, waited: float) -> None:
+        before, began, waited_before = self._since
+        now = time.monotonic()
+        seconds, steps = max(now - began, 1e-9), self._sums.pop("steps")
+        skipped = self._sums.pop("skipped")
+        values = {name: total / max(steps - skipped, 1.0) for name, total in self._sums.items()}
+        values |= {
+            "learning_rate": learning_rate,
+            "clips_per_second": (step - before) * clips / seconds,
+            "input_wait": (waited - waited_before) / seconds,
+            "skipped": skipped,
+            **device_memory(),
+        }
+        self._sums.clear()
+        self._since = (step, now, waited)
+        self.write(step, values)
+        self._bar.set_postfix(loss=f"{values['loss']:.3f}", input_wait=f"{values['input_wait']:.0%}")
+        if values["input_wait"] > self._slow_input and not self._warned:
+            self._warned = True
+            self.warn(
+                f"{values['input_wait']:.0%} of the time goes into waiting for input; raise data.threads, store smaller "
+                "frames, or see scripts/bench_input.py"
+            )
+
+    def write(self, step: int, values: dict[str, float], prefix: str = "") -> None:
+        """Writes scalars to all logs; `prefix` says what they are of, e.g. "eval_"."""
+        values = {prefix + name: value for name, value in values.items()}
+        self._writer.write_scalars(step, values)
+        if not self._writes:
+            return
+        with open(self._folder / METRICS_FILE, "a", encoding="utf-8") as stream:
+            stream.write(json.dumps({"step": step, **values}) + "\n")
+        heartbeat = {"step": step, "time": time.time()}
+        (self._folder / HEARTBEAT_FILE).write_text(json.dumps(heartbeat))
+
+    def warn(self, message: str) -> None:
+        """A line that the progress bar does not overwrite."""
+        if self._writes:
+            self.say(f"warning: {message}")
+
+    def say(self, message: str) -> None:
+        """As `warn`, for what is no reason to worry."""
+        if self._writes:
+            tqdm.write(message, file=sys.stderr)
+
+    def close(self) -> None:
+        """Writes what is left."""
+        self._bar.close()
+        self._writer.flush()
+        self._writer.close()
+
+
+def device_memory() -> dict[str, float]:
+    """Largest memory in use so far over this host's devices, bytes; empty where a backend does not say."""
+    peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
+    return {"device_memory_peak": float(max(peaks))} if peaks and None not in peaks else {}
+
+
+def drop_after(file: Path, step: int) -> None:
+    """Takes the lines behind `step` out of a metrics file: a resumed run will write them again."""
+    if not file.exists():
+        return
+    kept = []
+    for line in file.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+        except json.JSONDecodeError:
+            logging.getLogger(__name__).info("%s: a line that a kill cut short is dropped", file)
+    file.write_text("".join(kept), encoding="utf-8")
