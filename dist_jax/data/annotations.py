@@ -1,0 +1,187 @@
+"""Which clips there are, and what they show: lists and folders of one's own.
+
+The formats that data sets are published in are in `datasets.py`. Everything here is text in, `Clip`s out; no video is
+opened.
+"""
+
+import csv
+import dataclasses
+import difflib
+import io
+import math
+import os
+from collections.abc import Iterable, Sequence
+
+from dist_jax.data.files import read_text
+from dist_jax.errors import UserError
+
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts")
+LIST_COLUMNS = ("path", "label", "start", "end", "caption")
+
+
+@dataclasses.dataclass(frozen=True)
+class Clip:
+    """A part of a video and what it shows."""
+
+    path: str  # of the video, relative to the videos' folder, or absolute
+    label: str | None  # class name; None where only a verb and a noun are known
+    start_s: float | None = None  # seconds; None: the beginning
+    end_s: float | None = None  # seconds; None: the end
+    caption: str | None = None
+    verb: int | None = None  # class numbers of EPIC-KITCHENS
+    noun: int | None = None
+
+
+def read_labels(path: str) -> list[str]:
+    """Class names, one a line, in the order of their numbers; UserError on an empty line or a name given twice."""
+    names = [line.strip() for line in read_text(path).splitlines()]
+    if not names:
+        raise UserError(f"{path}: holds no class names; write one a line")
+    for number, name in enumerate(names):
+        if not name:
+            raise UserError(f"{path}: line {number + 1} is empty; every line is a class, numbered from 0")
+        if names.index(name) != number:
+            raise UserError(f"{path}: lines {names.index(name) + 1} and {number + 1} are both {name!r}")
+    return names
+
+
+def read_list(path: str, labels: Sequence[str] | None = None) -> list[Clip]:
+    """Clips of a list file.
+
+    Args:
+      path: Lines `path label words`, the path ending at the first tab or else the first space; or a CSV file whose
+        header has the columns path and label, and optionally start and end (seconds) and caption.
+      labels: Class names. With them a label may also be a number from 0.
+
+    Returns:
+      The clips in their order.
+
+    Raises:
+      UserError: The file is empty or a line is not of that form, a label is not among `labels`, labels are numbers
+        without `labels` to name them, or a line stands there twice.
+    """
+    text = read_text(path)
+    lines = text.splitlines()
+    header = lines[0].lower().split(",") if lines else []
+    rows = _csv_rows(path, text) if "path" in [column.strip() for column in header] else _plain_rows(path, lines)
+    if not rows:
+        raise UserError(f"{path}: names no videos; write one a line: path label")
+    if labels is None and all(clip.label.isdecimal() for _, clip in rows):
+        raise UserError(
+            f"{path}: the labels are numbers (line {rows[0][0]}: {rows[0][1].label}); give the class names' file "
+            "with --labels, because clips are compared with the names"
+        )
+    if labels is not None:
+        rows = [(line, dataclasses.replace(clip, label=_named(clip.label, labels))) for line, clip in rows]
+        check_labels([clip for _, clip in rows], labels, [f"{path}, line {line}" for line, _ in rows])
+    _refuse_twice(path, rows)
+    return [clip for _, clip in rows]
+
+
+def read_folders(folder: str) -> list[Clip]:
+    """Clips of a folder that holds one folder of videos per class; the class is the folder's name."""
+    if not os.path.isdir(folder):
+        raise UserError(f"{folder}: there is no such folder; --videos names it")
+    clips = []
+    for name in sorted(os.listdir(folder)):
+        if os.path.isdir(os.path.join(folder, name)) and not name.startswith("."):
+            files = sorted(os.listdir(os.path.join(folder, name)))
+            clips += [Clip(os.path.join(name, file), name) for file in files if _is_video(file)]
+    if not clips:
+        raise UserError(
+            f"{folder}: holds no folder with videos ({' '.join(VIDEO_SUFFIXES)}); "
+            "make one folder per class, or name the videos and their labels with --list"
+        )
+    return clips
+
+
+def check_labels(clips: Sequence[Clip], labels: Iterable[str], places: Sequence[str] | None = None) -> None:
+    """Raises UserError for the first clip whose label is not among `labels`, with the nearest name.
+
+    Args:
+      clips: With labels, or with a verb and a noun in their place.
+      labels: Class names.
+      places: Where each clip is from, for the message.
+    """
+    known = set(labels)
+    for number, clip in enumerate(clips):
+        if clip.label is not None and clip.label not in known:
+            near = difflib.get_close_matches(clip.label, known, n=1, cutoff=0.0)
+            place = places[number] if places else clip.path
+            raise UserError(
+                f"{place}: label {clip.label!r} is not among the {len(known)} class names; the nearest is {near[0]!r}"
+            )
+
+
+def parse_seconds(text: str, place: str) -> float:
+    """Seconds, from `12.5` or `00:01:02.50`; UserError naming `place` for anything else or below 0."""
+    parts = text.split(":")
+    try:
+        seconds = sum(float(part) * 60**power for power, part in enumerate(reversed(parts)))
+    except ValueError:
+        seconds = math.nan
+    if len(parts) > 3 or not 0 <= seconds < math.inf:
+        raise UserError(f"{place}: {text!r} is no time; write seconds (12.5) or HH:MM:SS (00:01:02.5)")
+    return seconds
+
+
+def csv_rows(path: str, text: str, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
+    """(line number, row) of a CSV text with a header that has `columns`, names in lower case; UserError otherwise."""
+    reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
+    reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
+    missing = [column for column in columns if column not in reader.fieldnames]
+    if missing:
+        raise UserError(f"{path}: has no column {missing[0]!r}; its header is {','.join(reader.fieldnames)!r}")
+    rows = []
+    for row in reader:
+        if None in row or None in row.values():
+            raise UserError(f"{path}: line {reader.line_num} has more or fewer values than the header; quote commas")
+        rows.append((reader.line_num, row))
+    return rows
+
+
+def _csv_rows(path: str, text: str) -> list[tuple[int, Clip]]:
+    rows = csv_rows(path, text, ("path", "label"))
+    unknown = [column for column in rows[0][1] if column not in LIST_COLUMNS] if rows else []
+    if unknown:
+        raise UserError(f"{path}: column {unknown[0]!r} is not known; the columns are {','.join(LIST_COLUMNS)}")
+    return [(line, _csv_clip(f"{path}, line {line}", row)) for line, row in rows]
+
+
+def _csv_clip(place: str, row: dict[str, str]) -> Clip:
+    values = {name: value.strip() or None for name, value in row.items()}
+    if not values["path"] or not values["label"]:
+        raise UserError(f"{place}: path and label are both needed")
+    start, end = (None if values.get(n) is None else parse_seconds(values[n], place) for n in ("start", "end"))
+    if end is not None and end <= (start or 0.0):
+        raise UserError(f"{place}: the end, {end:g} s, is not after the start, {start or 0:g} s")
+    return Clip(values["path"], values["label"], start, end, values.get("caption"))
+
+
+def _plain_rows(path: str, lines: Sequence[str]) -> list[tuple[int, Clip]]:
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        name, _, label = line.strip().partition("\t" if "\t" in line.strip() else " ")
+        if not label.strip():
+            raise UserError(f"{path}, line {number}: {line.strip()!r} has no label; write: path label")
+        rows.append((number, Clip(name.strip(), " ".join(label.split()))))
+    return rows
+
+
+def _named(label: str, labels: Sequence[str]) -> str:
+    """The class name of a label that may be a number."""
+    return labels[int(label)] if label not in labels and label.isdecimal() and int(label) < len(labels) else label
+
+
+def _refuse_twice(path: str, rows: Sequence[tuple[int, Clip]]) -> None:
+    first: dict[Clip, int] = {}
+    for line, clip in rows:
+        if clip in first:
+            raise UserError(f"{path}: lines {first[clip]} and {line} are the same clip, {clip.path}; remove one")
+        first[clip] = line
+
+
+def _is_video(name: str) -> bool:
+    return name.lower().endswith(VIDEO_SUFFIXES) and not name.startswith(".")
