@@ -45,22 +45,6 @@ parse() {
   done
 }
 
-check_workload() {
-  check --name "$name" '[a-z][a-z0-9-]{0,37}[a-z0-9]' my-run
-  check --cluster "$cluster" '[a-z][a-z0-9-]{0,37}[a-z0-9]' my-cluster
-  check --zone "$zone" '[a-z]+-[a-z]+[0-9]+-[a-z]' us-east5-b
-  [[ -z "$project" ]] || check --project "$project" '([a-z0-9.-]+:)?[a-z][a-z0-9-]+' my-project
-  where=(--zone="$zone" ${project:+"--project=$project"})
-}
-
-check_run() {
-  check --type "$type" '[a-z0-9]+-[0-9]+' v5litepod-64
-  check_config "$config"
-  check --workdir "$workdir" 'gs://.+' gs://bucket/run
-  check --restarts "$restarts" '[0-9]+' 100
-  [[ -z "$image" ]] || check --image "$image" '[A-Za-z0-9][A-Za-z0-9./:@_-]*' us-docker.pkg.dev/project/repository/image:tag
-}
-
 # XPK adds --script-dir, all of it, to the image: a copy without .venv and data is what it gets.
 submit() {
   local source="$staging/$name" install="" training
@@ -96,10 +80,12 @@ case "$action" in
   *) fail "unknown action '$action': run, log or stop (see --help)" ;;
 esac
 parse "${@:2}"
-check_workload
+check_place "$name" "$zone" "$project"
+check --cluster "$cluster" '[a-z][a-z0-9-]{0,37}[a-z0-9]' my-cluster
 case "$action" in
   run)
-    check_run
+    check_training "$type" "$config" "$workdir" "$restarts"
+    [[ -z "$image" ]] || check --image "$image" '[A-Za-z0-9][A-Za-z0-9./:@_-]*' us-docker.pkg.dev/project/repository/image:tag
     submit
     ;;
   log) follow ;;

@@ -50,23 +50,6 @@ parse() {
   done
 }
 
-check_slice() {
-  check --name "$name" '[a-z][a-z0-9-]{0,38}[a-z0-9]' my-run
-  check --zone "$zone" '[a-z]+-[a-z]+[0-9]+-[a-z]' us-east5-b
-  [[ -z "$project" ]] || check --project "$project" '([a-z0-9.-]+:)?[a-z][a-z0-9-]+' my-project
-  where=(--zone="$zone" ${project:+"--project=$project"})
-}
-
-check_run() {
-  check --type "$type" '(v5litepod|v6e|v5p|v4)-[0-9]+' v5litepod-64
-  check_config "$config"
-  check --workdir "$workdir" 'gs://.+' gs://bucket/run
-  check --restarts "$restarts" '[0-9]+' 100
-  check --poll "$poll" '[0-9]+' 30
-  ((${#capacity[@]} < 2)) || fail "--spot and --reserved exclude each other: give one"
-  [[ -n "$runtime" ]] || runtime="$(runtime_of "$type")"
-}
-
 # runtime_of TYPE: the TPU software version for JAX (Cloud TPU documentation, "TPU software versions").
 runtime_of() {
   case "$1" in
@@ -74,6 +57,7 @@ runtime_of() {
     v5litepod-*) echo v2-alpha-tpuv5-lite ;;
     v5p-*) echo v2-alpha-tpuv5 ;;
     v4-*) echo tpu-ubuntu2204-base ;;
+    *) fail "--type=$1: its TPU software version is not known here: give --runtime" ;;
   esac
 }
 
@@ -168,10 +152,13 @@ case "$action" in
   *) fail "unknown action '$action': run, log, stop or delete (see --help)" ;;
 esac
 parse "${@:2}"
-check_slice
+check_place "$name" "$zone" "$project"
 case "$action" in
   run)
-    check_run
+    check_training "$type" "$config" "$workdir" "$restarts"
+    check --poll "$poll" '[0-9]+' 30
+    ((${#capacity[@]} < 2)) || fail "--spot and --reserved exclude each other: give one"
+    [[ -n "$runtime" ]] || runtime="$(runtime_of "$type")"
     train
     ;;
   log) on_workers 0 bash dist_jax/scripts/tpu_worker.sh follow ;;

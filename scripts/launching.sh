@@ -26,6 +26,23 @@ check() {
   [[ "$2" =~ ^($3)$ ]] || fail "$1='$2' cannot be; it looks like $1=$4"
 }
 
+# check_place NAME ZONE PROJECT: checks them, as Google has them; `where` holds gcloud's flags for the last two.
+check_place() {
+  check --name "$1" '[a-z][a-z0-9-]{0,37}[a-z0-9]' my-run
+  check --zone "$2" '[a-z]+-[a-z]+[0-9]+-[a-z0-9]+' us-east5-b
+  [[ -z "$3" ]] || check --project "$3" '([a-z0-9.-]+:)?[a-z][a-z0-9-]+' my-project
+  # shellcheck disable=SC2034 # the launchers use it
+  where=(--zone="$2" ${3:+"--project=$3"})
+}
+
+# check_training TYPE CONFIG WORKDIR RESTARTS: what the launchers for TPUs need to know of a run.
+check_training() {
+  check --type "$1" '[a-z0-9]+-[0-9]+' v5litepod-64
+  check_config "$2"
+  check --workdir "$3" 'gs://.+' gs://bucket/run
+  check --restarts "$4" '[0-9]+' 100
+}
+
 # check_config FILE: refuses a configuration that is not a file of this checkout, for the checkout is what is sent.
 check_config() {
   check --config "$1" '[^/].*\.py' configs/demo.py
