@@ -6,7 +6,8 @@ source "$(dirname "${BASH_SOURCE[0]}")/launching.sh"
 
 usage() {
   cat <<'END_OF_USAGE'
-usage: scripts/launch_gke.sh run  --name=NAME --cluster=NAME --zone=ZONE --type=TYPE --config=FILE --workdir=gs://... [option...] [-- FLAG...]
+usage: scripts/launch_gke.sh run  --name=NAME --cluster=NAME --zone=ZONE --type=TYPE --config=FILE --workdir=gs://...
+                                  [option...] [-- FLAG...]
        scripts/launch_gke.sh log  --name=NAME --cluster=NAME --zone=ZONE    follows the log of worker 0
        scripts/launch_gke.sh stop --name=NAME --cluster=NAME --zone=ZONE    lets training save and deletes the workload
 
@@ -68,7 +69,8 @@ follow() {
   location="$(query "${zone%-*}" gcloud container clusters list --filter="name=$cluster" \
     --format='value(location)' ${project_flag[@]+"${project_flag[@]}"})"
   [[ -n "$location" ]] || fail "--cluster=$cluster: gcloud lists no such cluster"
-  run gcloud container clusters get-credentials "$cluster" --location="$location" ${project_flag[@]+"${project_flag[@]}"}
+  run gcloud container clusters get-credentials "$cluster" --location="$location" \
+    ${project_flag[@]+"${project_flag[@]}"}
   run kubectl logs --follow --tail=100 --container=jax-tpu \
     --selector="xpk.google.com/workload=$name,batch.kubernetes.io/job-completion-index=0"
 }
@@ -85,7 +87,7 @@ check --cluster "$cluster" '[a-z][a-z0-9-]{0,37}[a-z0-9]' my-cluster
 case "$action" in
   run)
     check_training "$type" "$config" "$workdir" "$restarts"
-    [[ -z "$image" ]] || check --image "$image" '[A-Za-z0-9][A-Za-z0-9./:@_-]*' us-docker.pkg.dev/project/repository/image:tag
+    [[ -z "$image" ]] || check --image "$image" '[A-Za-z0-9][A-Za-z0-9./:@_-]*' us-docker.pkg.dev/project/dist_jax:1
     submit
     ;;
   log) follow ;;

@@ -6,9 +6,10 @@ source "$(dirname "${BASH_SOURCE[0]}")/launching.sh"
 
 usage() {
   cat <<'END_OF_USAGE'
-usage: scripts/launch_tpu.sh run    --name=NAME --zone=ZONE --type=TYPE --config=FILE --workdir=gs://... [option...] [-- FLAG...]
+usage: scripts/launch_tpu.sh run    --name=NAME --zone=ZONE --type=TYPE --config=FILE --workdir=gs://...
+                                    [option...] [-- FLAG...]
        scripts/launch_tpu.sh log    --name=NAME --zone=ZONE    follows the log of a run
-       scripts/launch_tpu.sh stop   --name=NAME --zone=ZONE    lets training save and ends it; the slice stays, and costs
+       scripts/launch_tpu.sh stop   --name=NAME --zone=ZONE    lets training save and ends it; the slice stays
        scripts/launch_tpu.sh delete --name=NAME --zone=ZONE    gives the slice back
 
 `run` creates the slice with a queued resource (or takes the one of this name), copies this checkout to all workers,
