@@ -9,7 +9,7 @@ usage() {
   cat <<'END_OF_USAGE'
 usage: tpu_worker.sh [--dry-run] install            installs the requirements into .venv
        tpu_worker.sh [--dry-run] start FLAG...      starts dist_jax.main with these flags, unless it is running
-       tpu_worker.sh [--dry-run] follow             shows its log until it ends, and ends with its status; 130 after `stop`
+       tpu_worker.sh [--dry-run] follow             shows its log to its end; ends with its status, 130 after `stop`
        tpu_worker.sh [--dry-run] stop               lets it save, ends it and waits for that
 END_OF_USAGE
 }
