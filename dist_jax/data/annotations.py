@@ -8,8 +8,8 @@ import csv
 import dataclasses
 import difflib
 import io
-import math
 import os
+import re
 from collections.abc import Iterable, Sequence
 
 from dist_jax.data.files import read_text
@@ -114,15 +114,10 @@ def check_labels(clips: Sequence[Clip], labels: Iterable[str], places: Sequence[
 
 
 def parse_seconds(text: str, place: str) -> float:
-    """Seconds, from `12.5` or `00:01:02.50`; UserError naming `place` for anything else or below 0."""
-    parts = text.split(":")
-    try:
-        seconds = sum(float(part) * 60**power for power, part in enumerate(reversed(parts)))
-    except ValueError:
-        seconds = math.nan
-    if len(parts) > 3 or not 0 <= seconds < math.inf:
+    """Seconds, from `12.5` or `00:01:02.50`; UserError naming `place` for anything else."""
+    if not re.fullmatch(r"(\d+:){0,2}(\d+\.?\d*|\.\d+)", text):
         raise UserError(f"{place}: {text!r} is no time; write seconds (12.5) or HH:MM:SS (00:01:02.5)")
-    return seconds
+    return sum(float(part) * 60**power for power, part in enumerate(reversed(text.split(":"))))
 
 
 def csv_rows(path: str, text: str, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
