@@ -1,0 +1,11 @@
+"""Clips on their way to the network. TensorFlow is used here alone, on the CPU alone."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # TensorFlow's start-up notes say nothing about the user's data
+
+import tensorflow as tf
+
+# The accelerator's memory belongs to JAX: TensorFlow would otherwise reserve it at its first operation.
+tf.config.set_visible_devices([], "GPU")
+tf.config.set_visible_devices([], "TPU")

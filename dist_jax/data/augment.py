@@ -1,0 +1,156 @@
+"""What is done to the pictures of a clip on the host. Every function is `features -> features`.
+
+They read and change `video`, uint8 [T, h, w, 3] (RGB), `label` (int32 []), `window` (int32 [4]: top, left, height and
+width in pixels of the stored frames) and draw from `seed` (int64 [2]). One draw serves all frames of a clip.
+Normalisation, grayscale, colour jitter and mixing follow on the accelerator.
+"""
+
+import math
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from dist_jax.data.sampling import Features, fold_in
+
+_TRIES = 10  # of a random crop, as torchvision has it
+
+
+def random_resized_crop(features: Features, area: Sequence[float], aspect: Sequence[float]) -> Features:
+    """Adds `window`, drawn as torchvision's RandomResizedCrop draws it; reads `height` and `width` (int32 []).
+
+    Args:
+        features: the example.
+        area: smallest and largest share of the frame's area.
+        aspect: smallest and largest width / height, drawn log-uniformly.
+
+    Ten tries; the first whose box fits is taken at a uniform place. If none fits, the centre with the nearest aspect.
+    """
+    height, width = features["height"], features["width"]
+    draws = tf.random.stateless_uniform([4, _TRIES], fold_in(features["seed"], "crop"), dtype=tf.float64)
+    areas = tf.cast(height * width, tf.float64) * (area[0] + (area[1] - area[0]) * draws[0])
+    low, high = math.log(aspect[0]), math.log(aspect[1])
+    aspects = tf.exp(low + (high - low) * draws[1])
+    heights = tf.cast(tf.round(tf.sqrt(areas / aspects)), tf.int32)  # [10]
+    widths = tf.cast(tf.round(tf.sqrt(areas * aspects)), tf.int32)
+    fits = (heights > 0) & (heights <= height) & (widths > 0) & (widths <= width)
+    tops = _below(draws[2], height - heights + 1)
+    lefts = _below(draws[3], width - widths + 1)
+    first = tf.argmax(fits)  # of equals, the first
+    drawn = tf.stack([tops, lefts, heights, widths], axis=1)[first]
+    return features | {"window": tf.where(tf.reduce_any(fits), drawn, _central_window(height, width, aspect))}
+
+
+def whole_frame(features: Features) -> Features:
+    """Adds the `window` that leaves nothing out."""
+    return features | {"window": tf.stack([0, 0, features["height"], features["width"]])}
+
+
+def resize(features: Features, height: int, width: int) -> Features:
+    """Scales `video` to height x width: bilinear between pixel centres, no antialiasing, rounded to uint8."""
+    video = _rounded(tf.image.resize(features["video"], [height, width]))
+    return features | {"video": tf.ensure_shape(video, [None, height, width, 3])}
+
+
+def short_side_crops(features: Features, size: int, crops: int) -> Features:
+    """Scales `video`, whole frames [m, h, w, 3], to a short side of `size` and cuts squares: [crops, m, size, size, 3].
+
+    One crop is the centre; three are the beginning, the centre and the end of the long side.
+    """
+    shape = tf.shape(features["video"])
+    height, width = shape[1], shape[2]
+    # Cut off to whole pixels, and in this order of operations, as in the published code.
+    long_side = tf.cast(
+        tf.cast(tf.maximum(height, width), tf.float64) / tf.cast(tf.minimum(height, width), tf.float64) * size, tf.int32
+    )
+    new_height, new_width = tf.where(height > width, long_side, size), tf.where(width > height, long_side, size)
+    video = _rounded(tf.image.resize(features["video"], [new_height, new_width]))
+    bottom, right = new_height - size, new_width - size
+    centre = (bottom // 2, right // 2)
+    corners = [(0, 0), centre, (bottom, right)] if crops == 3 else [centre]
+    cut = tf.stack([video[:, top : top + size, left : left + size] for top, left in corners])
+    return features | {"video": tf.ensure_shape(cut, [crops, None, size, size, 3])}
+
+
+def random_flip(features: Features, probability: float, label_pairs: Sequence[int] = ()) -> Features:
+    """Mirrors left and right with the given probability; a mirrored clip of class a becomes b and of b becomes a.
+
+    Args:
+        features: the example.
+        probability: 0 to 1.
+        label_pairs: flat pairs a, b, a, b, ... of class numbers.
+    """
+    flip = tf.random.stateless_uniform([], fold_in(features["seed"], "flip")) < probability
+    label = mirrored = features["label"]
+    for one, other in zip(label_pairs[::2], label_pairs[1::2], strict=True):
+        mirrored = tf.where(label == one, other, tf.where(label == other, one, mirrored))
+    video = tf.cond(flip, lambda: tf.reverse(features["video"], axis=[2]), lambda: features["video"])
+    return features | {"video": video, "label": tf.where(flip, mirrored, label)}
+
+
+def random_erase(features: Features, probability: float) -> Features:
+    """With the given probability, one box in all frames becomes noise: 2 to 33 % of the area, aspect 0.3 to 3.3."""
+    seed = fold_in(features["seed"], "erase")
+    erase = tf.random.stateless_uniform([], fold_in(seed, "whether")) < probability
+    shape = tf.shape(features["video"])
+    frame = {"height": shape[1], "width": shape[2], "seed": fold_in(seed, "box")}
+    top, left, height, width = tf.unstack(random_resized_crop(frame, (0.02, 1 / 3), (0.3, 1 / 0.3))["window"])
+    rows, columns = tf.range(shape[1])[:, None], tf.range(shape[2])[None, :]
+    box = (rows >= top) & (rows < top + height) & (columns >= left) & (columns < left + width) & erase
+    noise = tf.random.stateless_uniform(shape[1:], fold_in(seed, "noise"), 0, 256, dtype=tf.int32)
+    return features | {"video": tf.where(box[..., None], tf.cast(noise, tf.uint8), features["video"])}
+
+
+def decode_images(encoded: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+    """Decodes the window of encoded images (JPEG or PNG, bytes [n]) of one size to uint8 [n, h, w, 3].
+
+    A JPEG's pixels outside the window are never computed.
+
+    Raises:
+        tf.errors.InvalidArgumentError: an image that cannot be decoded, or ends before the window does.
+    """
+
+    def decode(image: tf.Tensor) -> tf.Tensor:
+        return tf.cond(
+            tf.io.is_jpeg(image),
+            lambda: tf.io.decode_and_crop_jpeg(image, window, channels=3),
+            lambda: _decode_and_crop_png(image, window),
+        )
+
+    signature = tf.TensorSpec([None, None, 3], tf.uint8)
+    return tf.map_fn(decode, encoded, fn_output_signature=signature, parallel_iterations=1)
+
+
+def image_size(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Height and width (int32 []) of an encoded image (JPEG or PNG), from its header."""
+
+    def of_jpeg() -> tf.Tensor:
+        return tf.io.extract_jpeg_shape(image)[:2]
+
+    def of_png() -> tf.Tensor:
+        return tf.shape(tf.io.decode_png(image, channels=3))[:2]
+
+    size = tf.cond(tf.io.is_jpeg(image), of_jpeg, of_png)
+    return size[0], size[1]
+
+
+def _decode_and_crop_png(image: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+    top, left, height, width = tf.unstack(window)
+    return tf.image.crop_to_bounding_box(tf.io.decode_png(image, channels=3), top, left, height, width)
+
+
+def _rounded(video: tf.Tensor) -> tf.Tensor:
+    return tf.cast(video + 0.5, tf.uint8)  # a bilinear mean of uint8 values is within 0 and 255
+
+
+def _below(draw: tf.Tensor, bound: tf.Tensor) -> tf.Tensor:
+    """Uniform integers from 0 to bound - 1 out of uniform draws in [0, 1)."""
+    return tf.cast(draw * tf.cast(bound, draw.dtype), tf.int32)
+
+
+def _central_window(height: tf.Tensor, width: tf.Tensor, aspect: Sequence[float]) -> tf.Tensor:
+    ratio = tf.cast(width, tf.float64) / tf.cast(height, tf.float64)
+    narrow = tf.cast(tf.round(tf.cast(width, tf.float64) / aspect[0]), tf.int32)
+    wide = tf.cast(tf.round(tf.cast(height, tf.float64) * aspect[1]), tf.int32)
+    crop_height = tf.where(ratio < aspect[0], narrow, height)
+    crop_width = tf.where(ratio > aspect[1], wide, width)
+    return tf.stack([(height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width])

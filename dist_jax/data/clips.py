@@ -1,0 +1,91 @@
+"""From a record's number to a row of a batch: the order in which sampling and augmentation are applied.
+
+A row holds `video` uint8 [T, H, W, 3] (training) or [V, T, H, W, 3] (evaluation), `label` int32 [], `mask` float32 []
+(1), `record` int64 [] and `id` bytes [].
+"""
+
+import ml_collections
+import tensorflow as tf
+
+from dist_jax.data import augment, sampling
+from dist_jax.data.sampling import Features
+from dist_jax.data.sources import Source
+
+
+def train_clip(
+    config: ml_collections.ConfigDict, source: Source, resolution: int, record: tf.Tensor, epoch: tf.Tensor
+) -> Features:
+    """The row of a training record (int64 []) as `epoch` (int64 []) draws it; H = W = `resolution`."""
+    features = source.read(record) | {"seed": example_seed(config.seed, epoch, record)}
+    features = choose_label(features, drawn=True)
+    if config.data.sampling == "segments":
+        features = sampling.random_segments(features, config.model.frames)
+    else:
+        features = sampling.random_interval(features, config.model.frames, config.data.stride)
+    features = augment.random_resized_crop(features, config.augment.crop_area, config.augment.crop_aspect)
+    order, features = _distinct_frames(features)
+    features = augment.resize(source.decode(features), resolution, resolution)
+    features["video"] = tf.gather(features["video"], order)  # [T, H, W, 3]
+    features = augment.random_flip(features, config.augment.flip, config.augment.flip_labels)
+    if config.augment.erase:
+        features = augment.random_erase(features, config.augment.erase)
+    return _row(features, record, [config.model.frames, resolution, resolution, 3])
+
+
+def eval_clip(config: ml_collections.ConfigDict, source: Source, resolution: int, record: tf.Tensor) -> Features:
+    """The row of a validation record (int64 []): V = eval.views * eval.crops, the crops of a view side by side."""
+    frames, views, crops = config.model.frames, config.eval.views, config.eval.crops
+    features = choose_label(source.read(record), drawn=False)
+    if config.data.sampling == "segments":
+        features = sampling.segment_views(features, frames, views)
+    else:
+        features = sampling.interval_views(features, frames, config.data.stride, views)
+    order, features = _distinct_frames(augment.whole_frame(features))
+    features = augment.short_side_crops(source.decode(features), resolution, crops)  # [crops, distinct, H, W, 3]
+    video = tf.gather(features["video"], tf.reshape(order, [views, frames]), axis=1)  # [crops, views, T, H, W, 3]
+    video = tf.reshape(tf.einsum("cv...->vc...", video), [views * crops, frames, resolution, resolution, 3])
+    return _row(features | {"video": video}, record, [views * crops, frames, resolution, resolution, 3])
+
+
+def blank_clip(shape: list[int]) -> Features:
+    """A row of the same form without a clip: mask 0, record -1."""
+    return {
+        "video": tf.zeros(shape, tf.uint8),
+        "label": tf.constant(0),
+        "mask": tf.constant(0.0),
+        "record": tf.constant(-1, tf.int64),
+        "id": tf.constant(b""),
+    }
+
+
+def example_seed(seed: int, epoch: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
+    """What all draws of an example come from: int64 [2] out of (seed, epoch, record)."""
+    base = tf.stack([tf.constant(seed, tf.int64), tf.cast(epoch, tf.int64)])
+    return tf.random.experimental.stateless_fold_in(base, record)
+
+
+def choose_label(features: Features, drawn: bool) -> Features:
+    """Adds `label` (int32 []): of several, one drawn (training) or the first (evaluation); -1 where there is none."""
+    labels = tf.concat([features["labels"], [-1]], 0)
+    place = tf.constant(0)
+    if drawn:
+        count = tf.maximum(tf.size(features["labels"]), 1)
+        seed = sampling.fold_in(features["seed"], "label")
+        place = tf.random.stateless_uniform([], seed, 0, count, dtype=tf.int32)
+    return features | {"label": tf.cast(labels[place], tf.int32)}
+
+
+def _distinct_frames(features: Features) -> tuple[tf.Tensor, Features]:
+    """Each frame once in `indices`, so that none is decoded twice; and where the wanted ones are among them."""
+    distinct, order = tf.unique(tf.reshape(features["indices"], [-1]))
+    return order, features | {"indices": distinct}
+
+
+def _row(features: Features, record: tf.Tensor, shape: list[int]) -> Features:
+    return {
+        "video": tf.ensure_shape(features["video"], shape),
+        "label": features["label"],
+        "mask": tf.constant(1.0),
+        "record": record,
+        "id": features["id"],
+    }

@@ -1,0 +1,268 @@
+"""From records to batches of this host.
+
+The step number is the whole state. Position p = step * batch_size + row of the endless sequence of examples belongs to
+epoch p // n and holds that epoch's permutation at p % n, so batches run across the borders of epochs, nothing is
+dropped, and any host can begin anywhere. What is drawn for an example depends on (seed, epoch, record) alone.
+"""
+
+import functools
+import math
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Generic, TypeVar
+
+import ml_collections
+import numpy as np
+import tensorflow as tf
+
+from dist_jax.data import clips
+from dist_jax.data.faults import Faults
+from dist_jax.data.sampling import Features
+from dist_jax.data.sources import Source
+from dist_jax.errors import UserError
+
+Batch = dict[str, np.ndarray]
+MakeClip = Callable[[tf.Tensor, tf.Tensor], Features]  # record, epoch (int64 []) -> a row of a batch
+Item = TypeVar("Item")
+
+_CANDIDATES = 64  # so many bad records in a row end a run: no sound data set has them
+
+
+def train_batches(
+    config: ml_collections.ConfigDict,
+    source: Source,
+    start_step: int,
+    rows: slice | np.ndarray,
+    resolution: int,
+    faults: Faults | None = None,
+) -> Iterator[Batch]:
+    """This host's part of every batch from `start_step` on, without end.
+
+    Args:
+        config: the whole configuration.
+        source: n clips.
+        start_step: optimizer steps done before.
+        rows: which rows of the global batch this host holds; their number is b.
+        resolution: H = W, pixels.
+        faults: takes the bad records; None: they count against data.max_bad_fraction but are not listed.
+
+    Yields:
+        `video` uint8 [b, T, H, W, 3], `label` int32 [b], `mask` float32 [b] (ones), `record` int64 [b], `id` bytes [b].
+
+    A bad record's place is taken by the next sound one in that epoch's order, the same on every host.
+
+    Raises:
+        UserError: a label outside of the classes, too many bad records.
+    """
+    rows = np.arange(config.batch_size)[rows]
+    faults = faults or Faults("train")
+    expected = math.ceil(source.size * len(rows) / config.batch_size)
+    positions = functools.partial(_train_positions, config, source.size, start_step, rows)
+    clip = functools.partial(clips.train_clip, config, source, resolution)
+    shape = [config.model.frames, resolution, resolution, 3]
+    for batch in _batches(config, positions, clip, shape, len(rows)):
+        _settle(batch, source, clip, faults)
+        faults.check(config.data.max_bad_fraction, expected)
+        for record in batch["record"][batch["mask"] == 0]:
+            tried = min(source.size, _CANDIDATES)
+            raise UserError(f"train: from {source.where(int(record))} on, {tried} records in a row are bad")
+        yield batch
+
+
+def eval_batches(
+    config: ml_collections.ConfigDict,
+    source: Source,
+    rows: slice | np.ndarray,
+    resolution: int,
+    faults: Faults | None = None,
+) -> Iterator[Batch]:
+    """This host's part of the ceil(n / eval.batch_size) batches that hold every record once over all hosts.
+
+    Arguments as for train_batches; `rows` are rows of the global evaluation batch.
+
+    Yields:
+        `video` uint8 [b, V, T, H, W, 3] (V = eval.views * eval.crops, the crops of a view side by side), `label` int32
+        [b], `mask` float32 [b], `record` int64 [b], `id` bytes [b]. Padding after the last record has mask 0 and record
+        -1. A bad record has mask 0 and its number: no other takes its place, `faults` counts and lists it.
+
+    Raises:
+        UserError: a label outside of the classes, too many bad records.
+    """
+    rows = np.arange(config.eval.batch_size)[rows]
+    faults = faults or Faults("val")
+    expected = math.ceil(source.size * len(rows) / config.eval.batch_size)
+    positions = functools.partial(_eval_positions, source.size, config.eval.batch_size, rows)
+    shape = [config.eval.views * config.eval.crops, config.model.frames, resolution, resolution, 3]
+
+    def clip(record: tf.Tensor, epoch: tf.Tensor) -> Features:
+        del epoch  # nothing is drawn
+        return clips.eval_clip(config, source, resolution, record)
+
+    for batch in _batches(config, positions, clip, shape, len(rows)):
+        _settle(batch, source, clip, faults)
+        faults.check(config.data.max_bad_fraction, expected)
+        yield batch
+
+
+def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
+    """The order of all records in an epoch: int64 [n], a permutation that (seed, epoch) decides."""
+    return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch]))).permutation(size)
+
+
+def _train_positions(
+    config: ml_collections.ConfigDict, size: int, start_step: int, rows: np.ndarray
+) -> Iterator[dict[str, np.ndarray]]:
+    """For every step the epoch of its rows (int64 [b]) and their candidates (int64 [b, k]); the first is wanted."""
+    order = functools.lru_cache(maxsize=2)(lambda epoch: epoch_order(config.seed, epoch, size))
+    ahead = np.arange(min(size, _CANDIDATES))
+    step = start_step
+    while True:
+        epoch, place = np.divmod(step * config.batch_size + rows, size)
+        candidates = [order(int(e))[(p + ahead) % size] for e, p in zip(epoch, place, strict=True)]
+        yield {"candidates": np.stack(candidates), "epoch": epoch}
+        step += 1
+
+
+def _eval_positions(size: int, batch_size: int, rows: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
+    """As _train_positions, with one candidate; -1 beyond the last record."""
+    for first in range(0, size, batch_size):
+        record = np.where(first + rows < size, first + rows, -1)
+        yield {"candidates": record[:, None], "epoch": np.zeros_like(record)}
+
+
+def _batches(
+    config: ml_collections.ConfigDict,
+    positions: Callable[[], Iterator[dict[str, np.ndarray]]],
+    clip: MakeClip,
+    shape: list[int],
+    rows: int,
+) -> Iterator[Batch]:
+    """The rows of every step, each the first of its candidates that `clip` can make; blank if it can make none.
+
+    Beside a batch's own entries it has `wanted` (int64 [b], the first candidates) and `epoch` (int64 [b]).
+    """
+    blank = clips.blank_clip(shape)
+
+    def first_sound(position: Features) -> Features:
+        candidates, epoch = position["candidates"], position["epoch"]
+        existing = tf.data.Dataset.from_tensor_slices(tf.boolean_mask(candidates, candidates >= 0))
+        found = existing.map(lambda record: clip(record, epoch)).ignore_errors()
+        row = found.concatenate(tf.data.Dataset.from_tensors(blank)).take(1).get_single_element()
+        return row | {"wanted": candidates[0], "epoch": epoch}
+
+    signature = {"candidates": tf.TensorSpec([rows, None], tf.int64), "epoch": tf.TensorSpec([rows], tf.int64)}
+    threads = config.data.threads or os.cpu_count()
+    dataset = tf.data.Dataset.from_generator(positions, output_signature=signature)
+    dataset = dataset.unbatch().map(first_sound, num_parallel_calls=threads, deterministic=True)
+    dataset = dataset.batch(rows, drop_remainder=True).prefetch(1)
+    options = tf.data.Options()
+    options.deterministic = True
+    options.threading.private_threadpool_size = threads
+    options.threading.max_intra_op_parallelism = 1  # examples run side by side, not their parts
+    return dataset.with_options(options).as_numpy_iterator()
+
+
+def _settle(batch: Batch, source: Source, clip: MakeClip, faults: Faults) -> None:
+    """Takes the book-keeping out of the batch, hands its bad records to `faults`, and checks its labels."""
+    wanted, epoch = batch.pop("wanted"), batch.pop("epoch")
+    bad = (wanted >= 0) & (batch["record"] != wanted)
+    faults.reads += int(np.sum(wanted >= 0))
+    faults.bad_reads += int(np.sum(bad))
+    for record, its_epoch in zip(wanted[bad], epoch[bad], strict=True):
+        if not faults.knows(int(record)):
+            faults.add(int(record), *_diagnosis(source, clip, record, its_epoch))
+    batch["record"] = np.where(batch["mask"] > 0, batch["record"], wanted)
+    for record, label in zip(batch["record"], batch["label"], strict=True):
+        if not 0 <= label < source.classes:
+            what = "has no label of the kind data.label" if label < 0 else f"has label {label}"
+            raise UserError(
+                f"{source.where(int(record))} {what}, but the classes are numbered 0 to {source.classes - 1}: use the "
+                "file of labels (data.labels) that belongs to these clips"
+            )
+
+
+def _diagnosis(source: Source, clip: MakeClip, record: np.integer, epoch: np.integer) -> tuple[str, str, str]:
+    """Kind, place and message of what is wrong with a record: does again, step by step, what failed."""
+    kind, message = "record", ""
+    try:
+        source.read(tf.constant(record))
+        kind = "image"
+        clip(tf.constant(record), tf.constant(epoch))
+        kind, message = "passing", "could be read at the second try"
+    except tf.errors.DataLossError as error:
+        kind, message = "checksum", error.message
+    except tf.errors.OpError as error:
+        message = error.message
+    return kind, source.where(int(record)), " ".join(message.split())[:300]
+
+
+class Prefetcher(Generic[Item]):
+    """Iterator that keeps `size` batches ready on the devices, filled by a thread of its own.
+
+    Attributes:
+        waited: seconds that `next` has waited so far.
+    """
+
+    def __init__(self, batches: Iterator[Batch], put: Callable[[Batch], Item], size: int) -> None:
+        """Begins to fill.
+
+        Args:
+            batches: this host's rows of every batch.
+            put: begins a batch's transfer and gives what `next` is to give.
+            size: batches kept ready, at least 1.
+        """
+        self.waited = 0.0
+        self._batches, self._put = batches, put
+        self._ready: queue.Queue = queue.Queue(maxsize=size)
+        self._closed = threading.Event()
+        self._thread = threading.Thread(target=self._fill, name="prefetch", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> "Prefetcher[Item]":
+        """Itself."""
+        return self
+
+    def __next__(self) -> Item:
+        """The next batch; raises here what reading it raised."""
+        if self._closed.is_set():
+            raise StopIteration
+        begin = time.perf_counter()
+        item, error = self._ready.get()
+        self.waited += time.perf_counter() - begin
+        if error is not None:
+            self._closed.set()
+            raise error
+        return item
+
+    def close(self) -> None:
+        """Ends the thread and lets go of the batches; safe to call twice."""
+        self._closed.set()
+        self._thread.join()
+
+    def __enter__(self) -> "Prefetcher[Item]":
+        """Itself; closed at the end of the block."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Closes."""
+        self.close()
+
+    def _fill(self) -> None:
+        try:
+            for batch in self._batches:
+                self._offer(self._put(batch), None)
+                if self._closed.is_set():
+                    return
+            self._offer(None, StopIteration())
+        except Exception as error:  # raised again where the batch is asked for
+            self._offer(None, error)
+
+    def _offer(self, item: Item | None, error: Exception | None) -> None:
+        while not self._closed.is_set():
+            try:
+                return self._ready.put((item, error), timeout=0.1)
+            except queue.Full:
+                continue
