@@ -43,8 +43,9 @@ def eval_clip(config: ml_collections.ConfigDict, source: Source, resolution: int
     order, features = _distinct_frames(augment.whole_frame(features))
     features = augment.short_side_crops(source.decode(features), resolution, crops)  # [crops, distinct, H, W, 3]
     video = tf.gather(features["video"], tf.reshape(order, [views, frames]), axis=1)  # [crops, views, T, H, W, 3]
-    video = tf.reshape(tf.einsum("cv...->vc...", video), [views * crops, frames, resolution, resolution, 3])
-    return _row(features | {"video": video}, record, [views * crops, frames, resolution, resolution, 3])
+    shape = [views * crops, frames, resolution, resolution, 3]
+    video = tf.reshape(tf.transpose(video, [1, 0, 2, 3, 4, 5]), shape)
+    return _row(features | {"video": video}, record, shape)
 
 
 def blank_clip(shape: list[int]) -> Features:
