@@ -1,0 +1,67 @@
+"""CLIP's tokenizer: texts -> token numbers, as CLIP was trained with them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dist_jax import hub
+from dist_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
+
+# A directory has a tokenizer if it has all files of one of these sets.
+FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
+PATTERNS = (*(name for names in FILES for name in names), "tokenizer_config.json", "special_tokens_map.json")
+
+
+def files(directory: Path) -> list[Path]:
+    """The tokenizer's files in a directory, for copying; empty if it has no tokenizer."""
+    if not any(all((directory / name).is_file() for name in names) for names in FILES):
+        return []
+    return [directory / name for name in PATTERNS if (directory / name).is_file()]
+
+
+def load(source: str) -> "CLIPTokenizer":
+    """The tokenizer of a directory (tokenizer.json, or vocab.json and merges.txt) or of a Hugging Face hub id."""
+    from transformers import CLIPTokenizer  # takes seconds, and most programs that import this never need it
+
+    directory = Path(source).expanduser()
+    if not directory.is_dir() and hub.is_id(source):
+        directory = hub.download(source, PATTERNS)
+    if not files(directory):
+        wanted = " or ".join(" and ".join(names) for names in FILES)
+        raise UserError(f"{source}: no tokenizer there ({wanted}); copy these files of the CLIP model into it")
+    try:
+        return CLIPTokenizer.from_pretrained(str(directory), local_files_only=True)
+    except Exception as error:  # the tokenizers library raises bare Exception for a file that it cannot read
+        raise UserError(
+            f"{source}: its tokenizer files cannot be read ({str(error).splitlines()[0]}); copy the model's own"
+        ) from error
+
+
+def encode(tokenizer: "CLIPTokenizer", texts: Sequence[str], context: int) -> np.ndarray:
+    """Token numbers of texts by CLIP's rules: start, tokens, end, padding.
+
+    A text of more than `context` tokens loses its last ones; the end token stays. What the padding is does not matter:
+    the text tower is causal and is read at the end token.
+
+    Args:
+      tokenizer: from `load`.
+      texts: K texts.
+      context: tokens of every row; at least 2, for start and end.
+
+    Returns:
+      int32 [K, context].
+    """
+    wrong = [text for text in texts if not isinstance(text, str)]
+    if isinstance(texts, str) or wrong:
+        raise UserError(f"texts must be a list of strings, not {texts if isinstance(texts, str) else wrong[0]!r}")
+    if context < 2:
+        raise UserError(f"a context of {context} tokens has no room for a start and an end token")
+    if not texts:
+        return np.zeros((0, context), np.int32)
+    rows = tokenizer(list(texts), padding="max_length", truncation=True, max_length=context)["input_ids"]
+    return np.asarray(rows, np.int32)  # [K, context]
