@@ -101,20 +101,27 @@ def random_erase(features: Features, probability: float) -> Features:
 
 
 def decode_images(encoded: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-    """Decodes the window of encoded images (JPEG or PNG, bytes [n]) of one size to uint8 [n, h, w, 3].
+    """Decodes the window of encoded images (JPEG or PNG, bytes [m]) of one size to uint8 [m, h, w, 3].
 
-    A JPEG's pixels outside the window are never computed.
+    The pixels are exactly those of the whole decoded image; a JPEG's others are never computed.
 
     Raises:
         tf.errors.InvalidArgumentError: an image that cannot be decoded, or ends before the window does.
     """
+    width = image_size(encoded[0])[1]
+    top, left, rows, columns = tf.unstack(window)
+    # Chroma is interpolated between pixels, at the edge of what is decoded without its neighbour: one column more.
+    first, last = tf.maximum(left - 1, 0), tf.minimum(left + columns + 1, width)
+    wider = tf.stack([top, first, rows, last - first])
+    skip = left - first
 
     def decode(image: tf.Tensor) -> tf.Tensor:
-        return tf.cond(
+        decoded = tf.cond(
             tf.io.is_jpeg(image),
-            lambda: tf.io.decode_and_crop_jpeg(image, window, channels=3),
-            lambda: _decode_and_crop_png(image, window),
+            lambda: tf.io.decode_and_crop_jpeg(image, wider, channels=3),
+            lambda: tf.image.crop_to_bounding_box(tf.io.decode_png(image, channels=3), *tf.unstack(wider)),
         )
+        return decoded[:, skip : skip + columns]
 
     signature = tf.TensorSpec([None, None, 3], tf.uint8)
     return tf.map_fn(decode, encoded, fn_output_signature=signature, parallel_iterations=1)
@@ -131,11 +138,6 @@ def image_size(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
 
     size = tf.cond(tf.io.is_jpeg(image), of_jpeg, of_png)
     return size[0], size[1]
-
-
-def _decode_and_crop_png(image: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-    top, left, height, width = tf.unstack(window)
-    return tf.image.crop_to_bounding_box(tf.io.decode_png(image, channels=3), top, left, height, width)
 
 
 def _rounded(video: tf.Tensor) -> tf.Tensor:

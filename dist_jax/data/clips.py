@@ -42,10 +42,10 @@ def eval_clip(config: ml_collections.ConfigDict, source: Source, resolution: int
         features = sampling.interval_views(features, frames, config.data.stride, views)
     order, features = _distinct_frames(augment.whole_frame(features))
     features = augment.short_side_crops(source.decode(features), resolution, crops)  # [crops, distinct, H, W, 3]
-    video = tf.gather(features["video"], tf.reshape(order, [views, frames]), axis=1)  # [crops, views, T, H, W, 3]
+    order = tf.reshape(order, [views, frames])
+    video = tf.stack([tf.gather(crop, order) for crop in tf.unstack(features["video"])], axis=1)
     shape = [views * crops, frames, resolution, resolution, 3]
-    video = tf.reshape(tf.transpose(video, [1, 0, 2, 3, 4, 5]), shape)
-    return _row(features | {"video": video}, record, shape)
+    return _row(features | {"video": tf.reshape(video, shape)}, record, shape)
 
 
 def blank_clip(shape: list[int]) -> Features:

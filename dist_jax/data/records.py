@@ -12,6 +12,7 @@ import io
 import logging
 import os
 import re
+import socket
 import zipfile
 from collections.abc import Sequence
 
@@ -318,7 +319,7 @@ def _save_index(file: str, index: ShardIndex) -> None:
     )
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    temporary = f"{file}.{os.getpid()}.tmp"  # several hosts may write it at once; each writes the same
+    temporary = f"{file}.{socket.gethostname()}-{os.getpid()}.tmp"  # several hosts may write it at once
     with tf.io.gfile.GFile(temporary, "wb") as out:
         out.write(buffer.getvalue())
     tf.io.gfile.rename(temporary, file, overwrite=True)

@@ -1,0 +1,38 @@
+"""Small sets of records for the tests of the input pipeline."""
+
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from dist_jax.data import records
+
+CLASSES = 5
+SIZE = (24, 32)  # height and width of the stored frames
+
+
+def picture(record, frame, size=SIZE):
+    """A smooth picture, uint8 [h, w, 3], that tells its record and frame: red grows with one, green with the other."""
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    planes = [np.full(size, 8 * record % 256), np.full(size, 12 * frame % 256), 2 * rows + 3 * columns]
+    return np.stack(planes, axis=-1).astype(np.uint8)
+
+
+def jpeg(image, quality=95):
+    return tf.io.encode_jpeg(image, quality=quality).numpy()
+
+
+def example(record, frames=6, size=SIZE):
+    images = [jpeg(picture(record, frame, size)) for frame in range(frames)]
+    return records.make_example(images, record % CLASSES, f"class {record % CLASSES}", f"{record}.mp4", 0, 1_000_000)
+
+
+def write_shards(folder: Path, examples, shards=3, name="train"):
+    """Writes serialized examples round robin, and labels.txt; gives the pattern that names them."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for shard in range(shards):
+        with tf.io.TFRecordWriter(records.shard_path(str(folder / name), shard, shards)) as writer:
+            for serialized in examples[shard::shards]:
+                writer.write(serialized)
+    (folder / "labels.txt").write_text("".join(f"class {k}\n" for k in range(CLASSES)))
+    return f"{folder / name}@{shards}"

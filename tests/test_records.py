@@ -1,0 +1,182 @@
+"""The record format, the shards' names and the index."""
+
+import os
+import socket
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_records import example, write_shards
+
+from dist_jax.data import records
+from dist_jax.errors import UserError
+
+
+@pytest.fixture
+def pattern(tmp_path):
+    return write_shards(tmp_path, [example(record) for record in range(7)], shards=3)
+
+
+def shard(pattern, number=1):
+    return Path(records.find_shards(pattern)[number])
+
+
+def test_an_example_holds_what_dmvr_readers_expect():
+    serialized = records.make_example([b"one", b"two"], 3, "kick", "v.mp4", 5, 7, caption="a kick", verb=1, noun=2)
+    parsed = tf.train.SequenceExample.FromString(serialized)
+    context = parsed.context.feature
+    assert context["clip/label/index"].int64_list.value == [3]
+    assert context["clip/label/text"].bytes_list.value == [b"kick"]
+    assert context["video/filename"].bytes_list.value == [b"v.mp4"]
+    assert context["clip/start/timestamp"].int64_list.value == [5]
+    assert context["clip/end/timestamp"].int64_list.value == [7]
+    assert context["caption/string"].bytes_list.value == [b"a kick"]
+    assert [f.bytes_list.value for f in parsed.feature_lists.feature_list["image/encoded"].feature] == [
+        [b"one"],
+        [b"two"],
+    ]
+
+
+def test_an_example_may_have_several_labels_or_none():
+    several = tf.train.SequenceExample.FromString(records.make_example([b"x"], [1, 4], ["a", "b"], "v", 0, 1))
+    assert several.context.feature[records.LABEL].int64_list.value == [1, 4]
+    without = tf.train.SequenceExample.FromString(records.make_example([b"x"], None, None, "v", 0, 1, verb=0, noun=3))
+    assert records.LABEL not in without.context.feature
+    assert without.context.feature[records.VERB].int64_list.value == [0]
+
+
+def test_an_example_without_frames_or_with_unequal_texts_is_refused():
+    with pytest.raises(ValueError, match="at least one frame"):
+        records.make_example([], 0, "a", "v", 0, 1)
+    with pytest.raises(ValueError, match="2 labels but 1 label texts"):
+        records.make_example([b"x"], [0, 1], "a", "v", 0, 1)
+
+
+def test_the_same_example_gives_the_same_bytes():
+    assert example(3) == example(3)
+
+
+def test_shards_are_found_by_every_kind_of_name(tmp_path, pattern):
+    expected = [str(tmp_path / f"train-0000{i}-of-00003") for i in range(3)]
+    named = [pattern, tmp_path, tmp_path / "train", tmp_path / "train-?????-of-?????", tmp_path / "train-*"]
+    for name in named:
+        assert records.find_shards(str(name)) == expected
+    assert records.find_shards(expected[1:2][0].replace("00001", "0000[012]")) == expected
+
+
+def test_a_folder_with_two_sets_asks_for_one(tmp_path, pattern):
+    write_shards(tmp_path, [example(0)], shards=1, name="val")
+    with pytest.raises(UserError, match=r"several sets.*train@3.*val@1"):
+        records.find_shards(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["train@3", "train-*", "."])
+def test_a_missing_shard_is_named(tmp_path, pattern, name):
+    shard(pattern).unlink()
+    with pytest.raises(UserError, match="train-00001-of-00003"):
+        records.find_shards(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["", "nothing@2", "nothing-*", "nothing", "train@0"])
+def test_no_shards_is_an_error(tmp_path, name):
+    with pytest.raises(UserError):
+        records.find_shards(str(tmp_path / name) if name else "")
+
+
+def test_the_index_addresses_every_record(pattern):
+    index = records.load_index(pattern)
+    assert len(index) == 7
+    for record in range(7):
+        data = Path(index.paths[index.shard[record]]).read_bytes()
+        begin = index.offset[record] + 12
+        parsed = tf.train.SequenceExample.FromString(data[begin : begin + index.length[record]])
+        # Shard by shard: records 0, 3, 6 are in the first of three, then 1, 4, then 2, 5.
+        assert parsed.context.feature[records.FILENAME].bytes_list.value == [b"%d.mp4" % [0, 3, 6, 1, 4, 2, 5][record]]
+
+
+def test_the_index_is_kept_beside_the_shards_and_read_again(tmp_path, pattern):
+    built = records.load_index(pattern)
+    assert (tmp_path / "train.index.npz").exists()
+    read = records.load_index(pattern)
+    assert read.paths == built.paths
+    for name in ("sizes", "mtimes", "shard", "offset", "length"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(built, name))
+
+
+def test_the_index_moves_with_its_folder(tmp_path, pattern):
+    records.load_index(pattern)
+    (tmp_path / "elsewhere").mkdir()
+    for path in [*tmp_path.glob("train*")]:
+        path.rename(tmp_path / "elsewhere" / path.name)
+    assert len(records.load_index(str(tmp_path / "elsewhere" / "train@3"))) == 7
+
+
+def test_a_changed_shard_is_refused(pattern):
+    records.load_index(pattern)
+    with tf.io.TFRecordWriter(str(shard(pattern))) as writer:
+        writer.write(example(1))
+    with pytest.raises(UserError, match=r"train-00001-of-00003 has changed .*delete .*train\.index\.npz"):
+        records.load_index(pattern)
+
+
+def test_a_shard_of_the_same_size_but_another_time_is_refused(pattern):
+    records.load_index(pattern)
+    os.utime(shard(pattern), ns=(1, 1))
+    with pytest.raises(UserError, match="other time of change"):
+        records.load_index(pattern)
+
+
+def test_write_index_replaces_an_older_one(tmp_path, pattern):
+    records.load_index(pattern)
+    os.utime(shard(pattern), ns=(1, 1))
+    records.write_index(str(tmp_path / "train"), 3)
+    assert len(records.load_index(pattern)) == 7
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 damaged", b"\x80\x04N."])
+def test_a_damaged_index_is_refused(tmp_path, pattern, content):
+    (tmp_path / "train.index.npz").write_bytes(content)
+    with pytest.raises(UserError, match="no index of records"):
+        records.load_index(pattern)
+
+
+@settings(deadline=None, max_examples=25)
+@given(data=st.data())
+def test_a_shard_cut_short_anywhere_is_found(tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("cut")
+    pattern = write_shards(folder, [b"a" * 30, b"b" * 50], shards=1)
+    whole = shard(pattern, 0).read_bytes()
+    cut = data.draw(st.integers(1, len(whole) - 1).filter(lambda size: size != 12 + 30 + 4))
+    shard(pattern, 0).write_bytes(whole[:cut])
+    with pytest.raises(UserError, match="cut short"):
+        records.load_index(pattern)
+
+
+@settings(deadline=None, max_examples=25)
+@given(position=st.sampled_from([*range(12), *range(46, 58)]), bit=st.integers(0, 7))
+def test_a_damaged_frame_is_found(tmp_path_factory, position, bit):
+    folder = tmp_path_factory.mktemp("damaged")
+    pattern = write_shards(folder, [b"a" * 30, b"b" * 50], shards=1)
+    content = bytearray(shard(pattern, 0).read_bytes())
+    content[position] ^= 1 << bit
+    shard(pattern, 0).write_bytes(content)
+    with pytest.raises(UserError, match="no TFRecord begins at byte"):
+        records.load_index(pattern)
+
+
+def test_shards_without_records_are_refused(tmp_path):
+    with pytest.raises(UserError, match="no record at all"):
+        records.load_index(write_shards(tmp_path, [], shards=2))
+
+
+def test_an_index_that_cannot_be_kept_costs_only_the_copy(pattern, tmp_path, caplog):
+    records.load_index(pattern)
+    (tmp_path / "train.index.npz").unlink()
+    # The temporary file's name is taken by a folder: writing fails, for root as well.
+    (tmp_path / f"train.index.npz.{socket.gethostname()}-{os.getpid()}.tmp").mkdir()
+    assert len(records.load_index(pattern)) == 7
+    assert "cannot be kept" in caplog.text
+    assert not (tmp_path / "train.index.npz").exists()
