@@ -110,8 +110,10 @@ def decode_images(encoded: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
     """
     width = image_size(encoded[0])[1]
     top, left, rows, columns = tf.unstack(window)
-    # Chroma is interpolated between pixels, at the edge of what is decoded without its neighbour: one column more.
-    first, last = tf.maximum(left - 1, 0), tf.minimum(left + columns + 1, width)
+    # Chroma is interpolated, at the edge of what is decoded without its neighbour and in narrow strips not at all: a
+    # column more on either side, and at least six, give the whole image's values.
+    last = tf.minimum(tf.maximum(left + columns + 1, 6), width)
+    first = tf.maximum(tf.minimum(left - 1, last - 6), 0)
     wider = tf.stack([top, first, rows, last - first])
     skip = left - first
 
