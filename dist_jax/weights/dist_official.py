@@ -4,8 +4,11 @@ A published state dict holds CLIP's two towers with OpenAI's names and the DiST 
 `backbone.base_encoder.`; older files say `ladder_net` and other names for some of its parts.
 """
 
+import functools
 import re
 from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +16,7 @@ import numpy as np
 
 from dist_jax.errors import UserError
 from dist_jax.models.dist_network import DistConfig, DistNetwork
-from dist_jax.weights import table
+from dist_jax.weights import checkpoint_files, table
 from dist_jax.weights.table import Entry, Shape, Table, axes
 
 PREFIX = "backbone.base_encoder."
@@ -110,13 +113,26 @@ def split(names: Mapping[str, str] | list[str], source: str) -> tuple[dict[str, 
     return network, clip
 
 
-def param_shapes(config: DistConfig) -> dict[str, Shape]:
+@functools.cache
+def param_shapes(config: DistConfig) -> Mapping[str, Shape]:
     """Shape of every DiST parameter, by path; needs no memory."""
     c = config
     features = jax.ShapeDtypeStruct((len(c.selected), 1, c.sparse_frames, 2, c.clip_width), jnp.float32)
     video = jax.ShapeDtypeStruct((1, c.frames, c.patch, c.patch, 3), jnp.float32)
     params = jax.eval_shape(DistNetwork(c).init, jax.random.key(0), features, video)["params"]
-    return {path: leaf.shape for path, leaf in table.flatten(params).items()}
+    return MappingProxyType({path: leaf.shape for path, leaf in table.flatten(params).items()})
+
+
+_SIZES = {  # the tensors and their axes that say a size; where they disagree, the majority counts
+    "C": (("proj", 0), ("aggregated_cls_token", 2), ("ln_post.weight", 0)),
+    "M": (("temporal_stem.weight", 0), ("temporal_stem.bias", 0), ("temporal_nets.0.ln.weight", 0)),
+    "patch": (("temporal_stem.weight", 4), ("temporal_stem.weight", 3)),
+    "S": (("temporal2integration_nets.0.cls_token", 2), ("adapooling_nets.0.positional_embedding", 1)),
+    "alpha": (("temporal2integration_nets.0.linear_fuse.weight", 2),),
+    "D": (("input_linears.0.weight", 1), ("proj_spatial_cls_token.weight", 1)),
+    "E": (("proj", 1),),
+}
+_PER_LAYER = ("input_linears", "temporal_nets", "integration_nets")
 
 
 def infer_config(shapes: Mapping[str, Shape], source: str, selected: tuple[int, ...] | None = None) -> DistConfig:
@@ -124,40 +140,27 @@ def infer_config(shapes: Mapping[str, Shape], source: str, selected: tuple[int, 
 
     `selected` None: as many CLIP blocks as there are layers, from the first on; right if CLIP has no more.
     """
-    needed = {  # tensor -> its number of axes
-        "temporal_stem.weight": 5,
-        "proj": 2,
-        "input_linears.0.weight": 2,
-        "temporal2integration_nets.0.cls_token": 4,
-        "temporal2integration_nets.0.linear_fuse.weight": 5,
-    }
-    problems = [f"{NETWORK}{n} is missing" for n in needed if n not in shapes]
-    problems += [
-        f"{NETWORK}{n} has shape {list(shapes[n])} where {dims} axes are needed"
-        for n, dims in needed.items()
-        if n in shapes and len(shapes[n]) != dims
-    ]
-    if problems:
-        raise UserError(f"{source}: no DiST network: {'; '.join(problems)}")
-    width, embed = shapes["proj"]
-    temporal_width, _, _, _, patch = shapes["temporal_stem.weight"]
-    alpha = shapes["temporal2integration_nets.0.linear_fuse.weight"][2]
-    sparse_frames = shapes["temporal2integration_nets.0.cls_token"][2]
-    layers, pooling_layers = _count(shapes, "input_linears"), _count(shapes, "adapooling_nets")
-    if width % 64:
-        raise UserError(f"{source}: integration width {width} (of {NETWORK}proj) is not a multiple of 64")
+    counts = {name: _count(shapes, name) for name in (*_PER_LAYER, "adapooling_nets")}
+    layers = max(counts[name] for name in _PER_LAYER)
+    sizes = {letter: table.size(shapes, *places) for letter, places in _SIZES.items()}
+    unknown = [f"{NETWORK}{_SIZES[letter][0][0]} is missing" for letter, size in sizes.items() if size is None]
+    unknown += [f"no {NETWORK}{name}.0" for name, count in counts.items() if not count]
+    if unknown:
+        raise UserError(f"{source}: no whole DiST network: {', '.join(unknown)}")
+    if sizes["C"] % 64:
+        raise UserError(f"{source}: integration width {sizes['C']} (of {NETWORK}proj) is not a multiple of 64")
     if selected is not None and len(selected) != layers:
         raise UserError(f"{source}: has {layers} layers, but --selected names {len(selected)} CLIP blocks")
     return DistConfig(
-        frames=sparse_frames * alpha,
-        alpha=alpha,
+        frames=sizes["S"] * sizes["alpha"],
+        alpha=sizes["alpha"],
         selected=tuple(range(layers)) if selected is None else tuple(selected),
-        patch=patch,
-        clip_width=shapes["input_linears.0.weight"][1],
-        embed=embed,
-        integration_width=width,
-        temporal_width=temporal_width,
-        pooling_layers=pooling_layers,
+        patch=sizes["patch"],
+        clip_width=sizes["D"],
+        embed=sizes["E"],
+        integration_width=sizes["C"],
+        temporal_width=sizes["M"],
+        pooling_layers=counts["adapooling_nets"],
     )
 
 
@@ -186,7 +189,26 @@ def params_from_published(
     return config, table.unflatten(dict(table.to_ours(TABLE, lambda name: np.asarray(tensors[name]), shapes)))
 
 
-def params_to_published(params: dict) -> dict[str, np.ndarray]:
-    """Today's names (`dist_net.*`) and values of the DiST network's tensors, in our parameters' dtype."""
+def to_published(params: dict, clip: Mapping[str, np.ndarray], prefix: str = PREFIX) -> dict[str, np.ndarray]:
+    """The published state dict, which the PyTorch code loads with strict=True.
+
+    Args:
+      params: the DiST network's, in any dtype, which is kept.
+      clip: CLIP's tensors by OpenAI's names (`weights.clip.to_openai`).
+      prefix: of every name.
+    """
     leaves = {path: np.asarray(leaf) for path, leaf in table.flatten(params).items()}
-    return {NETWORK + name: np.ascontiguousarray(tensor) for name, tensor in table.to_theirs(TABLE, leaves)}
+    tensors = {NETWORK + name: tensor for name, tensor in table.to_theirs(TABLE, leaves)}
+    return {prefix + name: np.asarray(tensor, order="C") for name, tensor in (tensors | dict(clip)).items()}
+
+
+def read_network(path: Path, selected: tuple[int, ...] | None = None) -> tuple[DistConfig, dict]:
+    """The DiST network of a published file; see `params_from_published`."""
+    tensors = checkpoint_files.open_tensors(path)
+    network, _ = split(list(tensors), str(path))
+    return params_from_published({today: tensors[name] for today, name in network.items()}, str(path), selected)
+
+
+def holds_clip(path: Path) -> bool:
+    """Whether a published file has anything beside its DiST network."""
+    return bool(split(list(checkpoint_files.open_tensors(path)), str(path))[1])

@@ -5,6 +5,7 @@ shape that our parameters imply, and that nothing else is; all mismatches are to
 """
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import jax
@@ -100,6 +101,14 @@ def unflatten(leaves: Mapping) -> dict:
             node = node.setdefault(parent, {})
         node[last] = leaf
     return tree
+
+
+def size(found: Shapes, *places: tuple[str, int]) -> int | None:
+    """What most tensors say that have this size on the named axis, so that one wrong tensor is found out as such."""
+    said = Counter(
+        found[name][axis] for name, axis in places if -len(found.get(name, ())) <= axis < len(found.get(name, ()))
+    )
+    return said.most_common(1)[0][0] if said else None
 
 
 def names_and_shapes(table: Table, shapes: Shapes) -> dict[str, Shape]:

@@ -1,0 +1,217 @@
+"""A model directory: everything that is needed to use a trained model, in one folder.
+
+config.json          sizes of the DiST network and of CLIP's towers, the evaluation recipe, CLIP's name and fingerprint
+model.safetensors    "dist/...", "clip/vision/...", "clip/text/...", "clip/logit_scale", "text_features"
+labels.txt           class names, one a line, in the order of text_features (absent if the model has none)
+tokenizer files      as the CLIP directory had them (absent if there were none: then only token ids can be encoded)
+"""
+
+import dataclasses
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+
+from dist_jax.errors import UserError
+from dist_jax.models.clip_text import ClipText, TextConfig
+from dist_jax.models.clip_vision import ClipVision, VisionConfig
+from dist_jax.models.dist_network import DistConfig
+from dist_jax.text import tokenizer
+from dist_jax.weights import checkpoint_files, dist_official, table
+from dist_jax.weights.clip import Clip
+
+CONFIG, TENSORS, LABELS = "config.json", "model.safetensors", "labels.txt"
+FORMAT = "dist_jax model 1"
+
+Place = Callable[[str, np.ndarray], jax.Array | np.ndarray]  # (path, value) -> the value where it shall lie
+
+
+def keep(_: str, value: np.ndarray) -> np.ndarray:
+    """The Place that leaves a tensor in NumPy's memory."""
+    return value
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """How clips are taken from a video to classify it."""
+
+    views: int = 3  # V, temporal views
+    crops: int = 1  # of a view: 1 (centre) or 3 (along the long side)
+    fuse: float = 0.0  # share of plain CLIP in the logits
+    sampling: str = "segments"  # segments: one frame of each of T equal parts | interval: every `stride`-th frame
+    stride: int = 4  # sampling=interval: distance of a clip's frames, in frames of the video
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A trained model: a DiST network, its CLIP, and its classes."""
+
+    dist: DistConfig
+    dist_params: dict
+    clip: Clip
+    classes: tuple[str, ...] = ()  # K names; empty: the model has no classes of its own
+    text_features: np.ndarray | None = None  # of the class names, float32 [K, E], unit length
+    evaluation: Evaluation = Evaluation()
+
+
+def write(directory: str | Path, model: Model) -> None:
+    """Writes a model directory, whole or not at all.
+
+    Raises:
+      UserError: if the directory exists and is not empty, or a class name has a line break.
+    """
+    directory = Path(directory)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(f"{directory} exists and is not empty; give another --output")
+    broken = [name for name in model.classes if "\n" in name or not name.strip()]
+    if broken:
+        raise UserError(f"class name {broken[0]!r} is empty or has a line break, which {LABELS} cannot hold")
+    unfinished = directory.with_name(directory.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    (unfinished / CONFIG).write_text(json.dumps(_config(model), indent=1) + "\n")
+    # safetensors stores a transposed view as if it were contiguous.
+    tensors = {name: np.asarray(leaf, order="C") for name, leaf in _leaves(model).items()}
+    safetensors.numpy.save_file(tensors, unfinished / TENSORS)
+    if model.classes:
+        (unfinished / LABELS).write_text("".join(f"{name}\n" for name in model.classes), encoding="utf-8")
+    if model.clip.tokenizer is not None:
+        for file in tokenizer.files(Path(model.clip.tokenizer)):
+            shutil.copy(file, unfinished / file.name)
+    if directory.exists():
+        directory.rmdir()
+    os.replace(unfinished, directory)
+
+
+def is_model_directory(path: str | Path) -> bool:
+    """Whether `path` is a folder that `write` has made."""
+    try:
+        return json.loads((Path(path) / CONFIG).read_text()).get("format") == FORMAT
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def read(directory: str | Path, place: Place = keep) -> Model:
+    """Reads a model directory, tensor by tensor.
+
+    Args:
+      directory: as `write` made it.
+      place: what becomes of each tensor, by its name in the file; default: it stays a NumPy array.
+
+    Raises:
+      UserError: for a missing, extra, misshapen or truncated tensor file, or a broken config.json.
+    """
+    directory = Path(directory)
+    dist, vision, text, config = _read_config(directory / CONFIG)
+    classes = _read_classes(directory)
+    shapes = param_shapes(dist, vision, text, len(classes))
+    leaves = read_tensors(directory / TENSORS, shapes, place)
+    tree = table.unflatten(leaves)
+    clip = Clip(
+        vision=vision,
+        text=text,
+        params=tree["clip"],
+        tokenizer=str(directory) if tokenizer.files(directory) else None,
+        name=config["clip"]["name"],
+        fingerprint=config["clip"]["fingerprint"],
+    )
+    evaluation = Evaluation(**config["evaluation"])
+    return Model(dist, tree["dist"], clip, classes, tree.get("text_features"), evaluation)
+
+
+def read_dist(directory: str | Path) -> tuple[DistConfig, dict]:
+    """The DiST network of a model directory alone: its sizes and parameters (NumPy)."""
+    dist, vision, text, _ = _read_config(Path(directory) / CONFIG)
+    shapes = param_shapes(dist, vision, text, len(_read_classes(Path(directory))))
+    leaves = read_tensors(Path(directory) / TENSORS, shapes, only="dist/")
+    return dist, table.unflatten(leaves)["dist"]
+
+
+def param_shapes(
+    dist: DistConfig, vision: VisionConfig, text: TextConfig | None, classes: int
+) -> dict[str, tuple[int, ...]]:
+    """Every tensor of a model directory with its shape."""
+    towers = {"vision": _shapes(ClipVision(vision), jnp.zeros((1, vision.resolution, vision.resolution, 3)))}
+    if text is not None:
+        towers["text"] = _shapes(ClipText(text), jnp.zeros((1, text.context), jnp.int32))
+    shapes = {f"dist/{path}": shape for path, shape in dist_official.param_shapes(dist).items()}
+    shapes |= {f"clip/{tower}/{path}": shape for tower, found in towers.items() for path, shape in found.items()}
+    shapes["clip/logit_scale"] = ()
+    if classes:
+        shapes["text_features"] = (classes, dist.embed)
+    return shapes
+
+
+def read_tensors(
+    file: Path, shapes: table.Shapes, place: Place = keep, only: str = ""
+) -> dict[str, jax.Array | np.ndarray]:
+    """The tensors of a safetensors file that shall have exactly these names and shapes; `only` a prefix of them."""
+    if not file.is_file():
+        raise UserError(f"{file} is missing: {file.parent} is no whole model directory")
+    tensors = checkpoint_files.open_tensors(file)
+    rows = tuple(table.Entry(name, (name,)) for name in shapes)
+    table.check(rows, shapes, {name: tensor.shape for name, tensor in tensors.items()}, str(file))
+    return {name: place(name, np.asarray(tensors[name])) for name in shapes if name.startswith(only)}
+
+
+def _shapes(module: ClipVision | ClipText, inputs: jax.Array) -> dict[str, tuple[int, ...]]:
+    params = jax.eval_shape(module.init, jax.random.key(0), inputs)["params"]
+    return {path: leaf.shape for path, leaf in table.flatten(params).items()}
+
+
+def _leaves(model: Model) -> Mapping[str, jax.Array | np.ndarray]:
+    tree = {"dist": model.dist_params, "clip": model.clip.params}
+    if model.text_features is not None:
+        tree["text_features"] = model.text_features
+    return table.flatten(tree)
+
+
+def _config(model: Model) -> dict:
+    clip = model.clip
+    return {
+        "format": FORMAT,
+        "dist": dataclasses.asdict(model.dist),
+        "vision": dataclasses.asdict(clip.vision),
+        "text": None if clip.text is None else dataclasses.asdict(clip.text),
+        "clip": {"name": clip.name, "fingerprint": clip.fingerprint},
+        "evaluation": dataclasses.asdict(model.evaluation),
+    }
+
+
+def _read_config(file: Path) -> tuple[DistConfig, VisionConfig, TextConfig | None, dict]:
+    try:
+        config = json.loads(file.read_text())
+        if config["format"] != FORMAT:
+            raise ValueError(f"format is {config['format']!r}, not {FORMAT!r}")
+        dist = DistConfig(**{**config["dist"], "selected": tuple(config["dist"]["selected"])})
+        text = None if config["text"] is None else TextConfig(**config["text"])
+        return dist, VisionConfig(**config["vision"]), text, config
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is not the configuration of a model directory ({error})") from error
+
+
+def read_class_names(file: Path) -> tuple[str, ...]:
+    """The class names of a file, one a line.
+
+    Raises:
+      UserError: if there is no such file, none in it, an empty one, or one twice.
+    """
+    try:
+        names = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file}: no file of class names, one a line ({error})") from error
+    twice = [name for name in names if names.count(name) > 1]
+    if not names or "" in names or twice:
+        problem = f"{twice[0]!r} is there twice" if twice and twice[0] else "a line (or the whole file) is empty"
+        raise UserError(f"{file}: {problem}; wanted one class name a line, in the order of their numbers")
+    return names
+
+
+def _read_classes(directory: Path) -> tuple[str, ...]:
+    return read_class_names(directory / LABELS) if (directory / LABELS).exists() else ()

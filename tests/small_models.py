@@ -1,0 +1,87 @@
+"""Small random CLIPs and DiST models, no parameter of which is 0 or 1, and a tokenizer of letters."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+import dist_jax
+from dist_jax.models.clip_text import TextConfig
+from dist_jax.models.clip_vision import VisionConfig
+from dist_jax.models.dist_network import DistConfig
+from dist_jax.predictor import Predictor
+from dist_jax.weights import dist_official, model_directory, table
+from dist_jax.weights.clip import Clip
+
+VISION = VisionConfig(width=128, layers=3, heads=2, patch=4, resolution=8, embed=32)
+TEXT = TextConfig(width=64, layers=2, heads=1, vocab=54, context=8, embed=32)
+DIST = DistConfig(
+    frames=4,
+    alpha=2,
+    selected=(0, 1, 2),
+    patch=4,
+    clip_width=128,
+    embed=32,
+    integration_width=64,
+    temporal_width=8,
+    pooling_layers=2,
+)
+CLASSES = ("a dog", "a cat", "surfing")
+
+
+def random_params(shapes: table.Shapes, seed: int) -> dict:
+    """A parameter tree of float32: kernels scaled by their fan-in, LayerNorm scales around 1."""
+    rng = np.random.default_rng(seed)
+    leaves = {}
+    for path, shape in shapes.items():
+        x = rng.standard_normal(shape).astype(np.float32)
+        inputs = np.prod(shape[:-1]) / (shape[0] if path.startswith(("blocks", "layers", "pooling")) else 1)
+        if path.endswith("scale"):
+            x = 1 + np.float32(0.1) * x
+        elif path.endswith(("kernel", "proj")):
+            x = x / np.sqrt(np.float32(inputs))
+        else:
+            x = np.float32(0.2) * x
+        leaves[path] = x
+    return table.unflatten(leaves)
+
+
+def clip(
+    seed: int = 0, vision: VisionConfig = VISION, text: TextConfig | None = TEXT, tokenizer: str | None = None
+) -> Clip:
+    """A CLIP of NumPy parameters whose logits are spread out: exp(logit_scale) = 10."""
+    shapes = model_directory.param_shapes(DIST, vision, text, 0)
+    towers = {}
+    for tower in ("vision", "text") if text else ("vision",):
+        prefix = f"clip/{tower}/"
+        found = {path.removeprefix(prefix): shape for path, shape in shapes.items() if path.startswith(prefix)}
+        towers[tower] = random_params(found, seed)
+    return Clip(vision, text, {**towers, "logit_scale": np.log(np.float32(10))}, tokenizer, "small CLIP", f"{seed:064}")
+
+
+def model(seed: int = 0, dist: DistConfig = DIST, **of_clip: object) -> model_directory.Model:
+    """A DiST model on that CLIP, without classes."""
+    return model_directory.Model(dist, random_params(dist_official.param_shapes(dist), seed + 1), clip(seed, **of_clip))
+
+
+def predictor(of: model_directory.Model, **options: object) -> Predictor:
+    """The model as `dist_jax.load` gives it, by way of a model directory."""
+    with tempfile.TemporaryDirectory() as folder:
+        model_directory.write(Path(folder) / "model", of)
+        return dist_jax.load(Path(folder) / "model", **options)
+
+
+def write_tokenizer(directory: Path) -> str:
+    """The files of a tokenizer whose tokens are the letters a to z, inside and at the end of a word; 54 in all."""
+    directory.mkdir(parents=True, exist_ok=True)
+    letters = [chr(ord("a") + i) for i in range(26)]
+    tokens = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (directory / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
+    (directory / "merges.txt").write_text("#version: 0.2\n")
+    return str(directory)
+
+
+def video(clips: int = 2, dist: DistConfig = DIST, resolution: int = 8, seed: int = 3) -> np.ndarray:
+    """Random pixels uint8 [B, T, H, W, 3]."""
+    return np.random.default_rng(seed).integers(0, 256, (clips, dist.frames, resolution, resolution, 3), dtype=np.uint8)
