@@ -15,12 +15,12 @@ import numpy as np
 
 from dist_jax import predictor
 from dist_jax.errors import UserError, exit_with_message
-from dist_jax.model_files import KINDS, read_model
 from dist_jax.text import tokenizer
 from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import dist_official, model_directory, table
 from dist_jax.weights.clip import Clip
 from dist_jax.weights.model_directory import Model
+from dist_jax.weights.model_files import KINDS, read_model
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -16,7 +16,6 @@ from jax.sharding import Mesh
 
 from dist_jax import sharding
 from dist_jax.errors import UserError
-from dist_jax.model_files import read_model
 from dist_jax.models.clip_text import ClipText, TextConfig
 from dist_jax.models.layers import unit
 from dist_jax.models.video_model import VideoModel
@@ -24,6 +23,7 @@ from dist_jax.preprocess import normalize
 from dist_jax.text import tokenizer
 from dist_jax.weights.init_from import adapt
 from dist_jax.weights.model_directory import Evaluation, Model
+from dist_jax.weights.model_files import read_model
 
 Texts = Sequence[str] | np.ndarray | jax.Array
 

@@ -1,15 +1,32 @@
 """Starting a network from another one's parameters: the same sizes, but perhaps another number of frames."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 
 from dist_jax.errors import UserError
 from dist_jax.models.dist_network import DistConfig
 from dist_jax.weights import table
+from dist_jax.weights.model_files import read_dist
 
 # Parameters that have one row for each of the S frames, and which of their axes that is.
 FRAME_AXES = {"layers/class_token": 1, "pooling/positions": 1}
+
+
+def load_initial(path: str | Path, target: DistConfig) -> dict:
+    """Parameters to start the network `target` from: those of the model at `path`, see `adapt`.
+
+    Raises:
+      UserError: if there is no model, or one whose sizes differ in more than the number of frames.
+    """
+    source, params = read_dist(path)
+    if Path(path).is_file() and len(source.selected) == len(target.selected):
+        source = dataclasses.replace(source, selected=target.selected)  # which a published file does not know
+    try:
+        return adapt(params, source, target)
+    except UserError as error:
+        raise UserError(f"init_from={path}: {error}") from error
 
 
 def adapt(params: dict, source: DistConfig, target: DistConfig) -> dict:

@@ -11,7 +11,6 @@ from dist_jax.models.dist_network import DistConfig
 from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import dist_official, model_directory, table
 from dist_jax.weights.clip import Clip
-from dist_jax.weights.init_from import adapt
 from dist_jax.weights.model_directory import Evaluation, Model, Place
 
 KINDS = "a model directory, a training workdir or a published .pyth file"
@@ -67,21 +66,6 @@ def read_dist(path: str | Path) -> tuple[DistConfig, dict]:
     if path.is_file():
         return dist_official.read_network(path)
     raise UserError(_not_a_model(path))
-
-
-def load_initial(path: str | Path, target: DistConfig) -> dict:
-    """Parameters to start the network `target` from: those of the model at `path`, see `adapt`.
-
-    Raises:
-      UserError: if there is no model, or one whose sizes differ in more than the number of frames.
-    """
-    source, params = read_dist(path)
-    if Path(path).is_file() and len(source.selected) == len(target.selected):
-        source = dataclasses.replace(source, selected=target.selected)  # which a published file does not know
-    try:
-        return adapt(params, source, target)
-    except UserError as error:
-        raise UserError(f"init_from={path}: {error}") from error
 
 
 def check_fits(dist: DistConfig, vision: VisionConfig, name: str) -> None:
