@@ -6,20 +6,27 @@ A folder of videos and a list (lines `path label`, or a CSV with the header path
     python -m dist_jax.build_records --videos clips --list val.txt --output records --name val \
         --labels records/labels.txt
 
-Without --list, --videos holds a folder per class. The output, OUTPUT/NAME-00000-of-00016 and so on, stands beside
-labels.txt (class names in the order of their numbers), NAME.index.npz (where each record begins) and failed.csv (the
-videos that could not be read, with the reason). The clips are spread over the shards by a hash of their path, and a
-shard's bytes depend on nothing but the list and the settings. A job that is started again keeps finished shards.
+Without --list, --videos holds a folder per class. Public data sets are read as they were published:
+
+    python -m dist_jax.build_records --dataset ssv2 --annotations labels --videos 20bn-something-something-v2 \
+        --split train --output records/ssv2
+
+(dist_jax/data/datasets.py says what is read; kinetics710 merges the three Kinetics.) The output,
+OUTPUT/NAME-00000-of-00016 and so on, stands beside labels.txt (class names in the order of their numbers),
+NAME.index.npz (where each record begins) and failed.csv (the videos that could not be read, with the reason). The clips
+are spread over the shards by a hash of their path, and a shard's bytes depend on nothing but the list and the settings.
+A job that is started again keeps finished shards.
 """
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from dist_jax.data import annotations, jobs, runners, shards
+from dist_jax.data import annotations, datasets, files, jobs, runners, shards
 from dist_jax.errors import UserError, exit_with_message
 
 _CLIPS_PER_SHARD = 128  # ten seconds of Kinetics at a short side of 256 are about 6 MB: shards below 1 GB
@@ -28,31 +35,52 @@ _CLIPS_PER_SHARD = 128  # ten seconds of Kinetics at a short side of 256 are abo
 def main(argv: Sequence[str] | None = None) -> int:
     """Builds the records that the command line asks for; the exit status."""
     args, runner_options = _parse(argv)
-    labels = annotations.read_labels(args.labels) if args.labels else None
-    clips = annotations.read_list(args.list, labels) if args.list else annotations.read_folders(args.videos)
-    labels = labels or sorted({clip.label for clip in clips})
-    annotations.check_labels(clips, labels)
+    source = _annotations(args)
     videos = args.videos or os.path.dirname(args.list)
-    jobs.check_videos(clips, videos)
+    jobs.check_videos(source.clips, videos)
     plan = shards.Plan(
-        clips=shards.spread(clips),
-        labels=tuple(labels),
-        shards=args.shards or -(-len(clips) // _CLIPS_PER_SHARD),
+        clips=shards.spread(source.clips),
+        labels=tuple(source.labels),
+        shards=args.shards or -(-len(source.clips) // _CLIPS_PER_SHARD),
         fps=args.fps,
         short_side=args.short_side,
         quality=args.quality,
     )
     prefix = os.path.join(args.output, args.name)
     jobs.prepare(prefix, plan, videos, args.overwrite)
+    for name, text in source.files.items():
+        files.write_text(os.path.join(args.output, name), text)
     reports = _build(prefix, plan, args, runner_options)
     _finish(prefix, reports)
     return 0
+
+
+def _annotations(args: argparse.Namespace) -> datasets.Annotations:
+    """The clips that the command line names, with labels that are among the class names."""
+    labels = annotations.read_labels(args.labels) if args.labels else None
+    if args.dataset:
+        source = datasets.read(args.dataset, args.annotations, args.videos, args.split, args.trimmed)
+    else:
+        clips = annotations.read_list(args.list, labels) if args.list else annotations.read_folders(args.videos)
+        source = datasets.Annotations(clips, sorted({clip.label for clip in clips}))
+    if labels is not None:
+        source = dataclasses.replace(source, labels=labels)
+    annotations.check_labels(source.clips, source.labels)
+    if source.note:
+        print(source.note)
+    return source
 
 
 def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser("dist_jax.build_records", description=__doc__.partition("\n")[0])
     parser.add_argument("--videos", help="folder of the videos; default: the list's folder")
     parser.add_argument("--list", help="lines `path label`, or a CSV; without it --videos holds a folder per class")
+    parser.add_argument(
+        "--dataset", choices=datasets.DATASETS, help="read --annotations as this data set publishes them"
+    )
+    parser.add_argument("--annotations", help="folder of the published files (Kinetics: or a CSV file)")
+    parser.add_argument("--split", default="train", help="of --dataset: train, val; train1, test1 (UCF101, HMDB51)")
+    parser.add_argument("--trimmed", action="store_true", help="Kinetics: ID.mp4 is the clip, not the whole video")
     parser.add_argument("--labels", help="file of class names (of the training split, say); default: alphabetical")
     parser.add_argument("--output", required=True, help="folder of the records; made if needed; gs:// too")
     parser.add_argument("--name", default="train", help="of this set of shards (default: %(default)s)")
@@ -72,6 +100,8 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if not args.list and not args.videos:
         parser.error("give --videos DIR (a folder per class), --list FILE, or both")
+    if args.dataset and (args.list or not args.annotations or not args.videos):
+        parser.error("--dataset goes with --annotations PATH and --videos DIR, and without --list")
     if not args.name or "/" in args.name or args.name.startswith("."):
         parser.error(f"--name {args.name!r}: wanted a plain file name such as train")
     return args, rest

@@ -1,17 +1,13 @@
 import csv
-import hashlib
-import io
 import os
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from built_records import examples, hashes, images, integer
 from video_files import numbers, write_video
 
 from dist_jax import build_records
@@ -42,33 +38,9 @@ def build(videos, tmp_path):
     return run
 
 
-def examples(output, name="train"):
-    """The records, by the name of their video."""
-    found = {}
-    for path in records.find_shards(str(output / name)):
-        for record in tf.data.TFRecordDataset(path):
-            example = tf.train.SequenceExample.FromString(record.numpy())
-            found[example.context.feature[records.FILENAME].bytes_list.value[0].decode()] = example
-    return found
-
-
-def images(example):
-    steps = example.feature_lists.feature_list[records.FRAMES].feature
-    return [np.asarray(Image.open(io.BytesIO(step.bytes_list.value[0]))) for step in steps]
-
-
-def integer(example, key):
-    return list(example.context.feature[key].int64_list.value)
-
-
 def failed(output):
     with open(output / "failed.csv", newline="") as file:
         return list(csv.DictReader(file))
-
-
-def hashes(output, name="train"):
-    paths = records.find_shards(str(output / name))
-    return {path.rpartition("/")[2]: hashlib.sha256(Path(path).read_bytes()).hexdigest() for path in paths}
 
 
 def test_records_hold_every_frame_with_label_and_origin(build):
