@@ -5,11 +5,11 @@ No frozen parameter is saved: run.json names the backbone and the fingerprint of
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
 from dist_jax.errors import UserError
@@ -55,9 +55,9 @@ def _class_conflict(mine: list[str], theirs: list[str]) -> str:
     return f"class {first} is {theirs[first]!r}, the workdir's {mine[first]!r}"
 
 
-def read_run(workdir: str | Path) -> Run | None:
+def read_run(workdir: epath.PathLike) -> Run | None:
     """The run of a workdir; None if it has none yet. UserError if run.json cannot be read."""
-    file = Path(workdir) / RUN_FILE
+    file = epath.Path(workdir) / RUN_FILE
     if not file.exists():
         return None
     try:
@@ -66,27 +66,29 @@ def read_run(workdir: str | Path) -> Run | None:
         raise UserError(f"{file} is not a run of dist_jax ({error}); give another --workdir") from error
 
 
-def write_run(workdir: str | Path, run: Run) -> None:
+def write_run(workdir: epath.PathLike, run: Run) -> None:
     """Writes run.json whole or not at all."""
-    file = Path(workdir) / RUN_FILE
+    file = epath.Path(workdir) / RUN_FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(".tmp")
     unfinished.write_text(json.dumps(dataclasses.asdict(run), indent=1))
     unfinished.replace(file)
 
 
-def check_resumes(workdir: str | Path, run: Run) -> None:
+def check_resumes(workdir: epath.PathLike, run: Run) -> None:
     """Raises UserError if the workdir holds another run than `run`."""
     before = read_run(workdir)
     conflicts = [] if before is None else before.conflicts(run)
     if conflicts:
-        raise UserError(f"{workdir} holds another run: {'; '.join(conflicts)}. Give another --workdir or these settings")
+        raise UserError(
+            f"{workdir} holds another run: {'; '.join(conflicts)}. Give another --workdir or these settings"
+        )
 
 
 class Checkpoints:
     """The checkpoints of a workdir: saved in the background, the newest `keep` and the best one kept."""
 
-    def __init__(self, workdir: str | Path, keep: int, best: str) -> None:
+    def __init__(self, workdir: epath.PathLike, keep: int, best: str) -> None:
         """Opens workdir/checkpoints; `best` is the metric whose highest value is kept, "" for none."""
         policies = [checkpoint_managers.LatestN(keep)]
         if best:
@@ -134,7 +136,7 @@ class Checkpoints:
         self._manager.close()
 
 
-def load_params(workdir: str | Path, best: str = "") -> tuple[int, dict]:
+def load_params(workdir: epath.PathLike, best: str = "") -> tuple[int, dict]:
     """The parameters of a workdir on this host: the averaged ones where the run kept an average.
 
     Args:
@@ -165,8 +167,8 @@ def _best_step(manager: ocp.CheckpointManager, metric: str) -> int | None:
     return max(scores, key=scores.__getitem__) if scores else manager.latest_step()
 
 
-def _folder(workdir: str | Path) -> Path:
-    return Path(workdir).absolute() / "checkpoints"
+def _folder(workdir: epath.PathLike) -> epath.Path:
+    return epath.Path(workdir).resolve() / "checkpoints"
 
 
 def _as_tree(item: Any) -> Any:

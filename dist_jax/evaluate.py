@@ -4,14 +4,15 @@ import csv
 import dataclasses
 import json
 from collections.abc import Callable
-from pathlib import Path
 
 import jax
 import numpy as np
+from etils import epath
 from jax.experimental import multihost_utils
 
 from dist_jax import sharding
 from dist_jax.data import pipeline
+from dist_jax.data.faults import Faults
 from dist_jax.data.sources import Source
 from dist_jax.experiment import Experiment
 from dist_jax.metrics import accuracies, class_accuracies, confusion_matrix, top_classes
@@ -41,13 +42,13 @@ def make_eval_step(experiment: Experiment) -> Callable[[dict, jax.Array], jax.Ar
 
 
 def score_videos(
-    experiment: Experiment, source: Source, step: Callable[[dict, jax.Array], jax.Array], params: dict
+    experiment: Experiment, source: Source, step: Callable[[dict, jax.Array], jax.Array], params: dict, faults: Faults
 ) -> Scores:
-    """The scores of every video of `source`; all hosts call this and get the same."""
+    """The scores of every video of `source` that can be read (`faults` takes the others), the same on all hosts."""
     config, mesh = experiment.config, experiment.mesh
     rows = sharding.local_rows(mesh, config.eval.batch_size)
     layout = sharding.batch_sharding(mesh)
-    batches = pipeline.eval_batches(config, source, rows, resolution=experiment.model.vision.resolution)
+    batches = pipeline.eval_batches(config, source, rows, experiment.model.vision.resolution, faults)
 
     def put(batch: dict[str, np.ndarray]) -> tuple[dict[str, np.ndarray], jax.Array]:
         video = batch.pop("video")
@@ -90,13 +91,15 @@ def summarize(found: Scores) -> dict[str, float]:
     return {"videos": len(found.labels), **accuracies(found.scores, found.labels)}
 
 
-def write_results(folder: str | Path, name: str, found: Scores, classes: list[str], views: int, step: int) -> Path:
+def write_results(
+    folder: epath.PathLike, name: str, found: Scores, classes: list[str], views: int, step: int
+) -> epath.Path:
     """Writes NAME.json (numbers, per-class accuracy, confusion matrix) and NAME.csv (top 5 of each video).
 
     Returns:
         The path of the JSON file.
     """
-    folder = Path(folder)
+    folder = epath.Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     confusion = confusion_matrix(found.scores, found.labels)
     per_class = [None if np.isnan(a) else round(float(a), 6) for a in class_accuracies(confusion)]
@@ -110,8 +113,8 @@ def write_results(folder: str | Path, name: str, found: Scores, classes: list[st
     }
     file = folder / f"{name}.json"
     file.write_text(json.dumps(report, indent=1))
-    with open(folder / f"{name}.csv", "w", newline="", encoding="utf-8") as stream:
-        writer = csv.writer(stream)
+    with (folder / f"{name}.csv").open("w") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
         count = min(5, len(classes))
         writer.writerow(["video", "label", *(f"{part}{i + 1}" for i in range(count) for part in ("top", "score"))])
         for row, label, video in zip(found.scores, found.labels, found.ids, strict=True):

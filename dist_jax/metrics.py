@@ -4,7 +4,7 @@ import numpy as np
 
 
 def top_classes(scores: np.ndarray, count: int) -> np.ndarray:
-    """Scores [n, K] -> the `count` best classes of each, best first, the lower number first among equals: [n, count]."""
+    """Scores [n, K] -> the `count` best classes of each [n, count], best first; of equals the lower number first."""
     return np.argsort(-scores, axis=1, kind="stable")[:, :count]
 
 

@@ -112,14 +112,14 @@ class Trainer:
             nothing = ((zero, zero), jax.tree.map(jnp.zeros_like, state.params))
             total, _ = jax.lax.scan(add_part, nothing, parts)
             (loss, accuracy), grads = jax.tree.map(lambda x: x / self.config.accumulate, total)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         state = self._update(state, grads, finite)
         skipped = 1.0 - finite.astype(jnp.float32)
         return state, {"loss": loss, "grad_norm": norm, "accuracy": accuracy, "skipped": skipped}
 
     def _split(self, rows: jax.Array) -> jax.Array:
-        """[rows, ...] -> [accumulate, rows / accumulate, ...], whole mixing groups, every device's rows in each part."""
+        """[rows, ...] -> [accumulate, rows / accumulate, ...]: whole mixing groups, rows of every device in each."""
         groups = self.config.batch_size // self.config.mix.group
         grouped = rows.reshape(groups // self.config.accumulate, self.config.accumulate, -1, *rows.shape[1:])
         grouped = grouped.swapaxes(0, 1)  # [accumulate, groups a part, clips or draws of a group, ...]

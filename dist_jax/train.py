@@ -4,20 +4,21 @@ import functools
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import jax
 import ml_collections
 import numpy as np
+from etils import epath
 from jax.sharding import Mesh
 
 from dist_jax import evaluate, sharding
 from dist_jax.checkpoint import Checkpoints, check_resumes, write_run
 from dist_jax.data import pipeline, sources
+from dist_jax.data.faults import Faults
 from dist_jax.data.sources import Source
 from dist_jax.experiment import Experiment, build
-from dist_jax.report import parameter_table
 from dist_jax.optimizer import learning_rate, make_optimizer
+from dist_jax.report import parameter_table
 from dist_jax.steps import Trainer, TrainState
 from dist_jax.watch import Watch
 from dist_jax.weights.init_from import load_initial
@@ -61,27 +62,28 @@ def train(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh) -> dict[s
         print(f"{plan}; {'resuming at' if start else 'starting at'} step {start}")
     step_fn = compile_step(trainer, experiment, state)
     eval_fn = evaluate.make_eval_step(experiment)
-    watch = Watch(
-        workdir, start, plan.steps, config.log.every_steps, config.log.slow_input, config.optimizer.nonfinite == "stop"
-    )
+    watch = Watch(workdir, start, plan.steps, experiment.config)
 
     def evaluate_now(state: TrainState) -> dict[str, float]:
         params = state.params if state.ema is None else state.ema
-        found = evaluate.score_videos(experiment, val_source, eval_fn, params)
+        found = evaluate.score_videos(experiment, val_source, eval_fn, params, bad_val)
         summary = evaluate.summarize(found)
         watch.write(int(state.step), summary, "eval_")
         watch.say(f"step {int(state.step)}: top-1 {summary['top1']:.1%}, top-5 {summary['top5']:.1%}")
         if jax.process_index() == 0:
             views = config.eval.views * config.eval.crops
-            evaluate.write_results(Path(workdir) / "results", "val", found, experiment.classes, views, int(state.step))
+            evaluate.write_results(
+                epath.Path(workdir) / "results", "val", found, experiment.classes, views, int(state.step)
+            )
         return summary
 
     summary = None
-    with preemption_notice() as preempted, train_input(experiment, source, start) as batches:
+    bad_train, bad_val = (Faults(split, bad_records_file(workdir)) for split in ("train", "val"))
+    with preemption_notice() as preempted, train_input(experiment, source, start, bad_train) as batches:
         for step in range(start + 1, plan.steps + 1):
             batch = next(batches)
             state, metrics = step_fn(state, experiment.frozen, experiment.text, batch)
-            watch.step(step, metrics, plan.rate(step - 1), config.batch_size, batches.waited)
+            watch.step(step, metrics, plan.rate(step - 1), batches.waited, bad_train.counts)
             last = step == plan.steps
             summary = evaluate_now(state) if last or step % plan.eval_every == 0 else None
             stopping = preempted(step)
@@ -162,12 +164,12 @@ def batch_shapes(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
-def train_input(experiment: Experiment, source: Source, start: int) -> pipeline.Prefetcher:
+def train_input(experiment: Experiment, source: Source, start: int, faults: Faults) -> pipeline.Prefetcher:
     """Batches on the devices from step `start` on: this host reads its rows alone."""
     config = experiment.config
     rows = sharding.local_rows(experiment.mesh, config.batch_size)
     shapes = batch_shapes(experiment)
-    batches = pipeline.train_batches(config, source, start, rows, resolution=experiment.model.vision.resolution)
+    batches = pipeline.train_batches(config, source, start, rows, experiment.model.vision.resolution, faults)
 
     def put(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         return {
@@ -176,6 +178,12 @@ def train_input(experiment: Experiment, source: Source, start: int) -> pipeline.
         }
 
     return pipeline.Prefetcher(batches, put, config.data.prefetch)
+
+
+def bad_records_file(workdir: str) -> epath.Path:
+    """Where this host lists the records that it could not read."""
+    host = f"-{jax.process_index()}" if jax.process_index() else ""
+    return epath.Path(workdir) / f"bad_records{host}.csv"
 
 
 @contextmanager

@@ -5,11 +5,12 @@ import json
 import logging
 import sys
 import time
-from pathlib import Path
 
 import jax
+import ml_collections
 import numpy as np
 from clu import metric_writers, periodic_actions
+from etils import epath
 from tqdm import tqdm
 
 from dist_jax.errors import UserError
@@ -25,32 +26,35 @@ class Watch:
     Only process 0 writes. `Watch` is where a loss that is not finite is noticed.
     """
 
-    def __init__(self, workdir: str | Path, start: int, total: int, every: int, slow_input: float, stop: bool) -> None:
-        """Goes on behind step `start` of `total`; logs every `every` steps; `stop`: not finite ends the run."""
-        self._folder = Path(workdir)
-        self._every, self._slow_input, self._stop = every, slow_input, stop
+    def __init__(
+        self, workdir: epath.PathLike, start: int, total: int, config: ml_collections.FrozenConfigDict
+    ) -> None:
+        """Goes on behind step `start` of `total`."""
+        self._folder = epath.Path(workdir)
+        self._config = config
         self._writes = jax.process_index() == 0
         self._pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
         self._sums: dict[str, float] = collections.defaultdict(float)
         self._since = (start, time.monotonic(), 0.0)  # step, seconds, seconds waited: where the interval began
         self._warned = False
-        if self._writes:
-            drop_after(self._folder / METRICS_FILE, start)
+        self._lines = lines_until(self._folder / METRICS_FILE, start) if self._writes else []
         self._writer = metric_writers.create_default_writer(self._folder, just_logging=not self._writes)
         self._progress = periodic_actions.ReportProgress(num_train_steps=total, writer=self._writer)
         self._bar = tqdm(
             total=total, initial=start, unit="step", disable=not (self._writes and sys.stderr.isatty()), leave=False
         )
 
-    def step(self, step: int, metrics: dict[str, jax.Array], learning_rate: float, clips: int, waited: float) -> None:
+    def step(
+        self, step: int, metrics: dict[str, jax.Array], learning_rate: float, waited: float, bad: dict[str, int]
+    ) -> None:
         """After the dispatch of a step.
 
         Args:
             step: steps made, this one included.
             metrics: of the training step, float32 scalars on the device.
             learning_rate: of this step.
-            clips: of a batch.
             waited: seconds that the loop has waited for input since it began.
+            bad: number of different bad records so far, by kind.
 
         Raises:
             UserError: if a loss was not finite and the run is to stop at that.
@@ -61,9 +65,9 @@ class Watch:
         self._read(_BEHIND)
         self._bar.update()
         self._progress(step)
-        if step % self._every == 0:
+        if step % self._config.log.every_steps == 0:
             self.flush()
-            self._log(step, learning_rate, clips, waited)
+            self._log(step, learning_rate, waited, bad)
 
     def flush(self) -> None:
         """Waits for all steps so far and takes in their metrics; raises as `step` does."""
@@ -73,7 +77,7 @@ class Watch:
         while len(self._pending) > behind:
             step, metrics = self._pending.popleft()
             values = {name: float(value) for name, value in metrics.items()}
-            if values["skipped"] and self._stop:
+            if values["skipped"] and self._config.optimizer.nonfinite == "stop":
                 raise UserError(
                     f"at step {step} the loss ({values['loss']}) or its gradient (norm {values['grad_norm']}) is not "
                     "finite; the update was dropped and earlier checkpoints are kept. Lower optimizer.learning_rate, "
@@ -83,7 +87,7 @@ class Watch:
                 self._sums[name] += value if name == "skipped" or np.isfinite(value) else 0.0
             self._sums["steps"] += 1
 
-    def _log(self, step: int, learning_rate: float, clips: int, waited: float) -> None:
+    def _log(self, step: int, learning_rate: float, waited: float, bad: dict[str, int]) -> None:
         before, began, waited_before = self._since
         now = time.monotonic()
         seconds, steps = max(now - began, 1e-9), self._sums.pop("steps")
@@ -91,20 +95,21 @@ class Watch:
         values = {name: total / max(steps - skipped, 1.0) for name, total in self._sums.items()}
         values |= {
             "learning_rate": learning_rate,
-            "clips_per_second": (step - before) * clips / seconds,
+            "clips_per_second": (step - before) * self._config.batch_size / seconds,
             "input_wait": (waited - waited_before) / seconds,
             "skipped": skipped,
+            **{f"bad_{kind}": float(count) for kind, count in bad.items()},
             **device_memory(),
         }
         self._sums.clear()
         self._since = (step, now, waited)
         self.write(step, values)
         self._bar.set_postfix(loss=f"{values['loss']:.3f}", input_wait=f"{values['input_wait']:.0%}")
-        if values["input_wait"] > self._slow_input and not self._warned:
+        if values["input_wait"] > self._config.log.slow_input and not self._warned:
             self._warned = True
             self.warn(
-                f"{values['input_wait']:.0%} of the time goes into waiting for input; raise data.threads, store smaller "
-                "frames, or see scripts/bench_input.py"
+                f"{values['input_wait']:.0%} of the time goes into waiting for input; raise data.threads or "
+                "store smaller frames (scripts/bench_input.py shows what takes the time)"
             )
 
     def write(self, step: int, values: dict[str, float], prefix: str = "") -> None:
@@ -113,8 +118,9 @@ class Watch:
         self._writer.write_scalars(step, values)
         if not self._writes:
             return
-        with open(self._folder / METRICS_FILE, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps({"step": step, **values}) + "\n")
+        self._lines.append(json.dumps({"step": step, **values}))
+        # Written whole every time: object stores cannot append, and the file stays small.
+        (self._folder / METRICS_FILE).write_text("\n".join(self._lines) + "\n")
         heartbeat = {"step": step, "time": time.time()}
         (self._folder / HEARTBEAT_FILE).write_text(json.dumps(heartbeat))
 
@@ -141,15 +147,15 @@ def device_memory() -> dict[str, float]:
     return {"device_memory_peak": float(max(peaks))} if peaks and None not in peaks else {}
 
 
-def drop_after(file: Path, step: int) -> None:
-    """Takes the lines behind `step` out of a metrics file: a resumed run will write them again."""
+def lines_until(file: epath.Path, step: int) -> list[str]:
+    """The lines of a metrics file up to `step`: a resumed run writes the later ones again."""
     if not file.exists():
-        return
+        return []
     kept = []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    for line in file.read_text().splitlines():
         try:
             if json.loads(line)["step"] <= step:
-                kept.append(line + "\n")
+                kept.append(line)
         except json.JSONDecodeError:
             logging.getLogger(__name__).info("%s: a line that a kill cut short is dropped", file)
-    file.write_text("".join(kept), encoding="utf-8")
+    return kept

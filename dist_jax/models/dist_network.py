@@ -123,12 +123,44 @@ class TemporalConv(nn.Module):
         """[B, T, ..., in] -> [B, T, ..., width] in `dtype`."""
         kernel = self.param("kernel", TOKEN_INIT, (self.kernel, x.shape[-1], self.width))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.width,))
-        taps = jnp.einsum("...i,kio->k...o", x.astype(self.dtype), kernel.astype(self.dtype))  # [k, B, T, ..., width]
+        kernel = kernel.astype(self.dtype).swapaxes(0, 1).reshape(x.shape[-1], -1)  # [in, taps * width]
+        taps = jnp.dot(x.astype(self.dtype), kernel)  # [B, T, ..., taps * width]
         half, frames = self.kernel // 2, x.shape[1]
-        ends = [(0, 0)] * (x.ndim - 2)
-        taps = jnp.pad(taps, [(0, 0), (0, 0), (half, half), *ends])  # [k, B, T + 2 * half, ..., width]
-        shifted = (jax.lax.slice_in_dim(taps[k], k, k + frames, axis=1) for k in range(self.kernel))
+        taps = jnp.pad(taps, [(0, 0), (half, half)] + [(0, 0)] * (x.ndim - 2))  # [B, T + 2 * half, ..., taps * width]
+        shifted = (
+            taps[:, k : k + frames, ..., k * self.width : (k + 1) * self.width] for k in range(self.kernel)
+        )  # [B, T, ..., width] each
         return sum(shifted, start=jnp.broadcast_to(bias.astype(self.dtype), (*x.shape[:-1], self.width)))
+
+
+class SpatialConv(nn.Module):
+    """Convolution (1, 3, 3) over the patches of each frame, zero-padded to keep their number."""
+
+    width: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B, T, h, w, in] -> [B, T, h, w, width] in `dtype`."""
+        kernel = self.param("kernel", TOKEN_INIT, (3, 3, x.shape[-1], self.width))
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.width,)).astype(self.dtype)
+        # XLA's convolutions inside of a loop leave all cores but one idle on CPU: there the gathered neighbours times
+        # one matrix are about eight times as fast.
+        convolve = partial(jax.lax.platform_dependent, cpu=_gather_and_multiply, default=_convolve)
+        return convolve(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.reshape(1, 1, 1, 1, -1)
+
+
+def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    frames = x.reshape(-1, *x.shape[2:])  # [B*T, h, w, in]
+    y = jax.lax.conv_general_dilated(frames, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    return y.reshape(*x.shape[:4], -1)
+
+
+def _gather_and_multiply(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    h, w = x.shape[2:4]
+    padded = jnp.pad(x, [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)])
+    neighbours = [padded[:, :, i : i + h, j : j + w] for i in range(3) for j in range(3)]  # [B, T, h, w, in] each
+    return jnp.dot(jnp.concatenate(neighbours, axis=-1), kernel.reshape(-1, kernel.shape[-1]))
 
 
 class TemporalBlock(nn.Module):
@@ -141,8 +173,7 @@ class TemporalBlock(nn.Module):
         """[B, T, h, w, M] -> [B, T, h, w, M]."""
         width = z.shape[-1]
         x = TemporalConv(width, 3, self.dtype, name="conv_time")(LayerNorm(self.dtype, name="ln")(z))
-        conv_space = nn.Conv(width, (3, 3), dtype=self.dtype, kernel_init=TOKEN_INIT, name="conv_space")
-        return quick_gelu(z + conv_space(quick_gelu(x)))
+        return quick_gelu(z + SpatialConv(width, self.dtype, name="conv_space")(quick_gelu(x)))
 
 
 class TemporalFfn(nn.Module):

@@ -54,9 +54,7 @@ class VideoModel:
         """Normalised clips [B, T, H, W, 3] -> video embeddings float32 [B, E], not normalised."""
         return self.network.apply({"params": params}, self.features(frozen, video), video)
 
-    def logits(
-        self, params: dict, frozen: dict, text: jax.Array, video: jax.Array, fuse: float = 0.0
-    ) -> jax.Array:
+    def logits(self, params: dict, frozen: dict, text: jax.Array, video: jax.Array, fuse: float = 0.0) -> jax.Array:
         """Class logits of clips.
 
         Args:

@@ -1,0 +1,21 @@
+"""DiST ViT-L/14, 32+64 frames, on Kinetics-710: what K400 is then started from (configs/k400_vitl.py).
+
+    python -m dist_jax.main --config=configs/k710_vitl.py --workdir=runs/k710_vitl \\
+        --config.data.train=/data/k710/train@1024 --config.data.val=/data/k710/val@32
+
+The paper gives no accuracy on K710 itself. scripts/estimate_cost.py tells what this takes on which machines.
+"""
+
+import ml_collections
+
+from dist_jax import config as settings
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """The recipe of the defaults with the large backbone and four times the frames."""
+    config = settings.defaults()
+    config.clip.weights = "openai/clip-vit-large-patch14"
+    config.model.frames = 64
+    config.data.train = "data/k710/train@1024"
+    config.data.val = "data/k710/val@32"
+    return config

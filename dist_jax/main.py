@@ -1,0 +1,73 @@
+"""python -m dist_jax.main --config=configs/NAME.py --workdir=DIR: trains, or with --evaluate evaluates."""
+
+import os
+import sys
+from collections.abc import Sequence
+
+import jax
+from absl import app, flags
+from ml_collections import config_flags
+
+from dist_jax import config as settings
+from dist_jax import evaluate, sharding, train
+from dist_jax.errors import UserError, exit_with_message
+
+CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration, e.g. configs/demo.py.", lock_config=True)
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run: checkpoints, metrics, results.")
+EVALUATE = flags.DEFINE_bool("evaluate", False, "Evaluate the newest checkpoint in --workdir instead of training.")
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Several hosts, found by themselves: TPU pod, Slurm, Kubernetes.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "Several hosts, by hand: HOST:PORT of process 0.")
+PROCESSES = flags.DEFINE_integer("processes", None, "With --coordinator: how many processes.")
+PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: number of this process, from 0.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Starts the hosts, then trains or evaluates."""
+    if len(argv) > 1:
+        raise UserError(f"unexpected arguments {' '.join(argv[1:])}; flags look like --config=configs/demo.py")
+    for flag in (CONFIG, WORKDIR):
+        if flag.value is None:
+            raise UserError(f"--{flag.name} is missing; for example --config=configs/demo.py --workdir=runs/demo")
+    config = CONFIG.value
+    settings.validate(config)
+    join_hosts()
+    use_compilation_cache(config.compilation_cache)
+    mesh = sharding.make_mesh(config.mesh)
+    if EVALUATE.value:
+        evaluate.evaluate(config, WORKDIR.value, mesh)
+    else:
+        train.train(config, WORKDIR.value, mesh)
+
+
+def join_hosts() -> None:
+    """Makes one system of several hosts, if the flags say that there are several."""
+    if COORDINATOR.value:
+        if PROCESSES.value is None or PROCESS.value is None:
+            raise UserError("--coordinator needs --processes (how many) and --process (which one, from 0)")
+        jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+    elif DISTRIBUTED.value:
+        jax.distributed.initialize()
+
+
+def use_compilation_cache(folder: str) -> None:
+    """Keeps compiled programs in `folder` ("auto": the user's cache directory; "": nowhere)."""
+    if folder == "auto":
+        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+        folder = os.path.join(cache, "dist_jax", "compiled")
+    if folder:
+        jax.config.update("jax_compilation_cache_dir", folder)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def parse_flags(argv: list[str]) -> list[str]:
+    """absl's parsing, with mistakes told in one line and the nearest field of the configuration."""
+    try:
+        return flags.FLAGS(argv)
+    except flags.Error as error:
+        raise UserError(str(error).replace("\n", "; ")) from error
+    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise UserError(f"configuration: {str(error).strip(chr(39)) or type(error).__name__}") from error
+
+
+if __name__ == "__main__":
+    exit_with_message(lambda: app.run(main, argv=sys.argv, flags_parser=parse_flags))

@@ -1,0 +1,83 @@
+"""Eight simulated devices, strict arithmetic, and a network small enough to train in a test."""
+
+import os
+
+os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_default_matmul_precision", "highest")
+
+from dist_jax import config as settings
+from dist_jax.models.clip_vision import ClipVision, VisionConfig
+from dist_jax.models.dist_network import DistConfig
+from dist_jax.models.video_model import VideoModel
+
+CLASSES = 5
+
+
+@pytest.fixture
+def tiny_model() -> VideoModel:
+    """Three CLIP blocks of width 16 over 2 x 2 patches; T = 4, S = 2."""
+    vision = VisionConfig(width=16, layers=3, heads=2, patch=4, resolution=8, embed=8)
+    dist = DistConfig(
+        frames=4,
+        alpha=2,
+        selected=(0, 1, 2),
+        patch=4,
+        clip_width=16,
+        embed=8,
+        integration_width=64,
+        temporal_width=8,
+        pooling_layers=2,
+    )
+    return VideoModel(vision, dist)
+
+
+@pytest.fixture
+def tiny_frozen(tiny_model: VideoModel) -> dict:
+    """A random frozen tower for `tiny_model`."""
+    vision = ClipVision(tiny_model.vision).init(jax.random.key(7), jnp.zeros((1, 8, 8, 3)))["params"]
+    return {"vision": vision, "logit_scale": jnp.log(jnp.asarray(10.0))}
+
+
+@pytest.fixture
+def tiny_text() -> jax.Array:
+    """Features of five classes, unit length."""
+    text = jax.random.normal(jax.random.key(8), (CLASSES, 8))
+    return text / jnp.linalg.norm(text, axis=1, keepdims=True)
+
+
+@pytest.fixture
+def tiny_config():
+    """Sixteen clips a batch, mixed in groups of two."""
+    config = settings.defaults()
+    config.batch_size = 16
+    config.mix.group = 2
+    config.optimizer.learning_rate = 1e-2
+    config.optimizer.warmup_epochs = 1.0
+    config.epochs = 4.0
+    return config
+
+
+@pytest.fixture
+def standard_promotion():
+    """For tests that run Optax, which mixes dtypes."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+def clips(step: int, batch_size: int = 16) -> dict[str, np.ndarray]:
+    """The made-up batch of a step for `tiny_model`."""
+    rng = np.random.default_rng(step)
+    return {
+        "video": rng.integers(0, 256, (batch_size, 4, 8, 8, 3), dtype=np.uint8),
+        "label": rng.integers(0, CLASSES, batch_size, dtype=np.int32),
+    }

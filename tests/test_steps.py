@@ -1,0 +1,143 @@
+"""The training step: the same numbers on any mesh and in any number of parts, and nothing of CLIP in its state."""
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+from conftest import clips
+
+from dist_jax import sharding
+from dist_jax.optimizer import make_optimizer
+from dist_jax.steps import Trainer, eval_step
+
+# Optax raises Python numbers to integer powers, which strict promotion refuses; the network itself is tested strictly.
+pytestmark = pytest.mark.usefixtures("standard_promotion")
+
+
+def trainer_of(model, config) -> Trainer:
+    return Trainer(
+        model, make_optimizer(config.optimizer, config.epochs, 1 / 8), ml_collections.FrozenConfigDict(config)
+    )
+
+
+def run(trainer: Trainer, frozen, text, steps: int, mesh=None, batches=clips):
+    """Trains some steps from the seed; returns the losses and the final state."""
+    init = lambda: trainer.init(jax.random.key(0))
+    if mesh is None:
+        state, step = jax.jit(init)(), jax.jit(trainer.train_step)
+    else:
+        layout = sharding.tree_shardings(mesh, jax.eval_shape(init))
+        state = jax.jit(init, out_shardings=layout)()
+        step = jax.jit(trainer.train_step, donate_argnums=0, out_shardings=(layout, sharding.replicated(mesh)))
+        frozen = jax.device_put(frozen, sharding.tree_shardings(mesh, frozen))
+        text = jax.device_put(text, sharding.replicated(mesh))
+    losses = []
+    for number in range(steps):
+        batch = batches(number)
+        if mesh is not None:
+            batch = jax.device_put(batch, sharding.batch_sharding(mesh))
+        state, metrics = step(state, frozen, text, batch)
+        losses.append(float(metrics["loss"]))
+    return np.asarray(losses), state
+
+
+def mesh_of(config, data: int, fsdp: int = 1, tensor: int = 1):
+    config.mesh.update(data=data, fsdp=fsdp, tensor=tensor)
+    return sharding.make_mesh(config.mesh, jax.devices()[: data * fsdp * tensor])
+
+
+def test_ten_steps_on_eight_devices_equal_ten_on_one(tiny_model, tiny_frozen, tiny_text, tiny_config):
+    trainer = trainer_of(tiny_model, tiny_config)
+    one, _ = run(trainer, tiny_frozen, tiny_text, 10, mesh_of(tiny_config, 1))
+    eight, _ = run(trainer, tiny_frozen, tiny_text, 10, mesh_of(tiny_config, 8))
+    np.testing.assert_allclose(eight, one, rtol=1e-5)
+    assert not np.allclose(one[1:], one[:-1])  # it is training on something
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 4, 2), (4, 1, 2)])
+def test_parameters_spread_over_fsdp_and_tensor_give_the_same_losses(
+    shape, tiny_model, tiny_frozen, tiny_text, tiny_config
+):
+    trainer = trainer_of(tiny_model, tiny_config)
+    one, _ = run(trainer, tiny_frozen, tiny_text, 4, mesh_of(tiny_config, 1))
+    spread, state = run(trainer, tiny_frozen, tiny_text, 4, mesh_of(tiny_config, *shape))
+    np.testing.assert_allclose(spread, one, rtol=1e-5)
+    kernel = state.params["layers"]["ffn"]["fc"]["kernel"]
+    assert kernel.addressable_shards[0].data.shape[1] == kernel.shape[1] // shape[1]
+
+
+@pytest.mark.parametrize("parts", [2, 4])
+def test_accumulation_changes_nothing(parts, tiny_model, tiny_frozen, tiny_text, tiny_config):
+    whole, state = run(trainer_of(tiny_model, tiny_config), tiny_frozen, tiny_text, 5)
+    tiny_config.accumulate = parts
+    losses, state_of_parts = run(trainer_of(tiny_model, tiny_config), tiny_frozen, tiny_text, 5)
+    np.testing.assert_allclose(losses, whole, rtol=1e-5)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), state.params, state_of_parts.params
+    )
+
+
+def test_the_state_holds_no_frozen_parameter(tiny_model, tiny_frozen, tiny_text, tiny_config):
+    state = jax.eval_shape(lambda: trainer_of(tiny_model, tiny_config).init(jax.random.key(0)))
+    names = {sharding.path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(state)[0]}
+    assert not any("blocks" in name or "vision" in name for name in names)
+    size = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
+    counters = 3  # the step, Adam's and the schedule's
+    assert size(state) == 3 * size(state.params) + counters
+
+
+def test_gradients_reach_every_parameter_but_the_last_exchange(tiny_model, tiny_frozen, tiny_text, tiny_config):
+    trainer = trainer_of(tiny_model, tiny_config)
+    params = trainer.init(jax.random.key(0)).params
+    video = jax.random.normal(jax.random.key(1), (2, 4, 8, 8, 3))
+    loss = lambda params, frozen: jnp.sum(jnp.sin(trainer.model.logits(params, frozen, tiny_text, video)))
+    grads, of_frozen = jax.grad(loss, argnums=(0, 1))(params, tiny_frozen)
+    exchange = grads["layers"].pop("to_temporal")
+    assert all(np.any(leaf[:-1] != 0) and np.all(leaf[-1] == 0) for leaf in jax.tree.leaves(exchange))
+    # A key's bias moves all scores of a query alike, so its gradient is zero but for rounding.
+    silent = [
+        sharding.path_name(path)
+        for path, leaf in jax.tree_util.tree_flatten_with_path(grads)[0]
+        if np.abs(leaf).max() < 1e-7
+    ]
+    assert all(name.endswith("attention/key/bias") for name in silent)
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(of_frozen["vision"]))
+
+
+def test_the_average_of_parameters_is_exact(tiny_model, tiny_frozen, tiny_text, tiny_config):
+    tiny_config.ema = 0.75
+    trainer = trainer_of(tiny_model, tiny_config)
+    state = trainer.init(jax.random.key(0))
+    expected = state.params
+    for number in range(3):
+        state, _ = trainer.train_step(state, tiny_frozen, tiny_text, clips(number))
+        expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, expected, state.params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), state.ema, expected)
+
+
+def test_a_loss_that_is_not_finite_changes_no_parameter(tiny_model, tiny_frozen, tiny_text, tiny_config):
+    trainer = trainer_of(tiny_model, tiny_config)
+    state = trainer.init(jax.random.key(0))
+    broken = tiny_frozen | {"logit_scale": jnp.asarray(jnp.inf)}
+    after, metrics = trainer.train_step(state, broken, tiny_text, clips(0))
+    assert metrics["skipped"] == 1
+    assert after.step == 1
+    before = (state.params, state.opt_state)
+    jax.tree.map(np.testing.assert_array_equal, (after.params, after.opt_state), before)
+
+
+def test_views_are_summed_after_the_softmax(tiny_model, tiny_frozen, tiny_text, tiny_config):
+    params = trainer_of(tiny_model, tiny_config).init(jax.random.key(0)).params
+    video = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 8, 8, 3), dtype=np.uint8)
+    scores = eval_step(tiny_model, 0.0, params, tiny_frozen, tiny_text, video)
+    views = [eval_step(tiny_model, 0.0, params, tiny_frozen, tiny_text, video[:, [v]]) for v in range(3)]
+    np.testing.assert_allclose(scores, sum(views), rtol=1e-5)
+    np.testing.assert_allclose(np.sum(scores, axis=1), 3.0, rtol=1e-5)
+
+
+def test_a_step_draws_anew_but_always_the_same(tiny_model, tiny_config):
+    trainer = trainer_of(tiny_model, tiny_config)
+    first, again, other = (trainer.draw(jnp.asarray(step), 16) for step in (3, 3, 4))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    assert not np.allclose(first.mix.share, other.mix.share)
