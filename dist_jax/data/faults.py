@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import math
 import pathlib
 
 from dist_jax.errors import UserError
@@ -53,21 +54,19 @@ class Faults:
                 writer.writerow(_COLUMNS)
             writer.writerow((self.split, record, kind, where, message))
 
-    def check(self, limit: float, expected: int) -> None:
-        """Raises UserError if more than the share `limit` of the reads were bad.
+    def check(self, limit: float, size: int) -> None:
+        """Raises UserError if more than the share `limit` (0 to 1) of the split's `size` records are bad.
 
-        Args:
-            limit: 0 to 1.
-            expected: reads of an epoch on this host; the share is taken of so many while there were fewer, so that one
-                bad record among the first ten does not stop a run.
+        That is so when so many different ones were met here, or when the reads so far leave no doubt: six standard
+        deviations above the limit, which matters where each of many hosts meets only a few.
         """
-        share = self.bad_reads / max(self.reads, expected)
-        if share > limit:
+        tolerated = limit * self.reads + 6 * math.sqrt(limit * self.reads + 1)
+        if len(self._seen) > limit * size or (limit < 1 and self.bad_reads > tolerated):
             kinds = ", ".join(f"{count} x {kind}" for kind, count in sorted(self.counts.items()))
             listed = f", listed in {self.path}" if self.path else ""
             raise UserError(
-                f"{share:.2%} of the {self.split} records are bad ({kinds}{listed}), more than data.max_bad_fraction="
-                f"{limit:g}: mend the data or raise the limit"
+                f"{self.split}: {len(self._seen)} of {size} records met so far are bad ({kinds}{listed}), more than "
+                f"data.max_bad_fraction={limit:g} allows: mend the data or raise the limit"
             )
 
     def _count(self, record: int, kind: str) -> None:

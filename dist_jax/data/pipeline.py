@@ -6,7 +6,6 @@ dropped, and any host can begin anywhere. What is drawn for an example depends o
 """
 
 import functools
-import math
 import os
 import queue
 import threading
@@ -59,13 +58,12 @@ def train_batches(
     """
     rows = np.arange(config.batch_size)[rows]
     faults = faults or Faults("train")
-    expected = math.ceil(source.size * len(rows) / config.batch_size)
     positions = functools.partial(_train_positions, config, source.size, start_step, rows)
     clip = functools.partial(clips.train_clip, config, source, resolution)
     shape = [config.model.frames, resolution, resolution, 3]
     for batch in _batches(config, positions, clip, shape, len(rows)):
         _settle(batch, source, clip, faults)
-        faults.check(config.data.max_bad_fraction, expected)
+        faults.check(config.data.max_bad_fraction, source.size)
         for record in batch["record"][batch["mask"] == 0]:
             tried = min(source.size, _CANDIDATES)
             raise UserError(f"train: from {source.where(int(record))} on, {tried} records in a row are bad")
@@ -93,7 +91,6 @@ def eval_batches(
     """
     rows = np.arange(config.eval.batch_size)[rows]
     faults = faults or Faults("val")
-    expected = math.ceil(source.size * len(rows) / config.eval.batch_size)
     positions = functools.partial(_eval_positions, source.size, config.eval.batch_size, rows)
     shape = [config.eval.views * config.eval.crops, config.model.frames, resolution, resolution, 3]
 
@@ -103,7 +100,7 @@ def eval_batches(
 
     for batch in _batches(config, positions, clip, shape, len(rows)):
         _settle(batch, source, clip, faults)
-        faults.check(config.data.max_bad_fraction, expected)
+        faults.check(config.data.max_bad_fraction, source.size)
         yield batch
 
 

@@ -1,0 +1,182 @@
+"""Bad records: skipped, replaced, counted, listed; too many stop the run; none takes a sound one with it."""
+
+import csv
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from small_records import CLASSES, example, jpeg, picture, write_shards
+
+from dist_jax import config as settings
+from dist_jax.data import pipeline, records, sources
+from dist_jax.data.faults import Faults
+from dist_jax.errors import UserError
+
+
+def broken_image(record):
+    images = [jpeg(picture(record, frame)) for frame in range(3)]
+    images = [image[: len(image) - 60] for image in images]
+    return records.make_example(images, 0, "class 0", f"{record}.mp4", 0, 1)
+
+
+def make_config(pattern, limit=1.0, batch_size=5):
+    config = settings.defaults()
+    config.data.train = config.data.val = pattern
+    config.data.max_bad_fraction = limit
+    config.batch_size = config.eval.batch_size = batch_size
+    config.mix.group, config.eval.views = 1, 1
+    config.model.frames, config.model.alpha = 2, 1
+    return config
+
+
+def damage(index, record, byte=100):
+    """Turns a bit of a record's data, leaving the index to believe in it."""
+    with open(index.paths[index.shard[record]], "r+b") as file:
+        file.seek(index.offset[record] + 12 + byte)
+        value = file.read(1)[0]
+        file.seek(-1, 1)
+        file.write(bytes([value ^ 4]))
+
+
+def train(config, steps, faults=None, rows=slice(None), start=0):
+    source = sources.open_source(config.data, "train")
+    return list(itertools.islice(pipeline.train_batches(config, source, start, rows, 8, faults), steps))
+
+
+def wanted_and_given(config, batches, size):
+    wanted = np.concatenate([pipeline.epoch_order(config.seed, epoch, size) for epoch in range(10)])
+    given = np.concatenate([batch["record"] for batch in batches])
+    return wanted[: len(given)].tolist(), given.tolist()
+
+
+def replaced(wanted, bad, size):
+    """What takes the place of each wanted record, by the rule: the next sound one in that epoch's order."""
+    for position, record in enumerate(wanted):
+        first = position - position % size
+        order = wanted[first : first + size]
+        place = position % size
+        while record in bad:
+            place = (place + 1) % size
+            record = order[place]
+        yield record
+
+
+@pytest.fixture
+def spoilt(tmp_path):
+    """Twenty records: 3 has a broken image, 7 no frames, 11 is no example, 4 and 5 have a wrong checksum."""
+    examples = [example(record, frames=3) for record in range(20)]
+    examples[3] = broken_image(3)
+    examples[7] = tf.train.SequenceExample().SerializeToString()
+    examples[11] = b"this is no example"
+    pattern = write_shards(tmp_path, examples, shards=1)
+    index = records.build_index(records.find_shards(pattern))
+    damage(index, 4)
+    damage(index, 5)
+    return pattern
+
+
+BAD = {3: "image", 4: "checksum", 5: "checksum", 7: "record", 11: "record"}
+
+
+def test_a_bad_record_is_replaced_by_the_next_sound_one_of_its_epoch(spoilt):
+    config = make_config(spoilt)
+    wanted, given = wanted_and_given(config, train(config, 12), 20)
+    assert given == list(replaced(wanted, BAD, 20))
+    assert set(given) == set(range(20)) - BAD.keys()
+
+
+def test_the_replacement_is_the_same_on_every_number_of_hosts_and_after_a_resume(spoilt):
+    config = make_config(spoilt, batch_size=4)
+    whole = train(config, 5)
+    parts = [train(config, 2, rows=slice(2 * host, 2 * host + 2), start=3) for host in range(2)]
+    for step in range(2):
+        for name in ("record", "video", "label"):
+            together = np.concatenate([part[step][name] for part in parts])
+            np.testing.assert_array_equal(together, whole[3 + step][name])
+
+
+def test_bad_records_are_counted_by_kind_and_listed_once(spoilt, tmp_path):
+    faults = Faults("train", tmp_path / "run" / "bad_records.csv")
+    train(make_config(spoilt), 12, faults)  # 60 examples: every record three times
+    assert faults.counts == {"image": 1, "checksum": 2, "record": 2}
+    assert (faults.reads, faults.bad_reads) == (60, 15)
+    rows = list(csv.DictReader(faults.path.read_text().splitlines()))
+    assert {int(row["record"]): row["kind"] for row in rows} == BAD
+    assert len(rows) == len(BAD)
+    assert all("train-00000-of-00001 at byte" in row["where"] and row["message"] for row in rows)
+    assert any("no frames" in row["message"] for row in rows)
+
+
+def test_the_list_is_taken_up_by_a_resumed_run(spoilt, tmp_path):
+    path = tmp_path / "bad_records.csv"
+    for _ in range(2):
+        faults = Faults("train", path)
+        train(make_config(spoilt), 4, faults)
+    assert len(path.read_text().splitlines()) == 1 + len(BAD)
+    assert faults.counts == {"image": 1, "checksum": 2, "record": 2}
+    assert Faults("val", path).counts == {}
+
+
+def test_above_the_limit_the_run_stops(spoilt):
+    assert len(train(make_config(spoilt, limit=0.25), 12)) == 12  # 5 of 20 are bad
+    with pytest.raises(UserError, match=r"5 of 20 records .* bad \(.*2 x checksum.*max_bad_fraction=0\.2"):
+        train(make_config(spoilt, limit=0.2), 12)
+
+
+def test_many_hosts_notice_what_each_meets_only_in_part():
+    faults = Faults("train", reads=1000, bad_reads=50)
+    with pytest.raises(UserError, match=r"max_bad_fraction=0\.01"):
+        faults.check(0.01, size=1_000_000)
+    Faults("train", reads=1000, bad_reads=20).check(0.01, size=1_000_000)
+
+
+def test_a_set_of_bad_records_alone_is_an_error(tmp_path):
+    pattern = write_shards(tmp_path, [b"nothing"] * 4, shards=1)
+    with pytest.raises(UserError, match="4 records in a row are bad"):
+        train(make_config(pattern), 1)
+
+
+def test_evaluation_masks_a_bad_record_and_keeps_its_number(spoilt):
+    config = make_config(spoilt)
+    faults = Faults("val")
+    batches = list(pipeline.eval_batches(config, sources.open_source(config.data, "val"), slice(None), 8, faults))
+    record = np.concatenate([batch["record"] for batch in batches])
+    mask = np.concatenate([batch["mask"] for batch in batches])
+    assert record.tolist() == list(range(20))
+    assert {int(number) for number in record[mask == 0]} == BAD.keys()
+    assert sum(faults.counts.values()) == 5
+
+
+def test_a_label_outside_of_the_classes_stops_the_run_and_names_the_record(tmp_path):
+    wrong = records.make_example([jpeg(picture(0, 0))], CLASSES, "?", "v.mp4", 0, 1)
+    config = make_config(write_shards(tmp_path, [wrong], shards=1))
+    with pytest.raises(
+        UserError, match=rf"record 0 .*train-00000-of-00001.* has label {CLASSES}, .* 0 to {CLASSES - 1}"
+    ):
+        train(config, 1)
+
+
+def test_a_record_without_the_wanted_label_stops_the_run(tmp_path):
+    config = make_config(write_shards(tmp_path, [example(0)], shards=1))
+    config.data.label = "verb"
+    with pytest.raises(UserError, match=r"has no label of the kind data\.label"):
+        train(config, 1)
+
+
+def test_a_thousand_damaged_records_lose_none_of_the_sound_ones(tmp_path):
+    size, rng = 1500, np.random.default_rng(0)
+    sound = [example(record, frames=2, size=(8, 8)) for record in range(5)]
+    pattern = write_shards(tmp_path, [sound[record % 5] for record in range(size)], shards=4)
+    index = records.load_index(pattern)
+    bad = set(rng.choice(size, 1000, replace=False).tolist())
+    for record in bad:
+        damage(index, record, byte=int(rng.integers(index.length[record])))
+    mtimes = {path: tf.io.gfile.stat(path).mtime_nsec for path in index.paths}
+    assert len(mtimes) == 4
+    for file in tmp_path.glob("*.npz"):
+        file.unlink()  # the damage changed the shards' times; the index is built anew, from headers that are sound
+    config = make_config(pattern, batch_size=150)
+    wanted, given = wanted_and_given(config, train(config, 10), size)
+    assert set(given) == set(range(size)) - bad
+    assert given == list(replaced(wanted, bad, size))
