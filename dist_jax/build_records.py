@@ -14,7 +14,7 @@ Without --list, --videos holds a folder per class. Public data sets are read as 
 (dist_jax/data/datasets.py says what is read; kinetics710 merges the three Kinetics.) The output,
 OUTPUT/NAME-00000-of-00016 and so on, stands beside labels.txt (class names in the order of their numbers),
 NAME.index.npz (where each record begins) and failed.csv (the videos that could not be read, with the reason). The clips
-are spread over the shards by a hash of their path, and a shard's bytes depend on nothing but the list and the settings.
+are spread over the shards by a hash, and a shard's bytes depend on nothing but the list and the settings.
 A job that is started again keeps finished shards.
 """
 
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Builds the records that the command line asks for; the exit status."""
     args, runner_options = _parse(argv)
     source = _annotations(args)
-    videos = args.videos or os.path.dirname(args.list)
+    videos = _absolute(args.videos or os.path.dirname(args.list))
     jobs.check_videos(source.clips, videos)
     plan = shards.Plan(
         clips=shards.spread(source.clips),
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         short_side=args.short_side,
         quality=args.quality,
     )
-    prefix = os.path.join(args.output, args.name)
+    prefix = os.path.join(_absolute(args.output), args.name)
     jobs.prepare(prefix, plan, videos, args.overwrite)
     for name, text in source.files.items():
         files.write_text(os.path.join(args.output, name), text)
@@ -72,7 +72,9 @@ def _annotations(args: argparse.Namespace) -> datasets.Annotations:
 
 
 def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    parser = argparse.ArgumentParser("dist_jax.build_records", description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(
+        "dist_jax.build_records", description=__doc__.partition("\n")[0], allow_abbrev=False
+    )
     parser.add_argument("--videos", help="folder of the videos; default: the list's folder")
     parser.add_argument("--list", help="lines `path label`, or a CSV; without it --videos holds a folder per class")
     parser.add_argument(
@@ -102,6 +104,8 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
         parser.error("give --videos DIR (a folder per class), --list FILE, or both")
     if args.dataset and (args.list or not args.annotations or not args.videos):
         parser.error("--dataset goes with --annotations PATH and --videos DIR, and without --list")
+    if args.dataset == "epic100" and args.labels:
+        parser.error("epic100 has verbs and nouns, numbered by its own class files: leave --labels out")
     if not args.name or "/" in args.name or args.name.startswith("."):
         parser.error(f"--name {args.name!r}: wanted a plain file name such as train")
     return args, rest
@@ -154,6 +158,11 @@ def _finish(prefix: str, reports: Sequence[shards.Report]) -> None:
     if failures:
         path = os.path.join(os.path.dirname(prefix), "failed.csv")
         print(f"{failures} of {clips + failures} videos could not be read: see {path}", file=sys.stderr)
+
+
+def _absolute(folder: str) -> str:
+    """For workers that start elsewhere."""
+    return folder if "://" in folder else os.path.abspath(folder)
 
 
 def _cores() -> int:

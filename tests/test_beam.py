@@ -38,7 +38,7 @@ def test_without_beam_the_message_says_what_to_install(command, tmp_path):
     try:
         import apache_beam  # noqa: F401
     except ImportError:
-        with pytest.raises(UserError, match="pip install 'apache-beam"):
+        with pytest.raises(UserError, match="pip install apache-beam"):
             build_records.main([*command, str(tmp_path / "out"), "--runner=DirectRunner"])
     else:
         pytest.skip("apache-beam is installed")

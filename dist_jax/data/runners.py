@@ -65,7 +65,7 @@ def run_beam(prefix: str, numbers: Sequence[int], runner: str, options: Sequence
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError as error:
         raise UserError(
-            "--runner needs Apache Beam: pip install 'apache-beam>=2.70'; without --runner, worker "
+            "--runner needs Apache Beam: pip install apache-beam; without --runner, worker "
             f"processes do the same job ({error})"
         ) from error
     try:

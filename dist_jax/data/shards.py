@@ -70,10 +70,10 @@ class Report:
 
 
 def spread(clips: Sequence[Clip]) -> tuple[Clip, ...]:
-    """The clips by a hash of path and times: the same for every order of the list, and each shard a fair sample."""
+    """The clips by a hash of what they are: the same for every order of the list, and each shard a fair sample."""
 
     def key(clip: Clip) -> bytes:
-        return hashlib.blake2b(f"{clip.path}\n{clip.start_s}\n{clip.end_s}\n{clip.label}".encode()).digest()
+        return hashlib.blake2b(json.dumps(dataclasses.astuple(clip)).encode()).digest()
 
     return tuple(sorted(clips, key=key))
 

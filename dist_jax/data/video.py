@@ -17,6 +17,7 @@ from typing import TypeVar
 
 import av
 import numpy as np
+import tensorflow as tf
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from dist_jax.errors import UserError
@@ -193,14 +194,19 @@ class _Packets:
 
 
 class _Converter:
-    """Frames to upright RGB arrays of at most a short side; keeps the scaler's tables from frame to frame."""
+    """Frames to upright RGB arrays of at most a short side; keeps the scaler's tables from frame to frame.
+
+    All frames get the size of the first one, as `ffmpeg` does it where a video changes its size on the way.
+    """
 
     def __init__(self, short_side: int | None) -> None:
         self._short_side = short_side
+        self._size = None
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        width, height = reduced_size(frame.width, frame.height, self._short_side)
+        self._size = self._size or reduced_size(frame.width, frame.height, self._short_side)
+        width, height = self._size
         # threads=1: handing a frame of this size to a thread pool costs more than scaling it.
         rgb = self._reformatter.reformat(
             frame, width=width, height=height, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1
@@ -218,9 +224,9 @@ def _opened(path: str) -> Iterator[tuple[av.container.InputContainer, av.VideoSt
     try:
         with contextlib.ExitStack() as stack:
             container = stack.enter_context(av.open(_source(path, stack)))
-            if not container.streams.video:
+            stream = container.streams.best("video")  # not the cover picture
+            if stream is None:
                 raise VideoError(f"{path}: has no video stream")
-            stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
             yield container, stream
     except FileNotFoundError as error:
@@ -233,9 +239,9 @@ def _source(path: str, stack: contextlib.ExitStack) -> object:
     """What PyAV opens: the path, or an open file where only TensorFlow knows the file system (gs://, hdfs://...)."""
     if "://" not in path or path.startswith(("http://", "https://")):
         return path
-    import tensorflow as tf  # here, because local files do not need it
-
     try:
+        if not tf.io.gfile.exists(path):
+            raise VideoError(f"{path}: there is no such file")
         return stack.enter_context(tf.io.gfile.GFile(path, "rb"))
     except tf.errors.OpError as error:
         raise VideoError(f"{path}: cannot be read ({error.message})") from error
