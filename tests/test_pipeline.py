@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from small_records import CLASSES, SIZE, example, picture, write_shards
+from video_files import numbers, write_video
 
 from dist_jax import config as settings
 from dist_jax.data import pipeline, sources
+from dist_jax.data.faults import Faults
 from dist_jax.errors import UserError
 
 RECORDS = 10
@@ -186,6 +188,24 @@ def test_a_flip_swaps_the_labels_of_the_pairs(pattern):
     for batch in train(config, 3):
         stored = [order[record] % CLASSES for record in batch["record"]]
         assert batch["label"].tolist() == [{0: 1, 1: 0}.get(label, label) for label in stored]
+
+
+def test_videos_and_their_list_go_the_same_way(tmp_path):
+    for number in range(3):
+        write_video(tmp_path / f"{number}.mp4", frames=12, width=32, height=24)
+    (tmp_path / "train.txt").write_text("0.mp4 jump\n1.mp4 run\n2.mp4 jump\n")
+    config = make_config(str(tmp_path / "train.txt"), data__source="videos", data__max_bad_fraction=0.5)
+    batches = evaluate(config, resolution=24)
+    assert joined(batches, "label")[:3].tolist() == [0, 1, 0]
+    # Middles and ends of thirds of four parts of 3 frames: view 0 takes 1, 4, 7, 10, view 2 takes 3, 6, 9, 11.
+    assert numbers(batches[0]["video"][1, 0]) == [1, 4, 7, 10]
+    assert numbers(batches[0]["video"][1, 2]) == [3, 6, 9, 11]
+    (tmp_path / "1.mp4").write_bytes(b"no video")
+    faults = Faults("train")
+    source = sources.open_source(config.data, "train")
+    batch = next(pipeline.train_batches(config, source, 0, slice(None), 16, faults))
+    assert set(batch["record"]) == {0, 2}
+    assert faults.counts == {"record": 1}
 
 
 def test_prefetching_keeps_the_order_and_counts_the_wait():

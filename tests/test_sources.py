@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+import tensorflow_datasets as tfds
 from small_records import CLASSES, example, jpeg, picture, write_shards
+from video_files import numbers, write_video
 
 from dist_jax import config as settings
 from dist_jax.data import records, sources
+from dist_jax.data.video import VideoError
 from dist_jax.errors import UserError
 
 
@@ -110,7 +113,7 @@ def test_class_names_stand_beside_the_training_data(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [("a\n\nb\n", "line 2 is empty"), ("a\nb\na\n", "'a' stands twice"), ("", "no class names")],
+    [("a\n\nb\n", "line 2 is empty"), ("a\nb\na\n", "lines 1 and 3 are both 'a'"), ("", "no class names")],
 )
 def test_a_bad_file_of_class_names_is_refused(tmp_path, content, message):
     (tmp_path / "labels.txt").write_text(content)
@@ -121,3 +124,131 @@ def test_a_bad_file_of_class_names_is_refused(tmp_path, content, message):
 def test_no_file_of_class_names_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"set data\.labels"):
         sources.class_names(data(train=str(tmp_path / "train@2")))
+
+
+@pytest.fixture
+def video_folder(tmp_path):
+    for number in range(3):
+        write_video(tmp_path / f"{number}.mp4", frames=20, width=64, height=48, rate=20)
+    (tmp_path / "train.txt").write_text("0.mp4 jump\n1.mp4 run fast\n2.mp4 jump\n")
+    return tmp_path
+
+
+def test_videos_and_a_list_need_no_preparation(video_folder):
+    config = data(source="videos", train=str(video_folder / "train.txt"))
+    assert sources.class_names(config) == ["jump", "run fast"]
+    source = sources.open_source(config, "train")
+    features, video = read(source, 1)
+    assert (source.size, source.classes) == (3, 2)
+    assert [int(features[name]) for name in ("num_frames", "height", "width")] == [20, 48, 64]
+    assert (features["labels"].numpy().tolist(), features["id"].numpy()) == ([1], b"1.mp4")
+    assert numbers(video) == list(range(20))
+
+
+def test_only_the_chosen_frames_and_window_of_a_video_come_back(video_folder):
+    source = sources.open_source(data(source="videos", train=str(video_folder / "train.txt")), "train")
+    chosen = {"indices": tf.constant([3, 17]), "window": tf.constant([4, 8, 20, 30])}
+    video = source.decode(source.read(tf.constant(0, tf.int64)) | chosen)["video"].numpy()
+    assert video.shape == (2, 20, 30, 3)
+    assert numbers(video) == [3, 17]
+
+
+def test_a_list_with_times_gives_parts_of_a_video(video_folder):
+    (video_folder / "parts.csv").write_text("path,label,start,end\n0.mp4,jump,0.25,0.5\n0.mp4,run fast,0.9,\n")
+    source = sources.open_source(data(source="videos", train=str(video_folder / "parts.csv")), "train")
+    assert numbers(read(source, 0)[1]) == [5, 6, 7, 8, 9]  # twenty frames a second
+    assert numbers(read(source, 1)[1]) == [18, 19]
+
+
+def test_a_folder_per_class_is_a_source_as_well(tmp_path):
+    for name in ("jump", "run"):
+        (tmp_path / name).mkdir()
+        write_video(tmp_path / name / "0.mp4", frames=3)
+    source = sources.open_source(data(source="videos", train=str(tmp_path)), "train")
+    assert [read(source, record)[0]["labels"].numpy().tolist() for record in range(2)] == [[0], [1]]
+
+
+def test_a_missing_video_is_an_error_before_the_run(video_folder):
+    (video_folder / "1.mp4").unlink()
+    with pytest.raises(UserError, match=r"1 of 3 videos are missing, first .*1\.mp4"):
+        sources.open_source(data(source="videos", train=str(video_folder / "train.txt")), "train")
+
+
+def test_an_unreadable_video_is_a_bad_record(video_folder):
+    source = sources.open_source(data(source="videos", train=str(video_folder / "train.txt")), "train")
+    (video_folder / "1.mp4").write_bytes(b"no video")
+    with pytest.raises(VideoError, match=r"1\.mp4: cannot be read"):
+        source.read(tf.constant(1, tf.int64))
+    sound = tf.data.Dataset.range(3).map(source.read).ignore_errors()
+    assert [features["clip"] for features in sound.as_numpy_iterator()] == [0, 2]
+
+
+def test_a_label_of_the_validation_list_must_be_known(video_folder):
+    (video_folder / "val.txt").write_text("0.mp4 jumping\n")
+    config = data(source="videos", train=str(video_folder / "train.txt"), val=str(video_folder / "val.txt"))
+    with pytest.raises(UserError, match="'jumping' is not among the 2 class names; the nearest is 'jump'"):
+        sources.open_source(config, "val")
+
+
+class TinyVideos(tfds.core.GeneratorBasedBuilder):
+    """Six clips of three frames in two classes."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def _info(self):
+        features = {
+            "video": tfds.features.Video(shape=(None, 24, 32, 3)),
+            "label": tfds.features.ClassLabel(names=["a", "b"]),
+        }
+        return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        for record in range(6):
+            yield record, {"video": [picture(record, frame) for frame in range(3)], "label": record % 2}
+
+
+@pytest.fixture(scope="module")
+def tiny_tfds(tmp_path_factory):
+    builder = TinyVideos(data_dir=str(tmp_path_factory.mktemp("tfds")))
+    builder.download_and_prepare()
+    return builder
+
+
+def test_a_tfds_data_set_is_read_by_the_same_index_with_its_frames_encoded(tiny_tfds):
+    config = data(source="tfds", train=f"{tiny_tfds.data_dir}:train")
+    assert sources.class_names(config) == ["a", "b"]
+    source = sources.open_source(config, "train")
+    assert (source.size, source.classes) == (6, 2)
+    expected = list(tiny_tfds.as_dataset(split="train", shuffle_files=False).as_numpy_iterator())
+    for record in range(6):
+        assert source.read(tf.constant(record, tf.int64))["encoded"].dtype == tf.string
+        features, video = read(source, record)
+        np.testing.assert_array_equal(video, expected[record]["video"])
+        assert features["labels"].numpy().tolist() == [expected[record]["label"]]
+        assert features["id"].numpy() == b"%d" % record
+
+
+def test_a_slice_of_a_tfds_split_is_that_slice(tiny_tfds):
+    whole = sources.open_source(data(source="tfds", train=f"{tiny_tfds.data_dir}:train"), "train")
+    part = sources.open_source(data(source="tfds", train=f"{tiny_tfds.data_dir}:train[2:5]"), "train")
+    assert part.size == 3
+    np.testing.assert_array_equal(read(part, 0)[1], read(whole, 2)[1])
+
+
+@pytest.mark.parametrize(
+    ("location", "message"),
+    [
+        ("{}", "names no split"),
+        ("{}:test", "no split 'test'; there are train"),
+        ("no_such_data_set:train", "TFDS has no such data set"),
+        ("tiny_videos:train", "is not prepared in"),
+    ],
+)
+def test_what_tfds_does_not_have_is_an_error(tiny_tfds, tmp_path, monkeypatch, location, message):
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    config = data(source="tfds", train=location.format(tiny_tfds.data_dir))
+    with pytest.raises(UserError, match=message):
+        sources.open_source(config, "train")

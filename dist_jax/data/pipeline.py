@@ -191,8 +191,8 @@ def _diagnosis(source: Source, clip: MakeClip, record: np.integer, epoch: np.int
         kind, message = "passing", "could be read at the second try"
     except tf.errors.DataLossError as error:
         kind, message = "checksum", error.message
-    except tf.errors.OpError as error:
-        message = error.message
+    except (tf.errors.OpError, UserError) as error:  # the latter from Python in the pipeline, as PyAV's
+        message = str(error)
     return kind, source.where(int(record)), " ".join(message.split())[:300]
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import ml_collections
 import tensorflow as tf
 
-from dist_jax.data import augment, records
+from dist_jax.data import annotations, augment, records
 from dist_jax.data.sampling import Features
 from dist_jax.errors import UserError
 
@@ -41,50 +41,63 @@ def open_source(data: ml_collections.ConfigDict, split: str) -> Source:
     Raises:
         UserError: missing, truncated or changed files, an empty set; one line that says what to do.
     """
-    location = data[split]
-    if not location:
+    if not data[split]:
         raise UserError(f"data.{split} is empty: say where the {split} clips are (data.source={data.source})")
-    return _record_source(location, data.label, len(class_names(data)))
+    names = class_names(data)
+    # The others are imported where they are wanted: TFDS alone takes seconds.
+    if data.source == "tfds":
+        from dist_jax.data import tfds_source
+
+        return tfds_source.open_source(data[split], data.label, len(names))
+    if data.source == "videos":
+        from dist_jax.data import video_source
+
+        return video_source.open_source(data[split], data.videos, names)
+    if data.source == "dmvr":
+        from dist_jax.data import dmvr_factory
+
+        return dmvr_factory.open_source(data, split, len(names))
+    index = records.load_index(data[split])
+    return encoded_source(index, record_parser(_LABEL_KEYS[data.label]), len(names))
 
 
 def class_names(data: ml_collections.ConfigDict) -> list[str]:
-    """The K class names; a class's number is its line's place in the file of labels.
+    """The K class names; a class's number is its line's place in the file of labels, counted from 0.
+
+    Without a file, a TFDS data set names its own classes, and those of a list of videos are its labels in order of the
+    alphabet.
 
     Raises:
         UserError: no such file, an empty line, a name that stands twice.
     """
+    if data.source == "tfds" and not data.labels:
+        from dist_jax.data import tfds_source
+
+        return tfds_source.class_names(data.train, data.label)
     path = data.labels or os.path.join(_folder(data.train), "labels.txt")
-    if not tf.io.gfile.exists(path):
-        raise UserError(f"{path}: no file of class names there; set data.labels to one (one name a line)")
-    with tf.io.gfile.GFile(path) as file:
-        names = [line.strip() for line in file.read().splitlines()]
-    if not names:
-        raise UserError(f"{path} holds no class names; wanted one a line")
-    if "" in names:
-        raise UserError(
-            f"{path}: line {names.index('') + 1} is empty, but a class's number is its line; remove the line"
-        )
-    twice = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
-    if twice is not None:
-        raise UserError(f"{path}: the class {twice!r} stands twice; names must differ")
-    return names
+    if tf.io.gfile.exists(path):
+        return annotations.read_labels(path)
+    if data.source == "videos" and not data.labels:
+        from dist_jax.data import video_source
+
+        return sorted({clip.label for clip in video_source.read_clips(data.train)})
+    raise UserError(f"{path}: no file of class names there; set data.labels to one (one name a line)")
 
 
 def _folder(location: str) -> str:
     return location if tf.io.gfile.isdir(location) else os.path.dirname(location)
 
 
-def _record_source(pattern: str, label: str, classes: int) -> Source:
-    index = records.load_index(pattern)
+def encoded_source(index: records.ShardIndex, parse: Callable[[tf.Tensor], Features], classes: int) -> Source:
+    """Clips of encoded images in TFRecords, taken out of a record's bytes by `parse` as `encoded_clip` gives them."""
     read_bytes = indexed_reader(index)
-    parse = record_parser(_LABEL_KEYS[label])
-    return Source(
-        size=len(index),
-        classes=classes,
-        read=lambda record: with_id(parse(read_bytes(record)), record),
-        decode=decode_encoded,
-        where=index.where,
-    )
+
+    def read(record: tf.Tensor) -> Features:
+        features = parse(read_bytes(record))
+        number = tf.strings.as_string(record)  # names a clip that has no name
+        return features | {"id": tf.where(features["id"] == "", number, features["id"])}
+
+    return Source(len(index), classes, read, decode_encoded, index.where)
 
 
 def indexed_reader(index: records.ShardIndex) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -138,12 +151,6 @@ def encoded_clip(encoded: tf.Tensor, labels: tf.Tensor, name: tf.Tensor) -> Feat
         height, width = augment.image_size(encoded[0])
     features = {"num_frames": num_frames, "height": height, "width": width, "labels": labels}
     return features | {"encoded": encoded, "id": tf.strings.reduce_join(name, separator=" ")}
-
-
-def with_id(features: Features, record: tf.Tensor) -> Features:
-    """A clip without a name is named by its number."""
-    name = tf.where(features["id"] == "", tf.strings.as_string(record), features["id"])
-    return features | {"id": name}
 
 
 def decode_encoded(features: Features) -> Features:

@@ -1,0 +1,93 @@
+"""Clips of a TensorFlow Datasets video data set that lies prepared on disk; frames stay encoded until chosen."""
+
+import dataclasses
+import functools
+import itertools
+import re
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_datasets as tfds
+
+from dist_jax.data import records
+from dist_jax.data.sampling import Features
+from dist_jax.data.sources import Source, encoded_clip, encoded_source
+from dist_jax.errors import UserError
+
+
+def open_source(location: str, label: str, classes: int) -> Source:
+    """The clips of a data set with a video and a label.
+
+    Args:
+        location: name/config:split, e.g. ucf101/ucf101_1:train; for the name also the folder of a prepared version, and
+            the split may be a slice, train[:80%].
+        label: name of the class-label feature; "label": the only one there is.
+        classes: K.
+
+    Raises:
+        UserError: no such data set or split, not prepared, not kept as TFRecords, no video or no such label.
+    """
+    builder, split = _builder(location)
+    video_key = _only_feature(builder, tfds.features.Video, None)
+    label_key = _only_feature(builder, tfds.features.ClassLabel, label)
+    if builder.info.file_format is not tfds.core.FileFormat.TFRECORD:
+        raise UserError(f"{location} is kept as {builder.info.file_format.value}; build it as TFRecords (tfds build)")
+    try:
+        instructions = builder.info.splits[split].file_instructions
+    except (KeyError, ValueError) as error:
+        known = ", ".join(builder.info.splits)
+        raise UserError(f"{location}: no split {split!r}; there are {known}") from error
+    index = _selected(records.load_index_of([part.filename for part in instructions]), instructions)
+
+    def parse(serialized: tf.Tensor) -> Features:
+        skip = {video_key: tfds.decode.SkipDecoding()}
+        example = builder.info.features.deserialize_example(serialized, decoders=skip)
+        return encoded_clip(example[video_key], example[label_key][None], tf.constant([], tf.string))
+
+    return encoded_source(index, parse, classes)
+
+
+def class_names(location: str, label: str) -> list[str]:
+    """The names that the data set gives to its classes."""
+    builder, _ = _builder(location)
+    return builder.info.features[_only_feature(builder, tfds.features.ClassLabel, label)].names
+
+
+@functools.lru_cache
+def _builder(location: str) -> tuple[tfds.core.DatasetBuilder, str]:
+    named = re.fullmatch(r"(.+):([^:\[\]/]+(?:\[[^\]]*\])?)", location)
+    if not named:
+        raise UserError(f"{location!r} names no split; write name/config:split, e.g. ucf101/ucf101_1:train")
+    name, split = named.groups()
+    try:
+        builder = tfds.builder_from_directory(name) if tf.io.gfile.isdir(name) else tfds.builder(name)
+    except (tfds.core.DatasetNotFoundError, ValueError, OSError) as error:
+        raise UserError(f"{name}: TFDS has no such data set ({str(error).strip().splitlines()[0]})") from error
+    if not builder.info.splits:
+        raise UserError(
+            f"{name} is not prepared in {builder.data_dir}: run `tfds build {name}` first (it may download)"
+        )
+    return builder, split
+
+
+def _only_feature(builder: tfds.core.DatasetBuilder, kind: type, name: str | None) -> str:
+    found = [key for key, feature in builder.info.features.items() if isinstance(feature, kind)]
+    if name in found:
+        return name
+    if len(found) != 1 or name not in (None, "label"):
+        raise UserError(f"{builder.name} has the {kind.__name__} features {found}; wanted {name or 'exactly one'}")
+    return found[0]
+
+
+def _selected(index: records.ShardIndex, instructions: list) -> records.ShardIndex:
+    """The records that the slice of a split takes of each shard."""
+    firsts = np.searchsorted(index.shard, np.arange(len(instructions)))
+    chosen = list(
+        itertools.chain.from_iterable(
+            range(first + part.skip, first + part.skip + part.take)
+            for first, part in zip(firsts, instructions, strict=True)
+        )
+    )
+    return dataclasses.replace(
+        index, shard=index.shard[chosen], offset=index.offset[chosen], length=index.length[chosen]
+    )
