@@ -15,7 +15,7 @@ from dist_jax.weights import dist_official, model_directory, table
 from dist_jax.weights.clip import Clip
 
 VISION = VisionConfig(width=128, layers=3, heads=2, patch=4, resolution=8, embed=32)
-TEXT = TextConfig(width=64, layers=2, heads=1, vocab=54, context=8, embed=32)
+TEXT = TextConfig(width=128, layers=2, heads=2, vocab=54, context=8, embed=32)
 DIST = DistConfig(
     frames=4,
     alpha=2,
