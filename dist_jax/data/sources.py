@@ -74,6 +74,8 @@ def class_names(data: ml_collections.ConfigDict) -> list[str]:
         from dist_jax.data import tfds_source
 
         return tfds_source.class_names(data.train, data.label)
+    if data.source == "dmvr" and not data.labels:
+        raise UserError("data.labels is empty: with data.source=dmvr it names the file of class names, one a line")
     path = data.labels or os.path.join(_folder(data.train), "labels.txt")
     if tf.io.gfile.exists(path):
         return annotations.read_labels(path)
