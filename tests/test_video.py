@@ -19,6 +19,7 @@ CONTAINERS = {
     "vp8.webm": ("libvpx", {"deadline": "realtime"}),
     "mpeg4.avi": ("mpeg4", {"bf": "2"}),  # no presentation times
     "h264.avi": ("libx264", {}),
+    "raw.h264": ("libx264", {}),  # no times at all, not even a frame rate
 }
 
 
@@ -131,6 +132,14 @@ def test_a_video_taken_on_its_side_stands_upright(tmp_path):
     assert frame.shape == (64, 48, 3)
     assert frame[:28].mean() > 180 and frame[36:].mean() < 20  # left has become top
     assert (probe(str(path)).width, probe(str(path)).height) == (48, 64)
+
+
+def test_all_frames_have_the_size_of_the_first(tmp_path):
+    one, other = write_video(tmp_path / "a.h264", frames=4), write_video(tmp_path / "b.h264", 4, width=96, height=64)
+    (tmp_path / "both.h264").write_bytes(Path(one).read_bytes() + Path(other).read_bytes())
+    frames = [frame for _, frame in iter_frames(str(tmp_path / "both.h264"))]
+    assert {frame.shape for frame in frames} == {(48, 64, 3)}
+    assert numbers(frames) == [0, 1, 2, 3, 0, 1, 2, 3]
 
 
 def test_a_file_on_a_file_system_of_tensorflow(mp4):

@@ -4,8 +4,8 @@ PyAV decodes; one thread per video, because the callers already run one video pe
 the start of the video stream, in seconds. Pixels are those of the file (a sample aspect ratio is not applied), turned
 upright where the file says that it was taken on its side.
 
-AVI stores no presentation times, and what the demuxer infers is out of order with B-frames. There a frame's time is its
-number over the frame rate, and a cut decodes from the start of the file.
+AVI stores no presentation times, and what the demuxer infers is out of order with B-frames. There, and in raw streams,
+a frame's time is its number over the frame rate, and a cut decodes from the start of the file.
 """
 
 import bisect
@@ -18,6 +18,7 @@ from typing import TypeVar
 import av
 import numpy as np
 import tensorflow as tf
+from av.format import Flags
 from av.video.reformatter import Interpolation, VideoReformatter
 
 from dist_jax.errors import UserError
@@ -33,7 +34,7 @@ class VideoError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
-    """What a video holds, from its packets (nothing but the first frame is decoded, except in AVI)."""
+    """What a video holds, from its packets (nothing but the first frame is decoded, save in AVI and raw streams)."""
 
     frames: int
     width: int  # pixels, upright
@@ -253,7 +254,7 @@ def _rate(stream: av.VideoStream) -> float:
 
 def _numbered(container: av.container.InputContainer) -> bool:
     """Whether the container's times cannot be trusted, so that a frame's number is its time."""
-    return container.format.name == "avi"
+    return container.format.name == "avi" or bool(container.format.flags & Flags.no_timestamps.value)
 
 
 def _packets(path: str) -> _Packets:
@@ -266,7 +267,7 @@ def _packets(path: str) -> _Packets:
                 if packet.size and packet.pts is not None and not packet.is_discard
             ]
             return _Packets(rate, sorted(time for time, _ in scanned), sorted(time for time, key in scanned if key))
-    # Numbered frames are counted by decoding: AVI packets may hold no frame, or two.
+    # Counted by decoding, because an AVI packet may hold no frame, or two.
     return _Packets(rate, [item.time for item in _decoded(path, None)], [])
 
 
