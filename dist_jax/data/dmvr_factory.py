@@ -32,7 +32,7 @@ def _clip_factory() -> type:
     builders, sources, video_dataset = (_dmvr(name) for name in ("builders", "sources", "video_dataset"))
 
     class ClipFactory(video_dataset.BaseVideoDatasetFactory):
-        """Clips as the network sees them: `image` uint8 [T, H, W, 3] (evaluation: [V, T, H, W, 3]), `label` int32 []."""
+        """Clips as the network sees them: `image` uint8 [T, H, W, 3] (else [V, T, H, W, 3]), `label` int32 []."""
 
         def __init__(self, shards: str | Sequence[str]) -> None:
             """For shards as `records.find_shards` takes them, or their paths."""
