@@ -119,7 +119,7 @@ def test_loss_and_the_gradient_of_every_parameter(loss_and_gradient, network):
     assert all(norms[name] == 0 for name in without_gradient)
     assert len(golden) == len(norms) - 2
     for name, norm in golden.items():
-        np.testing.assert_allclose(norms[name], norm, rtol=1e-4, err_msg=name)
+        np.testing.assert_allclose(norms[name], norm, rtol=1e-5, err_msg=name)
 
 
 @pytest.fixture(scope="module")

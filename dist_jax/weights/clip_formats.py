@@ -4,7 +4,6 @@ Ours is {"vision": ClipVision's parameters, "text": ClipText's, "logit_scale"}; 
 """
 
 import re
-from collections import Counter
 from collections.abc import Collection, Mapping
 
 from dist_jax.errors import UserError
@@ -23,6 +22,7 @@ from dist_jax.weights.table import (
     joint_attention,
     layer_norm,
     linear,
+    size,
 )
 
 _PATCHES = axes(2, 3, 1, 0)  # [out, in, height, width] -> [height, width, in, out]
@@ -261,9 +261,7 @@ def openai_sizes(
 
 
 def _size(found: Shapes, *places: tuple[str, int]) -> int:
-    """What most of the tensors say that have this size, so that one wrong tensor is found out as such."""
-    said = Counter(found[name][axis] for name, axis in places if len(found.get(name, ())) > max(axis, 0))
-    return said.most_common(1)[0][0] if said else 1
+    return size(found, *places) or 1
 
 
 def _layers(found: Shapes, prefix: str) -> int:
