@@ -1,0 +1,116 @@
+"""Renders the demo's data set: H.264 mp4 files, and a train and a val list in the form that any user's videos have.
+
+    python -m scripts.demo.render_videos --output demo/videos
+
+OUTPUT/train.txt and OUTPUT/val.txt hold lines `path label`, the path relative to OUTPUT.
+"""
+
+import argparse
+import functools
+import json
+import multiprocessing
+import os
+from pathlib import Path
+
+import av
+import numpy as np
+import tqdm
+
+from dist_jax.errors import UserError, exit_with_message
+from scripts.demo import scenes
+
+HEIGHT, WIDTH = 80, 96  # pixels
+FRAMES, RATE = 24, 12  # frames of a video, frames a second: two seconds
+SPLITS = ("train", "val")
+
+
+def main() -> None:
+    """The command line."""
+    args = _parser().parse_args()
+    if min(args.train, args.val, args.workers) < 1:
+        raise UserError(f"--train {args.train} --val {args.val} --workers {args.workers}: each must be at least 1")
+    output = Path(args.output)
+    counts = {"train": args.train, "val": args.val}
+    if finished(output, counts, args.seed):
+        print(f"render_videos: {output} already holds {args.train} + {args.val} videos")
+        return
+    for split in SPLITS:
+        render_split(output, split, counts[split], args.seed, args.workers)
+    write_settings(output, counts, args.seed)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", required=True, help="folder of the videos and their lists")
+    parser.add_argument("--train", type=int, default=1200, help="training videos (default: %(default)s)")
+    parser.add_argument("--val", type=int, default=240, help="validation videos (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="decides every pixel (default: %(default)s)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
+    return parser
+
+
+def finished(output: Path, counts: dict[str, int], seed: int) -> bool:
+    """Whether `output` holds a whole data set of these settings; UserError if it holds one of other settings."""
+    path = output / "settings.json"
+    if not path.exists():
+        return False
+    found, wanted = json.loads(path.read_text()), {**counts, "seed": seed}
+    if found != wanted:
+        raise UserError(f"{output} was rendered with {found}, not {wanted}: choose another --output or delete it")
+    return True
+
+
+def write_settings(output: Path, counts: dict[str, int], seed: int) -> None:
+    """Marks `output` as whole: the last file to be written."""
+    (output / "settings.json").write_text(json.dumps({**counts, "seed": seed}) + "\n")
+
+
+def render_split(output: Path, split: str, count: int, seed: int, workers: int) -> None:
+    """Writes `count` videos, OUTPUT/SPLIT/00000.mp4 and so on, then OUTPUT/SPLIT.txt."""
+    (output / split).mkdir(parents=True, exist_ok=True)
+    motions = balanced_motions(split, count, seed)
+    names = [f"{split}/{number:05d}.mp4" for number in range(count)]
+    jobs = [
+        (str(output / name), motion, number) for number, (name, motion) in enumerate(zip(names, motions, strict=True))
+    ]
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
+        work = pool.imap_unordered(functools.partial(_render_job, split=split, seed=seed), jobs, chunksize=8)
+        for _ in tqdm.tqdm(work, total=count, desc=f"rendering {split}", unit="video"):
+            pass
+    lines = [f"{name} {motion}\n" for name, motion in zip(names, motions, strict=True)]
+    (output / f"{split}.txt").write_text("".join(lines))
+
+
+def balanced_motions(split: str, count: int, seed: int) -> list[str]:
+    """The class of every video, shuffled; numbers of videos in two classes differ by one at most."""
+    classes = list(scenes.MOTIONS)
+    order = np.random.default_rng([seed, SPLITS.index(split)]).permutation(count)
+    return [classes[i % len(classes)] for i in order]
+
+
+def render_clip(split: str, number: int, motion: str, seed: int) -> np.ndarray:
+    """Frames of one video, uint8 [FRAMES, HEIGHT, WIDTH, 3]; they depend on the arguments alone."""
+    rng = np.random.default_rng([seed, SPLITS.index(split), number])
+    poses = scenes.random_poses(rng, motion, FRAMES)
+    return scenes.draw(scenes.random_scene(rng), poses, HEIGHT, WIDTH)
+
+
+def write_mp4(path: str, frames: np.ndarray) -> None:
+    """Encodes uint8 RGB frames [F, H, W, 3] as H.264 at RATE frames a second; H and W even."""
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=RATE, options={"crf": "18", "preset": "veryfast"})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.thread_count = 1  # the bytes must not depend on the machine's cores
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def _render_job(job: tuple[str, str, int], split: str, seed: int) -> None:
+    path, motion, number = job
+    write_mp4(path, render_clip(split, number, motion, seed))
+
+
+if __name__ == "__main__":
+    exit_with_message(main)

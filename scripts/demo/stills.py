@@ -1,0 +1,33 @@
+"""Captioned stills of the demo's scenes: what the tiny CLIP learns from. No still and no caption tells of motion."""
+
+import numpy as np
+
+from scripts.demo import scenes
+
+POSES_A_SCENE = 8  # stills that share shape, colours and texture
+
+
+def captioned_stills(rng: np.random.Generator, count: int, resolution: int) -> tuple[np.ndarray, list[str]]:
+    """Draws stills: uint8 [count, resolution, resolution, 3] and their captions."""
+    images, captions = [], []
+    while len(captions) < count:
+        scene, poses = scenes.random_scene(rng), rng.uniform(size=(POSES_A_SCENE, 4))
+        images.append(scenes.draw(scene, poses, resolution, resolution))
+        captions += [caption(scene, pose) for pose in poses]
+    return np.concatenate(images)[:count], captions[:count]
+
+
+def caption(scene: scenes.Scene, pose: np.ndarray) -> str:
+    """Says what a still with the phases `pose` [4] shows."""
+    x, y, size, angle = pose
+    column, row = _word(x, "left", "centre", "right"), _word(y, "top", "middle", "bottom")
+    heading = ("right", "down", "left", "up")[round(4 * angle) % 4]
+    return (
+        f"a {_word(size, 'small', 'medium', 'large')} {scene.colour} {scene.shape} pointing {heading} "
+        f"at the {row} {column} of a {scene.ground} background"
+    )
+
+
+def _word(phase: float, *words: str) -> str:
+    """The word for a phase in [0, 1): one for each of equal parts."""
+    return words[int(phase * len(words))]

@@ -1,0 +1,175 @@
+"""Trains a tiny CLIP on captioned stills and saves it as a Hugging Face CLIP directory.
+
+    python -m scripts.demo.train_tiny_clip --output demo/clip
+
+Image and text tower are dist_jax's own; the loss is CLIP's. Everything that reads `openai/clip-vit-base-patch16` reads
+OUTPUT as well: config.json, model.safetensors, preprocessor_config.json and the tokenizer's files.
+"""
+
+import argparse
+import dataclasses
+import functools
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from tqdm import tqdm
+
+from dist_jax import preprocess
+from dist_jax.errors import UserError, exit_with_message
+from dist_jax.models.clip_text import ClipText, TextConfig
+from dist_jax.models.clip_vision import ClipVision, VisionConfig
+from dist_jax.models.layers import unit
+from dist_jax.text import tokenizer
+from dist_jax.weights import clip
+from scripts.demo import bpe, scenes, stills
+
+RESOLUTION = 64  # pixels
+CONTEXT = 20  # tokens; the longest caption has 15
+MERGES = 400
+VISION = VisionConfig(width=128, layers=4, heads=4, patch=16, resolution=RESOLUTION, embed=64)
+BATCH = 128
+LEARNING_RATE = 2e-3
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Stills and what is said of them."""
+
+    images: np.ndarray  # uint8 [n, RESOLUTION, RESOLUTION, 3]
+    tokens: np.ndarray  # int32 [n, CONTEXT]
+
+
+def main() -> None:
+    """The command line."""
+    args = _parser().parse_args()
+    if args.steps < 1 or args.stills < BATCH:
+        raise UserError(f"--steps {args.steps} must be at least 1, --stills {args.stills} at least {BATCH}")
+    output, settings = Path(args.output), {"stills": args.stills, "steps": args.steps, "seed": args.seed}
+    if finished(output, settings):
+        print(f"train_tiny_clip: {output} already holds the tiny CLIP")
+        return
+    output.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng([args.seed, 2])
+    images, captions = stills.captioned_stills(rng, args.stills, RESOLUTION)
+    # Byte-level, it reads any text; the merges only make the demo's words short.
+    bpe.save_tokenizer(output, bpe.learn_merges([*captions, *scenes.MOTIONS], MERGES), CONTEXT)
+    encoder = tokenizer.load(str(output))
+    pairs = Pairs(images, tokenizer.encode(encoder, captions, CONTEXT))
+    text = TextConfig(
+        width=96, layers=2, heads=3, vocab=len(encoder), context=CONTEXT, embed=64, end_token=encoder.eos_token_id
+    )
+    params = train(text, pairs, rng, args.steps, args.seed)
+    save(output, text, params)
+    (output / "settings.json").write_text(json.dumps(settings) + "\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", required=True, help="folder for the CLIP")
+    parser.add_argument("--steps", type=int, default=400, help=f"of {BATCH} pairs each (default: %(default)s)")
+    parser.add_argument("--stills", type=int, default=8192, help="to render and learn from (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="(default: %(default)s)")
+    return parser
+
+
+def finished(output: Path, settings: dict[str, int]) -> bool:
+    """Whether `output` holds a CLIP trained with `settings`; UserError if it holds one of other settings."""
+    file = output / "settings.json"
+    if not file.exists():
+        return False
+    found = json.loads(file.read_text())
+    if found != settings:
+        raise UserError(f"{output} was trained with {found}, not {settings}: choose another --output or delete it")
+    return True
+
+
+def train(text: TextConfig, pairs: Pairs, rng: np.random.Generator, steps: int, seed: int) -> dict:
+    """Trains both towers: {"vision": ClipVision's parameters, "text": ClipText's, "logit_scale"}."""
+    params = initial_params(text, jax.random.key(seed))
+    schedule = optax.warmup_cosine_decay_schedule(0.0, LEARNING_RATE, max(1, steps // 10), steps)
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.05))
+    state = optimizer.init(params)
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def step(params: dict, state: optax.OptState, images: jax.Array, tokens: jax.Array) -> tuple:
+        loss, gradient = jax.value_and_grad(contrastive_loss)(params, text, images, tokens)
+        updates, state = optimizer.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state, loss
+
+    with tqdm(total=steps, desc="tiny CLIP", unit="step") as bar:
+        for number, rows in zip(range(1, steps + 1), batches(rng, len(pairs.images)), strict=False):
+            params, state, loss = step(params, state, pairs.images[rows], pairs.tokens[rows])
+            if number % 20 == 0 or number == steps:
+                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
+            bar.update()
+    return jax.device_get(params)
+
+
+def batches(rng: np.random.Generator, count: int) -> Iterator[np.ndarray]:
+    """Rows of a batch, endless: whole scenes, so that only pose tells many of its pairs apart."""
+    first = np.arange(0, count - stills.POSES_A_SCENE + 1, stills.POSES_A_SCENE)
+    while True:
+        chosen = rng.choice(first, BATCH // stills.POSES_A_SCENE, replace=False)
+        yield (chosen[:, None] + np.arange(stills.POSES_A_SCENE)).reshape(-1)
+
+
+def contrastive_loss(params: dict, text: TextConfig, images: jax.Array, tokens: jax.Array) -> jax.Array:
+    """CLIP's loss of the pairs uint8 [n, R, R, 3] and int32 [n, CONTEXT]: cross-entropy in both directions."""
+    seen = ClipVision(VISION).apply({"params": params["vision"]}, preprocess.normalize(images))
+    said = ClipText(text).apply({"params": params["text"]}, tokens)
+    scale = jnp.exp(jnp.minimum(params["logit_scale"], np.log(100)))
+    logits = scale * unit(seen) @ unit(said).T  # [n, n]
+    matching = jnp.arange(len(logits))
+    both = (optax.softmax_cross_entropy_with_integer_labels(part, matching).mean() for part in (logits, logits.T))
+    return sum(both) / 2
+
+
+def initial_params(text: TextConfig, key: jax.Array) -> dict:
+    """Fresh parameters, scaled for narrow towers."""
+    image_key, text_key = jax.random.split(key)
+    params = {
+        "vision": ClipVision(VISION).init(image_key, jnp.zeros((1, RESOLUTION, RESOLUTION, 3)))["params"],
+        "text": ClipText(text).init(text_key, jnp.zeros((1, CONTEXT), jnp.int32))["params"],
+        "logit_scale": jnp.asarray(np.log(1 / 0.07), jnp.float32),
+    }
+    return jax.tree_util.tree_map_with_path(_rescale, params)
+
+
+def _rescale(path: tuple, leaf: jax.Array) -> jax.Array:
+    """The design's 0.02 suits a width of 768; at 128, positions would drown among the patches for many steps."""
+    match path[-1].key:
+        case "positions":
+            return leaf * 25
+        case "token_embedding":
+            return leaf * 15
+        case "kernel" if path[-2].key in ("fc", "proj", "out"):
+            return leaf * 4
+    return leaf
+
+
+def save(output: Path, text: TextConfig, params: dict) -> None:
+    """Writes config, weights and the image preprocessing."""
+    made = clip.Clip(VISION, text, params, str(output), str(output), fingerprint="")
+    clip.save_huggingface(made, output)
+    preprocessing = {
+        "image_processor_type": "CLIPImageProcessor",
+        "do_resize": True,
+        "size": {"shortest_edge": RESOLUTION},
+        "do_center_crop": True,
+        "crop_size": {"height": RESOLUTION, "width": RESOLUTION},
+        "do_rescale": True,
+        "do_normalize": True,
+        "image_mean": preprocess.MEAN,
+        "image_std": preprocess.STD,
+        "do_convert_rgb": True,
+    }
+    (output / "preprocessor_config.json").write_text(json.dumps(preprocessing, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    exit_with_message(main)
