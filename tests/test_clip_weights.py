@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import serialization, traverse_util
 from golden.tiny import state_dict
 from hypothesis import given
 from hypothesis import strategies as st
@@ -122,6 +123,26 @@ def test_sharded_safetensors(original, huggingface):
     weight_map["extra"] = weight_map[names[0]]
     (huggingface / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(UserError, match=r"index and its files differ.*extra"):
+        clip.load(str(huggingface))
+
+
+def test_a_flax_model_of_hugging_face(original, huggingface):
+    tree = {}
+    for name, value in load_file(huggingface / "model.safetensors").items():
+        is_token = "token_embedding" in name or "position_embedding" in name
+        kinds = {1: "scale", 2: "embedding" if is_token else "kernel", 4: "kernel"}
+        *layer, last = name.removesuffix(".weight").split(".") + ([kinds[value.ndim]] if ".weight" in name else [])
+        if last == "kernel":
+            value = value.transpose((2, 3, 1, 0) if value.ndim == 4 else (1, 0))
+        tree[(*layer, last)] = value
+    assert tree[("vision_model", "encoder", "layers", "0", "mlp", "fc1", "kernel")].shape == (128, 512)
+    (huggingface / "model.safetensors").unlink()
+    file = huggingface / "flax_model.msgpack"
+    file.write_bytes(serialization.msgpack_serialize(traverse_util.unflatten_dict(tree)))
+    assert_same(clip.load(str(huggingface)), original)
+
+    file.write_bytes(file.read_bytes()[:-9])
+    with pytest.raises(UserError, match="truncated or not a Flax file"):
         clip.load(str(huggingface))
 
 

@@ -1,4 +1,4 @@
-"""Tensors of safetensors files and PyTorch checkpoints, read one by one, when they are asked for; no file runs code."""
+"""Tensors of safetensors, PyTorch and Flax files, read one by one when they are asked for; no file runs code."""
 
 import dataclasses
 import json
@@ -10,7 +10,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import ml_dtypes
+import msgpack
 import numpy as np
+from flax import serialization, traverse_util
 from safetensors import SafetensorError, safe_open
 
 from dist_jax.errors import UserError
@@ -33,10 +35,11 @@ class Tensor:
 
 
 def open_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file: safetensors (by its ending), otherwise a PyTorch checkpoint or TorchScript archive."""
+    """The tensors of one file: .safetensors, .msgpack (Flax), otherwise a PyTorch checkpoint or TorchScript archive."""
     if not path.is_file():
         raise UserError(f"{path}: no such file")
-    return _open_safetensors(path) if path.suffix == ".safetensors" else _open_torch(path)
+    readers = {".safetensors": _open_safetensors, ".msgpack": _open_flax}
+    return readers.get(path.suffix, _open_torch)(path)
 
 
 def open_sharded(index: Path) -> dict[str, Tensor]:
@@ -75,6 +78,26 @@ class _SafetensorsRead:
 
     def __call__(self) -> np.ndarray:
         return self.file.get_tensor(self.name)
+
+
+# What torch calls a Flax layer's parameters, and the axes of theirs in the order of torch's.
+_TORCH_NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
+_TORCH_AXES = {("kernel", 2): (1, 0), ("kernel", 4): (3, 2, 0, 1)}
+
+
+def _open_flax(path: Path) -> dict[str, Tensor]:
+    """A Flax model of Hugging Face by the names and in the layout of its PyTorch twin. The file is read at once."""
+    try:
+        tree = serialization.msgpack_restore(path.read_bytes())
+    except (ValueError, msgpack.UnpackException) as error:
+        raise UserError(f"{path}: truncated or not a Flax file ({error}); download it again") from error
+    tensors = {}
+    for names, value in traverse_util.flatten_dict(tree).items():
+        *layer, last = names
+        value = value.transpose(_TORCH_AXES.get((last, value.ndim), range(value.ndim)))
+        name = ".".join([*layer, _TORCH_NAMES.get(last, last)])
+        tensors[name] = Tensor(value.shape, value.dtype, value.view)
+    return tensors
 
 
 def _open_torch(path: Path) -> dict[str, Tensor]:

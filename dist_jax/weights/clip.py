@@ -28,6 +28,7 @@ _WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
     "open_clip_model.safetensors",
+    "flax_model.msgpack",
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
     "open_clip_pytorch_model.bin",
