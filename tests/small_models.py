@@ -2,9 +2,11 @@
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import dist_jax
 from dist_jax.models.clip_text import TextConfig
@@ -85,3 +87,10 @@ def write_tokenizer(directory: Path) -> str:
 def video(clips: int = 2, dist: DistConfig = DIST, resolution: int = 8, seed: int = 3) -> np.ndarray:
     """Random pixels uint8 [B, T, H, W, 3]."""
     return np.random.default_rng(seed).integers(0, 256, (clips, dist.frames, resolution, resolution, 3), dtype=np.uint8)
+
+
+def write_pyth(path: Path, state: Mapping[str, np.ndarray]) -> Path:
+    """A published checkpoint with these tensors; skips the test where PyTorch is not installed."""
+    torch = pytest.importorskip("torch")
+    torch.save({"epoch": 3, "model_state": {name: torch.from_numpy(np.array(x)) for name, x in state.items()}}, path)
+    return path

@@ -148,19 +148,13 @@ def test_layers_of_different_precision_are_not_silently_cast():
 # What follows runs where PyTorch is installed: the files themselves, and the published mathematics.
 
 
-def torch_file(path, state):
-    torch = pytest.importorskip("torch")
-    torch.save({"epoch": 3, "model_state": {name: torch.from_numpy(np.array(x)) for name, x in state.items()}}, path)
-    return path
-
-
 def full_state(model):
     return official.to_published(model.dist_params, clip_weights.to_openai(model.clip))
 
 
 def test_a_file_gives_back_the_network_and_its_clip(tmp_path):
     model = small_models.model()
-    path = torch_file(tmp_path / "x.pyth", full_state(model))
+    path = small_models.write_pyth(tmp_path / "x.pyth", full_state(model))
     config, params = official.read_network(path)
     assert config == model.dist
     assert official.holds_clip(path)
@@ -170,7 +164,7 @@ def test_a_file_gives_back_the_network_and_its_clip(tmp_path):
 
 def test_a_network_without_its_clip(tmp_path):
     state = {name: x for name, x in full_state(small_models.model()).items() if ".dist_net." in name}
-    path = torch_file(tmp_path / "x.pyth", state)
+    path = small_models.write_pyth(tmp_path / "x.pyth", state)
     assert not official.holds_clip(path)
 
 
@@ -209,9 +203,8 @@ def test_equals_the_published_network_in_pytorch(sizes):
         close(predictor.encode_video(pixels), reference.embed(as_torch))
         streams = torch.stack([reference.features(as_torch)[i] for i in dist.selected])
         close(predictor.features(pixels), streams)
-        for fuse in (0.0, 0.3):
-            wanted = reference.logits(as_torch, torch.from_numpy(tokens), fuse)
-            close(predictor.logits(pixels, text, fuse), wanted)
+        wanted = reference.logits(as_torch, torch.from_numpy(tokens), fuse=0.3)
+        close(predictor.logits(pixels, text, fuse=0.3), wanted)
 
 
 def close(ours, theirs):

@@ -1,0 +1,93 @@
+"""Starting from another network: per-frame parameters interpolated along time, all other sizes equal."""
+
+import dataclasses
+
+import jax
+import numpy as np
+import pytest
+import small_models
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from small_models import DIST
+
+from dist_jax.errors import UserError
+from dist_jax.weights import dist_official, model_directory, table
+from dist_jax.weights.init_from import adapt, interpolate, load_initial
+
+
+def test_halving_averages_neighbours():
+    np.testing.assert_array_equal(interpolate(np.array([1.0, 3.0, 10.0, 20.0]), 2, 0), [2, 15])
+
+
+def test_doubling_stands_at_quarters_and_repeats_the_ends():
+    np.testing.assert_array_equal(interpolate(np.array([0.0, 4.0]), 4, 0), [0, 1, 3, 4])
+
+
+def test_a_quarter_reads_between_the_middle_two_of_four():
+    np.testing.assert_array_equal(interpolate(np.arange(8.0), 2, 0), [1.5, 5.5])
+
+
+@settings(deadline=None)
+@given(old=st.integers(1, 9), new=st.integers(1, 9))
+def test_stays_between_old_values_and_keeps_constants_and_their_dtype(old, new):
+    values = np.random.default_rng(old).standard_normal((2, old, 3)).astype(np.float32)
+    found = interpolate(values, new, 1)
+    assert (found.shape, found.dtype) == ((2, new, 3), np.float32)
+    assert np.all(found <= values.max(axis=1, keepdims=True) + 1e-6)
+    assert np.all(found >= values.min(axis=1, keepdims=True) - 1e-6)
+    np.testing.assert_array_equal(interpolate(values, old, 1), values)
+    np.testing.assert_array_equal(interpolate(np.full((1, old), 2.5, np.float32), new, 1), np.full((1, new), 2.5))
+
+
+@pytest.mark.parametrize(("old", "new"), [(1, 4), (4, 1), (32, 8), (8, 32), (5, 7), (7, 5)])
+def test_is_what_torch_computes(old, new):
+    torch = pytest.importorskip("torch")
+    values = np.random.default_rng(old).standard_normal((2, 3, old)).astype(np.float32)
+    wanted = torch.nn.functional.interpolate(torch.from_numpy(values), size=new, mode="linear", align_corners=False)
+    np.testing.assert_allclose(interpolate(values, new, 2), wanted.numpy(), atol=1e-6)
+
+
+def test_only_what_has_frames_changes():
+    target = dataclasses.replace(DIST, frames=8)
+    params = small_models.model().dist_params
+    found = adapt(params, DIST, target)
+    shapes = dist_official.param_shapes(target)
+    for path, leaf in table.flatten(found).items():
+        assert leaf.shape == shapes[path], path
+        if path not in ("layers/class_token", "pooling/positions"):
+            np.testing.assert_array_equal(leaf, table.flatten(params)[path])
+    token = params["layers"]["class_token"]  # [L, 2, C] -> [L, 4, C]
+    np.testing.assert_allclose(found["layers"]["class_token"][:, 1], 0.75 * token[:, 0] + 0.25 * token[:, 1], atol=1e-6)
+
+
+def test_every_other_difference_is_named_with_both_sides():
+    target = dataclasses.replace(DIST, alpha=1, temporal_width=16, selected=(0, 1))
+    with pytest.raises(UserError) as error:
+        adapt({}, DIST, target)
+    message = str(error.value)
+    for part in ("alpha is 2 there and 1 here", "selected is (0, 1, 2) there and (0, 1) here", "temporal_width is 8"):
+        assert part in message
+
+
+def test_reads_a_model_directory(tmp_path):
+    model = small_models.model()
+    model_directory.write(tmp_path / "model", model)
+    same = load_initial(tmp_path / "model", DIST)
+    jax.tree.map(np.testing.assert_array_equal, same, model.dist_params)
+    longer = load_initial(tmp_path / "model", dataclasses.replace(DIST, frames=6))
+    assert longer["pooling"]["positions"].shape == (2, 3, 64)
+    with pytest.raises(UserError, match=r"init_from=.*model: .*pooling_layers is 2 there and 4 here"):
+        load_initial(tmp_path / "model", dataclasses.replace(DIST, pooling_layers=4))
+
+
+def test_reads_a_published_file_whatever_blocks_are_selected(tmp_path):
+    dist = dataclasses.replace(DIST, selected=(0, 2))
+    params = small_models.model(dist=dist).dist_params
+    path = small_models.write_pyth(tmp_path / "x.pyth", dist_official.to_published(params, {}))
+    found = load_initial(path, dist)
+    jax.tree.map(np.testing.assert_array_equal, found, params)
+
+
+def test_no_model_is_refused(tmp_path):
+    with pytest.raises(UserError, match="nowhere does not exist"):
+        load_initial(tmp_path / "nowhere", DIST)
