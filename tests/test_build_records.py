@@ -97,7 +97,20 @@ def test_a_folder_per_class(videos, tmp_path):
     }
 
 
-def test_workers_change_no_byte(build, tmp_path):
+def test_everything_on_another_file_system(videos, tmp_path):
+    """`ram://` is TensorFlow's in-memory file system; `gs://` goes the same way."""
+    for label, name in (("up", "a"), ("down", "b")):
+        tf.io.gfile.makedirs(f"ram://in/{label}")
+        tf.io.gfile.copy(str(videos / f"{name}.mp4"), f"ram://in/{label}/{name}.mp4", overwrite=True)
+    command = ["--videos=ram://in", "--output=ram://out", "--workers=1", "--shards=2"]
+    assert build_records.main(command) == 0
+    assert build_records.main(command) == 0
+    index = records.load_index("ram://out/train@2")
+    found = b"".join(record.numpy() for record in tf.data.TFRecordDataset(index.paths))
+    assert len(index) == 2 and b"up/a.mp4" in found and b"down/b.mp4" in found
+
+
+def test_workers_change_no_byte(build):
     alone = hashes(build("--shards=3"))
     assert hashes(build("--shards=3", "--workers=2", "--overwrite")) == alone
 

@@ -12,6 +12,8 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 
+import tensorflow as tf
+
 from dist_jax.data.files import read_text
 from dist_jax.errors import UserError
 
@@ -80,13 +82,13 @@ def read_list(path: str, labels: Sequence[str] | None = None) -> list[Clip]:
 
 def read_folders(folder: str) -> list[Clip]:
     """Clips of a folder that holds one folder of videos per class; the class is the folder's name."""
-    if not os.path.isdir(folder):
+    if not tf.io.gfile.isdir(folder):
         raise UserError(f"{folder}: there is no such folder; --videos names it")
     clips = []
-    for name in sorted(os.listdir(folder)):
-        if os.path.isdir(os.path.join(folder, name)) and not name.startswith("."):
-            files = sorted(os.listdir(os.path.join(folder, name)))
-            clips += [Clip(os.path.join(name, file), name) for file in files if _is_video(file)]
+    for name in _listed(folder):
+        if tf.io.gfile.isdir(os.path.join(folder, name)):
+            files = _listed(os.path.join(folder, name))
+            clips += [Clip(os.path.join(name, file), name) for file in files if file.lower().endswith(VIDEO_SUFFIXES)]
     if not clips:
         raise UserError(
             f"{folder}: holds no folder with videos ({' '.join(VIDEO_SUFFIXES)}); "
@@ -178,5 +180,6 @@ def _refuse_twice(path: str, rows: Sequence[tuple[int, Clip]]) -> None:
         first[clip] = line
 
 
-def _is_video(name: str) -> bool:
-    return name.lower().endswith(VIDEO_SUFFIXES) and not name.startswith(".")
+def _listed(folder: str) -> list[str]:
+    """Names in a folder, sorted, without hidden ones; on object stores folders end with a slash."""
+    return sorted(name.rstrip("/") for name in tf.io.gfile.listdir(folder) if not name.startswith("."))

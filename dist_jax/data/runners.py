@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.sharedctypes import Synchronized
 
 from dist_jax.data import shards
 from dist_jax.errors import UserError
@@ -51,6 +52,8 @@ def run_processes(
 def run_beam(prefix: str, numbers: Sequence[int], runner: str, options: Sequence[str]) -> None:
     """Builds the shards `numbers` of the plan at `prefix` as a Beam pipeline, and waits for its end.
 
+    Remote workers need this package and PyAV: `--extra_package` or `--sdk_container_image` among the options.
+
     Args:
       prefix: OUTPUT/NAME, on a file system that all of the runner's workers see (gs:// on Dataflow).
       numbers: Shards, from 0; one is one element.
@@ -61,7 +64,7 @@ def run_beam(prefix: str, numbers: Sequence[int], runner: str, options: Sequence
       UserError: apache-beam is not installed, or does not know the runner.
     """
     try:
-        import apache_beam as beam  # optional: pip install dist_jax[beam]
+        import apache_beam as beam  # optional
         from apache_beam.options.pipeline_options import PipelineOptions
     except ImportError as error:
         raise UserError(
@@ -86,7 +89,7 @@ def _build_element(number: int, prefix: str) -> int:
     return shards.build_shard(prefix, number).number
 
 
-def _as_they_end(waiting: set, counter: multiprocessing.Value, on_clips: Callable[[int], None]) -> Iterator:
+def _as_they_end(waiting: set, counter: Synchronized, on_clips: Callable[[int], None]) -> Iterator[shards.Report]:
     shown = 0
     while waiting:
         ended, waiting = concurrent.futures.wait(waiting, 0.2, concurrent.futures.FIRST_COMPLETED)
@@ -97,7 +100,7 @@ def _as_they_end(waiting: set, counter: multiprocessing.Value, on_clips: Callabl
             yield future.result()
 
 
-def _start_worker(counter: multiprocessing.Value) -> None:
+def _start_worker(counter: Synchronized) -> None:
     global _counter
     _counter = counter
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C ends a worker without a traceback; the parent reports
