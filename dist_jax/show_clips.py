@@ -1,0 +1,151 @@
+"""A contact sheet of exactly what the network sees: the first thing to look at for a new data set.
+
+    python -m dist_jax.show_clips --config=configs/NAME.py --split=train --count=8 --output=clips.png [--npz=clips.npz]
+
+Training clips come out of the very pipeline and step functions of a run: after augmentation and mixing, with the shares
+of their classes. Validation clips are the views of the first videos.
+"""
+
+import itertools
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from absl import flags
+from ml_collections import config_flags
+
+from dist_jax import config as settings
+from dist_jax import experiment, sharding
+from dist_jax.data import pipeline, sources
+from dist_jax.data.sources import Source
+from dist_jax.errors import UserError, exit_with_message
+from dist_jax.losses import smooth_labels
+from dist_jax.predict import montage
+from dist_jax.preprocess import MEAN, STD, normalize
+from dist_jax.steps import Trainer
+
+FRAMES = 8  # of a clip on the sheet, at most
+
+
+class Shown(NamedTuple):
+    """Clips as they enter the network."""
+
+    video: np.ndarray  # float32 [n, T, H, W, 3], normalised; n clips, or the V views of each video side by side
+    targets: np.ndarray  # float32 [n, K], shares of the classes
+    record: np.ndarray  # int64 [n], number in the source; of a mixed clip, its own
+    id: np.ndarray  # bytes [n], name of the clip
+
+
+def main() -> None:
+    """Runs the program."""
+    args = _arguments()
+    settings.validate(args.config)
+    if args.count < 1:
+        raise UserError(f"--count={args.count}: must be at least 1")
+    built = experiment.build(args.config, sharding.make_mesh(args.config.mesh))
+    source = sources.open_source(args.config.data, args.split)
+    trainer = Trainer(built.model, optax.identity(), built.config)
+    if args.split == "train":
+        shown = training_clips(trainer, source, args.step, args.count)
+    else:
+        shown = validation_clips(trainer, source, args.count)
+    draw_sheet(shown, built.classes, args.output)
+    print(f"{len(shown.video)} clips of {args.split} in {args.output}")
+    if args.npz:
+        np.savez_compressed(args.npz, **shown._asdict(), classes=np.array(built.classes))
+
+
+def training_clips(trainer: Trainer, source: Source, step: int, count: int) -> Shown:
+    """The first `count` clips of the batch of `step`, mixed as in training: whole mixing groups are read for them."""
+    config, resolution = trainer.config, trainer.model.vision.resolution
+    count = min(count, config.batch_size)
+    groups = -(-count // config.mix.group)
+    rows = slice(0, groups * config.mix.group)
+    batch = next(pipeline.train_batches(config, source, step, rows, resolution))
+    draws = trainer.draw(jnp.asarray(step), config.batch_size)
+    draws = draws._replace(
+        gray=draws.gray[rows], jitter=draws.jitter[rows], mix=jax.tree.map(lambda x: x[:groups], draws.mix)
+    )
+    video, targets = trainer.inputs(jnp.asarray(batch["video"]), jnp.asarray(batch["label"]), source.classes, draws)
+    return Shown(_float32(video)[:count], np.asarray(targets)[:count], batch["record"][:count], _names(batch)[:count])
+
+
+def validation_clips(trainer: Trainer, source: Source, count: int) -> Shown:
+    """All views of the first `count` videos; padding and bad records are left out."""
+    config, resolution = trainer.config, trainer.model.vision.resolution
+    batches = pipeline.eval_batches(config, source, slice(None), resolution)
+    needed = itertools.islice(batches, -(-count // config.eval.batch_size))
+    parts = [{name: array[batch["mask"] > 0] for name, array in batch.items()} for batch in needed]
+    batch = {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
+    views = batch["video"].shape[1]
+    video = normalize(jnp.asarray(batch["video"].reshape(-1, *batch["video"].shape[2:])), trainer.model.dtype)
+    targets = smooth_labels(jnp.asarray(batch["label"]), source.classes, 0.0)
+    rows = np.repeat(np.arange(len(batch["label"])), views)
+    return Shown(_float32(video), np.asarray(targets)[rows], batch["record"][rows], _names(batch)[rows])
+
+
+def pixels(video: np.ndarray) -> np.ndarray:
+    """Normalised clips [..., 3] -> uint8 pixels."""
+    return np.clip(np.round((video * np.float32(STD) + np.float32(MEAN)) * 255), 0, 255).astype(np.uint8)
+
+
+def label_line(targets: np.ndarray, classes: Sequence[str]) -> str:
+    """The classes with more than the smoothing's share of the target [K], largest first: "jump 70% + run 30%"."""
+    order = np.argsort(-targets, kind="stable")
+    named = [k for k in order if targets[k] > targets.min() + 0.005] or order[:1]
+    return " + ".join(f"{classes[k]} {targets[k]:.0%}" for k in named)
+
+
+def draw_sheet(shown: Shown, classes: Sequence[str], path: str) -> None:
+    """Writes one line a clip: up to FRAMES of its frames, evenly taken, under its name and classes."""
+    from matplotlib.figure import Figure  # here, because the npz alone does not need it
+
+    frames = shown.video.shape[1]
+    chosen = np.linspace(0, frames - 1, min(FRAMES, frames)).round().astype(int)
+    figure = Figure(figsize=(1.5 * len(chosen), 1.8 * len(shown.video)), layout="constrained")
+    axes = np.atleast_1d(figure.subplots(len(shown.video)))
+    for axis, clip, targets, name in zip(axes, shown.video, shown.targets, shown.id, strict=True):
+        axis.imshow(montage(pixels(clip[chosen])[None]))
+        title = f"{name.decode(errors='replace')}: {label_line(targets, classes)}"
+        axis.set_title(title, loc="left", fontsize=8, parse_math=False)
+        axis.axis("off")
+    try:
+        figure.savefig(path, dpi=110)
+    except (ValueError, OSError) as error:
+        raise UserError(f"--output={path}: {error}") from error
+
+
+def _float32(video: jax.Array) -> np.ndarray:
+    return np.asarray(video.astype(jnp.float32))
+
+
+def _names(batch: pipeline.Batch) -> np.ndarray:
+    return batch["id"].astype(np.bytes_)  # of fixed length: an array of objects would be pickled
+
+
+def _arguments() -> flags.FlagValues:
+    """The command line, sys.argv, where ml_collections looks for overrides; main.py's flags are absl's global ones."""
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "Configuration.", lock_config=True, flag_values=values)
+    flags.DEFINE_enum("split", "train", ["train", "val"], "Which clips.", flag_values=values)
+    flags.DEFINE_integer("count", 8, "How many clips, of val how many videos.", flag_values=values)
+    flags.DEFINE_integer("step", 0, "Optimizer step whose batch is shown (train).", flag_values=values)
+    flags.DEFINE_string("output", "clips.png", "Picture to write.", flag_values=values)
+    flags.DEFINE_string("npz", "", "File for the arrays: video, targets, record, id, classes.", flag_values=values)
+    try:
+        rest = values(sys.argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise UserError(f"{str(error).strip(chr(39)) or type(error).__name__}".replace("\n", "; ")) from error
+    if values.config is None or len(rest) > 1:
+        raise UserError(
+            "usage: python -m dist_jax.show_clips --config=configs/demo.py --split=train --output=clips.png"
+        )
+    return values
+
+
+if __name__ == "__main__":
+    exit_with_message(main)

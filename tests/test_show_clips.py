@@ -1,0 +1,144 @@
+"""The contact sheet shows what the trainer computes with."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import optax
+import pytest
+import small_models
+from PIL import Image
+from small_records import CLASSES, example, write_shards
+
+from dist_jax import config as settings
+from dist_jax import show_clips
+from dist_jax.data import pipeline, sources
+from dist_jax.errors import UserError
+from dist_jax.preprocess import normalize
+from dist_jax.steps import Trainer
+from dist_jax.weights import clip as clip_weights
+
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections' flags
+NAMES = [f"class {k}" for k in range(CLASSES)]
+
+
+@pytest.fixture
+def pattern(tmp_path):
+    return write_shards(tmp_path / "records", [example(record) for record in range(7)], shards=1)
+
+
+@pytest.fixture
+def config(pattern):
+    config = settings.defaults()
+    config.data.train = config.data.val = pattern
+    config.batch_size, config.eval.batch_size, config.mix.group = 8, 4, 2
+    config.model.frames, config.model.alpha = 4, 2
+    return config
+
+
+@pytest.fixture
+def trainer(config, tiny_model):
+    return Trainer(tiny_model, optax.identity(), ml_collections.FrozenConfigDict(config))
+
+
+def test_training_clips_are_the_steps_own_inputs(trainer, config):
+    source = sources.open_source(config.data, "train")
+    shown = show_clips.training_clips(trainer, source, 2, 3)
+    batch = next(itertools.islice(pipeline.train_batches(config, source, 0, slice(None), 8), 2, None))
+    draws = trainer.draw(jnp.asarray(2), 8)
+    video, targets = trainer.inputs(jnp.asarray(batch["video"]), jnp.asarray(batch["label"]), CLASSES, draws)
+    np.testing.assert_array_equal(shown.video, video[:3])
+    np.testing.assert_array_equal(shown.targets, targets[:3])
+    np.testing.assert_array_equal(shown.record, batch["record"][:3])
+    np.testing.assert_array_equal(shown.id, batch["id"][:3].astype(bytes))
+
+
+def test_more_training_clips_than_a_batch_are_the_batch(trainer, config):
+    assert len(show_clips.training_clips(trainer, sources.open_source(config.data, "train"), 0, 100).video) == 8
+
+
+def test_validation_clips_are_the_views_of_the_first_videos(trainer, config):
+    shown = show_clips.validation_clips(trainer, sources.open_source(config.data, "val"), 5)
+    assert shown.video.shape == (5 * 3, 4, 8, 8, 3)
+    assert shown.record.tolist() == np.repeat(range(5), 3).tolist()
+    assert shown.targets.argmax(1).tolist() == np.repeat([0, 1, 2, 3, 4], 3).tolist()
+    assert len(show_clips.validation_clips(trainer, sources.open_source(config.data, "val"), 100).video) == 7 * 3
+
+
+def test_pixels_undo_the_normalisation():
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 4, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(show_clips.pixels(np.asarray(normalize(jnp.asarray(pixels)))), pixels)
+
+
+def test_a_label_line_names_the_mixed_classes():
+    smoothed = np.array([0.02, 0.65, 0.02, 0.29, 0.02], np.float32)
+    assert show_clips.label_line(smoothed, NAMES) == "class 1 65% + class 3 29%"
+    assert show_clips.label_line(np.eye(5)[2], NAMES) == "class 2 100%"
+
+
+@pytest.fixture
+def arguments(tmp_path, pattern):
+    """Flags for a small CLIP directory and these records."""
+    backbone = small_models.clip()
+    backbone = backbone.__class__(**{**vars(backbone), "params": jax.tree.map(np.asarray, backbone.params)})
+    clip_weights.save_huggingface(backbone, tmp_path / "clip")
+    small_models.write_tokenizer(tmp_path / "clip")
+    (tmp_path / "records" / "labels.txt").write_text("jump\nrun\nswim\nclap\nfall\n")
+    (tmp_path / "small.py").write_text(
+        "from dist_jax import config\n\n\ndef get_config():\n    return config.defaults()\n",
+    )
+    changes = {
+        "clip.weights": tmp_path / "clip",
+        "data.train": pattern,
+        "data.val": pattern,
+        "batch_size": 8,
+        "mix.group": 2,
+        "model.frames": 4,
+        "model.integration_width": 64,
+        "mesh.data": 8,
+    }
+    return [
+        "show_clips",
+        f"--config={tmp_path / 'small.py'}",
+        *(f"--config.{name}={value}" for name, value in changes.items()),
+        f"--output={tmp_path / 'clips.png'}",
+    ]
+
+
+@pytest.mark.parametrize(("split", "lines"), [("train", 3), ("val", 9)])
+def test_the_program_writes_the_picture_and_the_arrays(arguments, tmp_path, capsys, monkeypatch, split, lines):
+    monkeypatch.setattr("sys.argv", [*arguments, f"--split={split}", "--count=3", f"--npz={tmp_path / 'clips.npz'}"])
+    show_clips.main()
+    assert f"{lines} clips of {split}" in capsys.readouterr().out
+    with Image.open(tmp_path / "clips.png") as picture:
+        assert picture.height > picture.width / 4 * lines / 2
+    with np.load(tmp_path / "clips.npz", allow_pickle=False) as arrays:
+        assert arrays["video"].shape == (lines, 4, 8, 8, 3)
+        assert arrays["targets"].shape == (lines, CLASSES)
+        np.testing.assert_allclose(arrays["targets"].sum(1), 1, rtol=1e-5)
+        assert arrays["classes"].tolist() == ["jump", "run", "swim", "clap", "fall"]
+
+
+@pytest.mark.parametrize(
+    ("extra", "message"),
+    [
+        (["--count=0"], "must be at least 1"),
+        (["--split=test"], "split"),
+        (["--output=/nowhere/clips.png", "--count=1"], "/nowhere/clips.png"),
+        (["--config.batch_sise=1"], "batch_size"),
+        (["another"], "usage"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(arguments, monkeypatch, extra, message):
+    monkeypatch.setattr("sys.argv", [*arguments, *extra])
+    with pytest.raises(UserError, match=message) as raised:
+        show_clips.main()
+    assert "\n" not in str(raised.value)
+
+
+def test_the_configuration_is_needed(monkeypatch):
+    monkeypatch.setattr("sys.argv", ["show_clips"])
+    with pytest.raises(UserError, match="usage"):
+        show_clips.main()
