@@ -28,6 +28,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _arguments().parse_args(argv)
     if args.use_clip and not args.clip:
         raise UserError(f"--use-clip {args.use_clip} chooses between two CLIPs; name the other one with --clip")
+    if args.tokenizer and not tokenizer.files(Path(args.tokenizer)):
+        raise UserError(f"--tokenizer {args.tokenizer}: no tokenizer's files are there (vocab.json and merges.txt)")
     model = read_model(args.input, clip=args.clip, use_clip=args.use_clip, selected=args.selected)
     if args.to == "pytorch":
         write_pytorch(args.output, model)

@@ -113,6 +113,35 @@ def test_two_clips_that_differ_are_told_apart(tmp_path, clip_directory):
     same_params(model_directory.read(tmp_path / "b").clip.params, small_models.clip(seed=9).params)
 
 
+def test_the_same_weights_with_another_activation_are_another_clip(tmp_path, clip_directory):
+    vision = dataclasses.replace(VISION, activation="gelu")
+    same = dataclasses.replace(
+        small_models.clip(vision=vision), fingerprint=clip_weights.load(clip_directory).fingerprint
+    )
+    model_directory.write(tmp_path / "model", dataclasses.replace(small_models.model(), clip=same))
+    with pytest.raises(UserError, match="differ: vision activation gelu and quick_gelu"):
+        run("--input", tmp_path / "model", "--clip", clip_directory, "--output", tmp_path / "new")
+
+
+def test_what_a_model_knows_is_not_asked_for(tmp_path, workdir):
+    model_directory.write(tmp_path / "model", small_models.model())
+    for source in (tmp_path / "model", workdir):
+        with pytest.raises(UserError, match="which knows the CLIP blocks that it reads; leave out --selected"):
+            run("--input", source, "--output", tmp_path / "new", "--selected", "0,1,2")
+
+
+def test_a_folder_without_tokenizer_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"--tokenizer .*: no tokenizer's files are there"):
+        run("--input", "x", "--output", tmp_path / "new", "--tokenizer", tmp_path)
+
+
+def test_a_clip_alone_is_no_model(tmp_path, clip_directory):
+    with pytest.raises(UserError, match=r"holds no DiST network \(perhaps a CLIP alone, which is for --clip\)"):
+        run("--input", clip_directory, "--output", tmp_path / "new")
+    with pytest.raises(UserError, match=r"holds no DiST network \(dist_net\.\*\); if it is a CLIP"):
+        run("--input", f"{clip_directory}/model.safetensors", "--output", tmp_path / "new")
+
+
 def test_a_choice_between_two_clips_needs_two():
     with pytest.raises(UserError, match="--use-clip given chooses between two CLIPs; name the other one with --clip"):
         run("--input", "x", "--output", "y", "--use-clip", "given")

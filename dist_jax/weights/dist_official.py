@@ -206,6 +206,8 @@ def read_network(path: Path, selected: tuple[int, ...] | None = None) -> tuple[D
     """The DiST network of a published file; see `params_from_published`."""
     tensors = checkpoint_files.open_tensors(path)
     network, _ = split(list(tensors), str(path))
+    if not network:
+        raise UserError(f"{path} holds no DiST network ({NETWORK}*); if it is a CLIP, name it with --clip")
     return params_from_published({today: tensors[name] for today, name in network.items()}, str(path), selected)
 
 

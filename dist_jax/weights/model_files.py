@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 
 import numpy as np
+from etils import epath
 
 from dist_jax.errors import UserError
 from dist_jax.models.clip_vision import VisionConfig
@@ -38,17 +39,18 @@ def read_model(
     Raises:
       UserError: if the path holds no model, or a damaged one; if two CLIPs differ.
     """
-    path = Path(path)
     if _is_workdir(path):
-        return _read_workdir(path, clip, use_clip, place)
-    if model_directory.is_model_directory(path):
-        model = model_directory.read(path, place)
-    elif path.is_file():
-        model = _read_pyth(path, clip, selected, place)
+        kind, model = "a training workdir", _read_workdir(str(path), clip, use_clip, place)
+    elif model_directory.is_model_directory(path):
+        kind, model = "a model directory", model_directory.read(path, place)
+        if clip:
+            model = dataclasses.replace(model, clip=_choose_clip(model.clip, clip, use_clip, path, place))
+    elif Path(path).is_file():
+        kind, model = "", _read_pyth(Path(path), clip, use_clip, selected, place)
     else:
-        raise UserError(_not_a_model(path))
-    if clip and model.clip is not None:
-        model = dataclasses.replace(model, clip=_choose_clip(model.clip, clip, use_clip, path, place))
+        raise UserError(_not_a_model(Path(path)))
+    if kind and selected is not None:
+        raise UserError(f"{path} is {kind}, which knows the CLIP blocks that it reads; leave out --selected")
     check_fits(model.dist, model.clip.vision, model.clip.name)
     return model
 
@@ -58,14 +60,13 @@ def read_dist(path: str | Path) -> tuple[DistConfig, dict]:
 
     A published file does not say which CLIP blocks it reads: here they are the first ones, as many as it has layers.
     """
-    path = Path(path)
     if _is_workdir(path):
-        return _run_network(path)
+        return _run_network(str(path))
     if model_directory.is_model_directory(path):
         return model_directory.read_dist(path)
-    if path.is_file():
-        return dist_official.read_network(path)
-    raise UserError(_not_a_model(path))
+    if Path(path).is_file():
+        return dist_official.read_network(Path(path))
+    raise UserError(_not_a_model(Path(path)))
 
 
 def check_fits(dist: DistConfig, vision: VisionConfig, name: str) -> None:
@@ -84,12 +85,14 @@ def check_fits(dist: DistConfig, vision: VisionConfig, name: str) -> None:
         raise UserError(f"CLIP {name} does not fit the DiST network: it has {', '.join(differ)}")
 
 
-def _read_pyth(path: Path, clip: str, selected: tuple[int, ...] | None, place: Place) -> Model:
+def _read_pyth(path: Path, clip: str, use_clip: str, selected: tuple[int, ...] | None, place: Place) -> Model:
     dist, params = dist_official.read_network(path, selected)
     inside = dist_official.holds_clip(path)
     if not inside and not clip:
         raise UserError(f"{path} holds a DiST network without its CLIP; name the CLIP weights with --clip")
     tower = clip_weights.load(str(path) if inside else clip, dtype=np.float32, place=_below_clip(place))
+    if inside and clip:
+        tower = _choose_clip(tower, clip, use_clip, path, place)
     if selected is None and len(dist.selected) != tower.vision.layers:
         raise UserError(
             f"{path} has {len(dist.selected)} layers, but its CLIP {tower.vision.layers} blocks; say which blocks it "
@@ -98,7 +101,7 @@ def _read_pyth(path: Path, clip: str, selected: tuple[int, ...] | None, place: P
     return Model(dist, _placed(params, place), tower)
 
 
-def _read_workdir(path: Path, clip: str, use_clip: str, place: Place) -> Model:
+def _read_workdir(path: str, clip: str, use_clip: str, place: Place) -> Model:
     run = _run(path)
     dist, params = _run_network(path)
     weights = run.config["clip"]["weights"] if use_clip == "inside" or not clip else clip
@@ -110,7 +113,6 @@ def _read_workdir(path: Path, clip: str, use_clip: str, place: Place) -> Model:
             f"{weights} holds another one ({tower.fingerprint[:12]}); give --clip the same weights, or say "
             "--use-clip given to use these"
         )
-    check_fits(dist, tower.vision, tower.name)
     settings = run.config
     evaluation = Evaluation(
         **{name: settings["eval"][name] for name in ("views", "crops", "fuse")},
@@ -119,7 +121,7 @@ def _read_workdir(path: Path, clip: str, use_clip: str, place: Place) -> Model:
     return Model(dist, _placed(params, place), tower, tuple(run.classes), None, evaluation)
 
 
-def _run_network(workdir: Path) -> tuple[DistConfig, dict]:
+def _run_network(workdir: str) -> tuple[DistConfig, dict]:
     from dist_jax import checkpoint  # Orbax takes seconds to import and is needed for workdirs alone
 
     run = _run(workdir)
@@ -128,14 +130,14 @@ def _run_network(workdir: Path) -> tuple[DistConfig, dict]:
     return dist, checkpoint.load_params(workdir, best=run.config["checkpoint"]["best"])[1]
 
 
-def _run(workdir: Path) -> "checkpoint.Run":  # noqa: F821
+def _run(workdir: str) -> "checkpoint.Run":  # noqa: F821
     from dist_jax import checkpoint
 
     return checkpoint.read_run(workdir)
 
 
-def _is_workdir(path: Path) -> bool:
-    return (path / RUN_FILE).is_file()
+def _is_workdir(path: str | Path) -> bool:
+    return (epath.Path(path) / RUN_FILE).exists()  # perhaps in a bucket
 
 
 def _not_a_model(path: Path) -> str:
@@ -146,11 +148,11 @@ def _not_a_model(path: Path) -> str:
     return f"{path} is not {KINDS}"
 
 
-def _choose_clip(inside: Clip, weights: str, use_clip: str, path: Path, place: Place) -> Clip:
+def _choose_clip(inside: Clip, weights: str, use_clip: str, path: str | Path, place: Place) -> Clip:
     """The model's own CLIP or the given weights: whichever if they are the same, else the one asked for."""
     resolution = inside.vision.resolution
     given = clip_weights.load(weights, dtype=np.float32, resolution=resolution, place=_below_clip(place))
-    if given.fingerprint == inside.fingerprint or use_clip == "given":
+    if use_clip == "given" or (given.fingerprint == inside.fingerprint and not _size_differences(inside, given)):
         return given
     if use_clip == "inside":
         return dataclasses.replace(inside, tokenizer=given.tokenizer or inside.tokenizer)
@@ -162,15 +164,7 @@ def _choose_clip(inside: Clip, weights: str, use_clip: str, path: Path, place: P
 
 def clip_difference(one: Clip, other: Clip) -> str:
     """In words: the sizes in which two CLIPs differ, or the tensors and by how much."""
-    sizes = [
-        f"{tower} {field.name} {getattr(a, field.name)} and {getattr(b, field.name)}"
-        for tower, a, b in (("vision", one.vision, other.vision), ("text", one.text, other.text))
-        if a is not None and b is not None
-        for field in dataclasses.fields(a)
-        if getattr(a, field.name) != getattr(b, field.name)
-    ]
-    if (one.text is None) != (other.text is None):
-        sizes.append(f"only {(other if one.text is None else one).name} has a text tower")
+    sizes = _size_differences(one, other)
     if sizes:
         return ", ".join(sizes)
     a, b = table.flatten(one.params), table.flatten(other.params)
@@ -182,6 +176,19 @@ def clip_difference(one: Clip, other: Clip) -> str:
         return "in the original files' precision alone"
     worst = max(gaps, key=gaps.__getitem__)
     return f"{len(gaps)} of {len(a)} parameters, most {worst}, by up to {gaps[worst]:.3g}"
+
+
+def _size_differences(one: Clip, other: Clip) -> list[str]:
+    if (one.text is None) != (other.text is None):
+        return [f"only {(other if one.text is None else one).name} has a text tower"]
+    return [
+        f"{tower} {field.name} {getattr(a, field.name)} and {getattr(b, field.name)}"
+        for tower, a, b in (("vision", one.vision, other.vision), ("text", one.text, other.text))
+        if a is not None
+        for field in dataclasses.fields(a)
+        # The end token is also the highest one, by which some formats find it.
+        if field.name != "end_token" and getattr(a, field.name) != getattr(b, field.name)
+    ]
 
 
 def _below_clip(place: Place) -> Place:
