@@ -9,12 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import small_models
+from golden.tiny import GOLDEN, TOKENS_SEED, inputs, state_dict
+from safetensors.numpy import save_file
 from small_models import CLASSES, DIST, TEXT, VISION
 
 import dist_jax
 from dist_jax import convert, sharding
 from dist_jax.errors import UserError
-from dist_jax.weights import model_directory
+from dist_jax.weights import dist_official, model_directory
 
 TOKENS = np.array([[52, 3, 4, 53, 0], [52, 7, 53, 0, 0]])
 VIDEO = small_models.video(2)
@@ -162,6 +164,18 @@ def test_clips_of_another_length(model):
     assert longer.encode_video(small_models.video(1, dataclasses.replace(DIST, frames=8))).shape == (1, 32)
     with pytest.raises(UserError, match=r"frames=5: must be a positive multiple of alpha=2"):
         model.for_frames(5)
+
+
+def test_a_published_file_gives_the_published_figures(tmp_path):
+    state = {f"{dist_official.PREFIX}{name}": np.asarray(tensor) for name, tensor in state_dict().items()}
+    save_file(state, tmp_path / "golden.safetensors")  # a .pyth needs PyTorch
+    model = dist_jax.load(tmp_path / "golden.safetensors")
+    pixels, tokens, _ = inputs(TOKENS_SEED)
+    text = model.encode_text(tokens)
+    golden = GOLDEN["text_features"]
+    np.testing.assert_allclose(text, golden / np.linalg.norm(golden, axis=1, keepdims=True), atol=1e-6)
+    np.testing.assert_allclose(model.encode_video(pixels), GOLDEN["video_embedding"], atol=1e-6)
+    np.testing.assert_allclose(model.logits(pixels, text), GOLDEN["logits"], atol=1e-5)
 
 
 WRONG_VIDEOS = {
