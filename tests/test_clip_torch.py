@@ -189,6 +189,21 @@ class Node(torch.nn.Module):
         return x
 
 
+class Lists(Node):
+    """A module whose archive says the types of lists and dictionaries, as older PyTorch does for convolutions."""
+
+    names: dict[str, int]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.padding, self.means, self.flags = [0, 0], [0.5], [True]
+        self.names, self.others = {"a": 1}, [torch.ones(2)]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        count = len(self.padding) + len(self.means) + len(self.flags) + len(self.names) + len(self.others)
+        return x * count
+
+
 class Runs(Node):
     """A module whose archive runs code when it is opened."""
 
@@ -222,7 +237,7 @@ def archive(tensors: dict, file: Path, root: torch.nn.Module) -> None:
 def test_a_torchscript_archive(tmp_path):
     sizes = {name: np.asarray(48) for name in ("input_resolution", "context_length", "vocab_size")}
     half = {name: value.astype(np.float16) if "weight" in name else value for name, value in OPENAI.items()}
-    archive(as_torch(half | sizes), tmp_path / "ViT.pt", Node())
+    archive(as_torch(half | sizes), tmp_path / "ViT.pt", Lists())
     loaded = clip.load(str(tmp_path / "ViT.pt"))
     expected = clip.from_openai({name: value.astype(np.float32) for name, value in half.items()}, "expected")
     assert loaded.fingerprint == expected.fingerprint

@@ -125,10 +125,10 @@ def _open_torch(path: Path) -> dict[str, Tensor]:
 
 
 def _cause(error: Exception) -> str:
-    """PyTorch's advice left out: the cause stands in the first sentence, of weights_only's messages in the second."""
+    """The sentence that says what is wrong; PyTorch's advice around it (to read the file all the same) is left out."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    cause = lines[1] if lines[0].startswith("Weights only load failed") and len(lines) > 1 else lines[0]
-    return cause.split(". ")[0].rstrip(".")
+    cause = next((line for line in lines if "GLOBAL" in line or "WeightsUnpickler error" in line), lines[0])
+    return cause.removeprefix("WeightsUnpickler error: ").split(". ")[0].rstrip(".")
 
 
 def _state_dict(found: object, path: Path) -> dict:
@@ -189,12 +189,24 @@ def _load_torchscript(path: Path) -> dict:
         classes = torch.serialization.get_unsafe_globals_in_checkpoint(copy)
         copy.seek(0)
         allowed = [(type("Attributes", (), {}), name) for name in classes if name.startswith("__torch__.")]
+        allowed += [(_first_argument, name) for name in classes if name in _CONTAINER_TYPES]
         with torch.serialization.safe_globals(allowed):
             try:
                 module = torch.load(copy, map_location="cpu", weights_only=True)
             except TypeError as error:
                 raise pickle.UnpicklingError("its modules are set up by code of the archive") from error
     return dict(_module_tensors(module, ""))
+
+
+# Functions that an archive calls to say what is in a list or dictionary, which they return.
+_CONTAINER_TYPES = {
+    f"torch.jit._pickle.{name}"
+    for name in ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")
+}
+
+
+def _first_argument(value: object, _: str = "") -> object:
+    return value
 
 
 def _module_tensors(module: object, prefix: str) -> list[tuple[str, object]]:

@@ -286,7 +286,9 @@ def _read(
 
 
 def _digest(path: str, value: np.ndarray) -> str:
-    return hashlib.sha256(f"{path} {value.shape} ".encode() + np.ascontiguousarray(value).tobytes()).hexdigest()
+    digest = hashlib.sha256(f"{path} {value.shape} ".encode())
+    digest.update(np.ascontiguousarray(value))
+    return digest.hexdigest()
 
 
 def _to_theirs(rows: table.Table, clip: Clip) -> dict[str, np.ndarray]:
