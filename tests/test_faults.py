@@ -118,6 +118,23 @@ def test_the_list_is_taken_up_by_a_resumed_run(spoilt, tmp_path):
     assert Faults("val", path).counts == {}
 
 
+def test_two_splits_share_a_list(tmp_path):
+    train_faults, val_faults = (Faults(split, tmp_path / "bad_records.csv") for split in ("train", "val"))
+    train_faults.add(3, "image", "here", "line 1, with a comma")
+    train_faults.settle(1.0, 10)
+    val_faults.add(3, "checksum", "there", "")
+    val_faults.settle(1.0, 10)
+    train_faults.add(4, "image", "here", "")
+    train_faults.settle(1.0, 10)
+    rows = list(csv.reader((tmp_path / "bad_records.csv").read_text().splitlines()))[1:]
+    assert sorted(row[:3] for row in rows) == [
+        ["train", "3", "image"],
+        ["train", "4", "image"],
+        ["val", "3", "checksum"],
+    ]
+    assert Faults("train", tmp_path / "bad_records.csv").counts == {"image": 2}
+
+
 def test_above_the_limit_the_run_stops(spoilt):
     assert len(train(make_config(spoilt, limit=0.25), 12)) == 12  # 5 of 20 are bad
     with pytest.raises(UserError, match=r"5 of 20 records .* bad \(.*2 x checksum.*max_bad_fraction=0\.2"):
@@ -127,8 +144,8 @@ def test_above_the_limit_the_run_stops(spoilt):
 def test_many_hosts_notice_what_each_meets_only_in_part():
     faults = Faults("train", reads=1000, bad_reads=50)
     with pytest.raises(UserError, match=r"max_bad_fraction=0\.01"):
-        faults.check(0.01, size=1_000_000)
-    Faults("train", reads=1000, bad_reads=20).check(0.01, size=1_000_000)
+        faults.settle(0.01, size=1_000_000)
+    Faults("train", reads=1000, bad_reads=20).settle(0.01, size=1_000_000)
 
 
 def test_a_set_of_bad_records_alone_is_an_error(tmp_path):

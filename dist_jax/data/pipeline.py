@@ -63,7 +63,7 @@ def train_batches(
     shape = [config.model.frames, resolution, resolution, 3]
     for batch in _batches(config, positions, clip, shape, len(rows)):
         _settle(batch, source, clip, faults)
-        faults.check(config.data.max_bad_fraction, source.size)
+        faults.settle(config.data.max_bad_fraction, source.size)
         for record in batch["record"][batch["mask"] == 0]:
             tried = min(source.size, _CANDIDATES)
             raise UserError(f"train: from {source.where(int(record))} on, {tried} records in a row are bad")
@@ -100,7 +100,7 @@ def eval_batches(
 
     for batch in _batches(config, positions, clip, shape, len(rows)):
         _settle(batch, source, clip, faults)
-        faults.check(config.data.max_bad_fraction, source.size)
+        faults.settle(config.data.max_bad_fraction, source.size)
         yield batch
 
 
