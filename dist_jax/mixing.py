@@ -27,15 +27,15 @@ def draw(key: jax.Array, groups: int, size: tuple[int, int], mix: ml_collections
 
 
 def _draw_one(key: jax.Array, size: tuple[int, int], mix: ml_collections.ConfigDict) -> MixDraw:
-    on, which, mixup, cutmix, place = jax.random.split(key, 5)
-    mixed = jax.random.bernoulli(on, mix.probability)
+    on, which, kept, place = jax.random.split(key, 4)
+    mixed = jax.random.bernoulli(on, mix.probability if mix.mixup > 0 or mix.cutmix > 0 else 0.0)
     if mix.mixup > 0 and mix.cutmix > 0:
         is_cutmix = jax.random.bernoulli(which, mix.switch)
     else:
         is_cutmix = jnp.asarray(mix.cutmix > 0)
-    blend = jax.random.beta(mixup, mix.mixup, mix.mixup) if mix.mixup > 0 else jnp.ones(())
-    blend = jnp.where(mixed & ~is_cutmix, blend, 1.0)
-    kept = jax.random.beta(cutmix, mix.cutmix, mix.cutmix) if mix.cutmix > 0 else jnp.ones(())
+    alpha = jnp.where(is_cutmix, mix.cutmix, mix.mixup)
+    kept = jax.random.beta(kept, alpha, alpha)
+    blend = jnp.where(mixed & ~is_cutmix, kept, 1.0)
     box = jnp.where(mixed & is_cutmix, _box(place, kept, size), 0)
     area = (box[2] - box[0]) * (box[3] - box[1])
     share = blend * (1.0 - area.astype(jnp.float32) / (size[0] * size[1]))

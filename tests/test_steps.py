@@ -1,5 +1,7 @@
 """The training step: the same numbers on any mesh and in any number of parts, and nothing of CLIP in its state."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -89,10 +91,10 @@ def test_the_state_holds_no_frozen_parameter(tiny_model, tiny_frozen, tiny_text,
 
 def test_gradients_reach_every_parameter_but_the_last_exchange(tiny_model, tiny_frozen, tiny_text, tiny_config):
     trainer = trainer_of(tiny_model, tiny_config)
-    params = trainer.init(jax.random.key(0)).params
+    params = jax.jit(trainer.init)(jax.random.key(0)).params
     video = jax.random.normal(jax.random.key(1), (2, 4, 8, 8, 3))
     loss = lambda params, frozen: jnp.sum(jnp.sin(trainer.model.logits(params, frozen, tiny_text, video)))
-    grads, of_frozen = jax.grad(loss, argnums=(0, 1))(params, tiny_frozen)
+    grads, of_frozen = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, tiny_frozen)
     exchange = grads["layers"].pop("to_temporal")
     assert all(np.any(leaf[:-1] != 0) and np.all(leaf[-1] == 0) for leaf in jax.tree.leaves(exchange))
     # A key's bias moves all scores of a query alike, so its gradient is zero but for rounding.
@@ -108,19 +110,20 @@ def test_gradients_reach_every_parameter_but_the_last_exchange(tiny_model, tiny_
 def test_the_average_of_parameters_is_exact(tiny_model, tiny_frozen, tiny_text, tiny_config):
     tiny_config.ema = 0.75
     trainer = trainer_of(tiny_model, tiny_config)
-    state = trainer.init(jax.random.key(0))
+    state = jax.jit(trainer.init)(jax.random.key(0))
     expected = state.params
+    step = jax.jit(trainer.train_step)
     for number in range(3):
-        state, _ = trainer.train_step(state, tiny_frozen, tiny_text, clips(number))
+        state, _ = step(state, tiny_frozen, tiny_text, clips(number))
         expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, expected, state.params)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), state.ema, expected)
 
 
 def test_a_loss_that_is_not_finite_changes_no_parameter(tiny_model, tiny_frozen, tiny_text, tiny_config):
     trainer = trainer_of(tiny_model, tiny_config)
-    state = trainer.init(jax.random.key(0))
+    state = jax.jit(trainer.init)(jax.random.key(0))
     broken = tiny_frozen | {"logit_scale": jnp.asarray(jnp.inf)}
-    after, metrics = trainer.train_step(state, broken, tiny_text, clips(0))
+    after, metrics = jax.jit(trainer.train_step)(state, broken, tiny_text, clips(0))
     assert metrics["skipped"] == 1
     assert after.step == 1
     before = (state.params, state.opt_state)
@@ -128,10 +131,11 @@ def test_a_loss_that_is_not_finite_changes_no_parameter(tiny_model, tiny_frozen,
 
 
 def test_views_are_summed_after_the_softmax(tiny_model, tiny_frozen, tiny_text, tiny_config):
-    params = trainer_of(tiny_model, tiny_config).init(jax.random.key(0)).params
+    params = jax.jit(trainer_of(tiny_model, tiny_config).init)(jax.random.key(0)).params
     video = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 8, 8, 3), dtype=np.uint8)
-    scores = eval_step(tiny_model, 0.0, params, tiny_frozen, tiny_text, video)
-    views = [eval_step(tiny_model, 0.0, params, tiny_frozen, tiny_text, video[:, [v]]) for v in range(3)]
+    step = jax.jit(functools.partial(eval_step, tiny_model, 0.0))
+    scores = step(params, tiny_frozen, tiny_text, video)
+    views = [step(params, tiny_frozen, tiny_text, video[:, [v]]) for v in range(3)]
     np.testing.assert_allclose(scores, sum(views), rtol=1e-5)
     np.testing.assert_allclose(np.sum(scores, axis=1), 3.0, rtol=1e-5)
 
