@@ -190,6 +190,14 @@ def test_a_flip_swaps_the_labels_of_the_pairs(pattern):
         assert batch["label"].tolist() == [{0: 1, 1: 0}.get(label, label) for label in stored]
 
 
+def test_rand_augment_and_erasing_are_switches(pattern, config):
+    plain = train(config, 1)[0]["video"]
+    for change in ({"augment__rand_augment": (2, 9.0)}, {"augment__erase": 1.0}):
+        changed = train(make_config(pattern, **change), 1)[0]["video"]
+        assert changed.shape == plain.shape
+        assert not np.array_equal(changed, plain)
+
+
 def test_videos_and_their_list_go_the_same_way(tmp_path):
     for number in range(3):
         write_video(tmp_path / f"{number}.mp4", frames=12, width=32, height=24)

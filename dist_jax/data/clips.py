@@ -8,6 +8,7 @@ import ml_collections
 import tensorflow as tf
 
 from dist_jax.data import augment, sampling
+from dist_jax.data.rand_augment import rand_augment
 from dist_jax.data.sampling import Features
 from dist_jax.data.sources import Source
 
@@ -27,6 +28,8 @@ def train_clip(
     features = augment.resize(source.decode(features), resolution, resolution)
     features["video"] = tf.gather(features["video"], order)  # [T, H, W, 3]
     features = augment.random_flip(features, config.augment.flip, config.augment.flip_labels)
+    if config.augment.rand_augment:
+        features = rand_augment(features, *config.augment.rand_augment)
     if config.augment.erase:
         features = augment.random_erase(features, config.augment.erase)
     return _row(features, record, [config.model.frames, resolution, resolution, 3])

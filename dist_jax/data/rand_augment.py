@@ -1,0 +1,182 @@
+"""RandAugment (arXiv 1909.13719) on whole clips: the operations and ranges that torchvision gives it.
+
+A magnitude m of 0 to 10 is m / 10 of each operation's range. An operation and its sign are drawn once for all frames.
+Shapes: video uint8 [T, H, W, 3]; what a geometric operation brings in from outside is black.
+"""
+
+import math
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from dist_jax.data.sampling import Features, fold_in
+
+Operation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]  # video, signed strength (float32 [], -1 to 1) -> video
+
+_SHEAR = 0.3
+_ROTATION = math.radians(30)
+_TRANSLATION = 150 / 331  # of the frame's side
+_ENHANCEMENT = 0.9
+
+
+def rand_augment(features: Features, operations: int, magnitude: float) -> Features:
+    """Applies so many operations, each drawn uniformly (with repetition), at the magnitude 0 to 10."""
+    video = features["video"]
+    for number in range(operations):
+        seed = fold_in(features["seed"], f"rand_augment {number}")
+        which = tf.random.stateless_uniform([], fold_in(seed, "which"), 0, len(OPERATIONS), dtype=tf.int32)
+        positive = tf.random.stateless_uniform([], fold_in(seed, "sign")) < 0.5
+        strength = tf.where(positive, magnitude / 10, -magnitude / 10)
+        video = tf.switch_case(which, [_bound(operation, video, strength) for operation in OPERATIONS])
+    return features | {"video": tf.ensure_shape(video, features["video"].shape)}
+
+
+def _bound(operation: Operation, video: tf.Tensor, strength: tf.Tensor) -> Callable[[], tf.Tensor]:
+    return lambda: operation(video, strength)
+
+
+def identity(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Nothing."""
+    del strength
+    return video
+
+
+def shear_x(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Rows shift by up to 0.3 of their distance from the centre."""
+    return _affine(video, [[1.0, _SHEAR * strength], [0.0, 1.0]])
+
+
+def shear_y(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Columns shift by up to 0.3 of their distance from the centre."""
+    return _affine(video, [[1.0, 0.0], [_SHEAR * strength, 1.0]])
+
+
+def translate_x(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Shifts by up to 150/331 of the width."""
+    width = tf.cast(tf.shape(video)[2], tf.float32)
+    return _affine(video, [[1.0, 0.0], [0.0, 1.0]], x=strength * _TRANSLATION * width)
+
+
+def translate_y(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Shifts by up to 150/331 of the height."""
+    height = tf.cast(tf.shape(video)[1], tf.float32)
+    return _affine(video, [[1.0, 0.0], [0.0, 1.0]], y=strength * _TRANSLATION * height)
+
+
+def rotate(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Turns by up to 30 degrees about the centre."""
+    angle = strength * _ROTATION
+    return _affine(video, [[tf.cos(angle), -tf.sin(angle)], [tf.sin(angle), tf.cos(angle)]])
+
+
+def brightness(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Towards black or away from it."""
+    return _blend(tf.zeros_like(video, tf.float32), video, strength)
+
+
+def color(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Towards gray or away from it."""
+    return _blend(_gray(video), video, strength)
+
+
+def contrast(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Towards each frame's mean gray or away from it."""
+    return _blend(tf.reduce_mean(_gray(video), axis=[1, 2, 3], keepdims=True), video, strength)
+
+
+def sharpness(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Towards a 3 x 3 smoothing or away from it; the frames' border stays."""
+    kernel = tf.constant([[1.0, 1.0, 1.0], [1.0, 5.0, 1.0], [1.0, 1.0, 1.0]]) / 13
+    pixels = tf.cast(video, tf.float32)
+    smooth = tf.nn.depthwise_conv2d(pixels, tf.tile(kernel[:, :, None, None], [1, 1, 3, 1]), [1] * 4, "VALID")
+    inner = tf.pad(tf.ones_like(smooth), [[0, 0], [1, 1], [1, 1], [0, 0]])
+    smooth = tf.pad(smooth, [[0, 0], [1, 1], [1, 1], [0, 0]])
+    return _blend(tf.where(inner > 0, smooth, pixels), video, strength)
+
+
+def posterize(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Keeps the 8 to 4 highest bits."""
+    dropped = tf.cast(tf.round(4 * tf.abs(strength)), tf.uint8)
+    return tf.bitwise.left_shift(tf.bitwise.right_shift(video, dropped), dropped)
+
+
+def solarize(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Inverts what reaches a threshold of 255 down to 0."""
+    threshold = 255 * (1 - tf.abs(strength))
+    return tf.where(tf.cast(video, tf.float32) >= threshold, 255 - video, video)
+
+
+def auto_contrast(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Stretches every channel of a frame to 0..255; a constant channel stays."""
+    del strength
+    pixels = tf.cast(video, tf.float32)
+    low = tf.reduce_min(pixels, axis=[1, 2], keepdims=True)
+    high = tf.reduce_max(pixels, axis=[1, 2], keepdims=True)
+    return tf.where(high > low, _uint8((pixels - low) * 255 / tf.maximum(high - low, 1)), video)
+
+
+def equalize(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    """Spreads the histogram of every channel of a frame."""
+    del strength
+
+    def channel(values: tf.Tensor) -> tf.Tensor:
+        histogram = tf.math.bincount(tf.reshape(tf.cast(values, tf.int32), [-1]), minlength=256)
+        last = tf.boolean_mask(histogram, histogram > 0)[-1]
+        step = (tf.reduce_sum(histogram) - last) // 255
+        table = tf.clip_by_value((tf.cumsum(histogram, exclusive=True) + step // 2) // tf.maximum(step, 1), 0, 255)
+        return tf.where(step > 0, tf.cast(tf.gather(table, tf.cast(values, tf.int32)), tf.uint8), values)
+
+    planes = tf.reshape(tf.transpose(tf.cast(video, tf.int32), [0, 3, 1, 2]), [-1, *video.shape[1:3]])  # [T * 3, H, W]
+    equal = tf.map_fn(channel, tf.cast(planes, tf.uint8))
+    equal = tf.transpose(tf.reshape(tf.cast(equal, tf.int32), [-1, 3, *video.shape[1:3]]), [0, 2, 3, 1])
+    return tf.cast(equal, tf.uint8)
+
+
+OPERATIONS: tuple[Operation, ...] = (
+    identity,
+    shear_x,
+    shear_y,
+    translate_x,
+    translate_y,
+    rotate,
+    brightness,
+    color,
+    contrast,
+    sharpness,
+    posterize,
+    solarize,
+    auto_contrast,
+    equalize,
+)
+
+
+def _affine(video: tf.Tensor, matrix: list[list[object]], x: object = 0.0, y: object = 0.0) -> tf.Tensor:
+    """Every output pixel takes the input at `matrix` times its place from the centre, minus (x, y); nearest pixel."""
+    shape = tf.shape(video)
+    centre_x, centre_y = tf.cast(shape[2] - 1, tf.float32) / 2, tf.cast(shape[1] - 1, tf.float32) / 2
+    (a, b), (c, d) = matrix
+    shift_x = centre_x - a * centre_x - b * centre_y - x
+    shift_y = centre_y - c * centre_x - d * centre_y - y
+    transform = tf.stack([tf.cast(value, tf.float32) for value in (a, b, shift_x, c, d, shift_y, 0.0, 0.0)])
+    return tf.raw_ops.ImageProjectiveTransformV3(
+        images=video,
+        transforms=transform[None],
+        output_shape=shape[1:3],
+        fill_value=0.0,
+        interpolation="NEAREST",
+        fill_mode="CONSTANT",
+    )
+
+
+def _gray(video: tf.Tensor) -> tf.Tensor:
+    luma = tf.constant([0.2989, 0.587, 0.114])
+    return tf.reduce_sum(tf.cast(video, tf.float32) * luma, axis=-1, keepdims=True)
+
+
+def _blend(other: tf.Tensor, video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
+    factor = 1 + _ENHANCEMENT * strength
+    return _uint8(other + factor * (tf.cast(video, tf.float32) - other))
+
+
+def _uint8(pixels: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.round(tf.clip_by_value(pixels, 0, 255)), tf.uint8)
