@@ -158,6 +158,13 @@ def test_open_clip_says_heads_and_activation(original, tmp_path):
     assert clip.load(str(tmp_path)).vision.activation == "gelu"
 
 
+def test_an_activation_that_nothing_says_is_told(tmp_path, caplog):
+    clip.load(write(tmp_path / "published.safetensors", state_dict()))
+    assert not caplog.messages
+    assert clip.load(write(tmp_path / "clip.safetensors", OPENAI)).vision.activation == "quick_gelu"
+    assert "QuickGELU" in caplog.text
+
+
 def test_heads_activation_and_end_token_of_a_hugging_face_config(huggingface):
     configure(huggingface, "vision_config", num_attention_heads=8, hidden_act="gelu")
     configure(huggingface, "text_config", num_attention_heads=4, eos_token_id=199)

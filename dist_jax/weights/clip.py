@@ -78,6 +78,9 @@ def load(weights: str, *, dtype: jnp.dtype = jnp.float32, resolution: int = 0, p
         rows, vision, text = _huggingface(found, file.parent / "config.json")
     else:
         found = dataclasses.replace(found, tensors=_without_network(tensors, str(file)))
+        sure = "input_resolution" in found.tensors or len(found.tensors) < len(tensors)  # OpenAI's archive; DiST's file
+        if not sure and not (file.parent / "open_clip_config.json").is_file():
+            _log.warning("%s: taken as OpenAI's, with QuickGELU; a model of open_clip needs its config beside it", file)
         rows, vision, text = _openai(found, file.parent / "open_clip_config.json")
     return _read(found, rows, vision, text, dtype=dtype, resolution=resolution, place=place)
 
