@@ -12,6 +12,7 @@ import json
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
@@ -20,6 +21,9 @@ import dist_jax
 from dist_jax.data import augment, sampling, video
 from dist_jax.errors import UserError, exit_with_message
 from dist_jax.weights.model_directory import Evaluation, read_class_names
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 BAR = 24  # characters of a full bar in the terminal
 BAR_INCHES = 0.45  # height of a bar with its name in the picture
@@ -168,7 +172,7 @@ def _height(one: Prediction) -> float:
     return max(8.3 * height / width, BAR_INCHES * len(one.names)) + 0.5
 
 
-def _bars(axes: "matplotlib.axes.Axes", one: Prediction) -> None:  # noqa: F821
+def _bars(axes: "Axes", one: Prediction) -> None:
     places = np.arange(len(one.names))
     axes.barh(places, one.probabilities, height=0.35, color="#4269d0", align="edge")
     for place, name, p in zip(places, one.names, one.probabilities, strict=True):

@@ -2,6 +2,7 @@
 
 import dataclasses
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from etils import epath
@@ -13,6 +14,9 @@ from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import dist_official, model_directory, table
 from dist_jax.weights.clip import Clip
 from dist_jax.weights.model_directory import Evaluation, Model, Place
+
+if TYPE_CHECKING:
+    from dist_jax.checkpoint import Run
 
 KINDS = "a model directory, a training workdir or a published .pyth file"
 RUN_FILE = "run.json"  # what makes a folder a training workdir
@@ -130,7 +134,7 @@ def _run_network(workdir: str) -> tuple[DistConfig, dict]:
     return dist, checkpoint.load_params(workdir, best=run.config["checkpoint"]["best"])[1]
 
 
-def _run(workdir: str) -> "checkpoint.Run":  # noqa: F821
+def _run(workdir: str) -> "Run":
     from dist_jax import checkpoint
 
     return checkpoint.read_run(workdir)
