@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 
 import jax
-from absl import app, flags
+import ml_collections
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from dist_jax import config as settings
@@ -25,11 +26,10 @@ def main(argv: Sequence[str]) -> None:
     """Starts the hosts, then trains or evaluates."""
     if len(argv) > 1:
         raise UserError(f"unexpected arguments {' '.join(argv[1:])}; flags look like --config=configs/demo.py")
-    for flag in (CONFIG, WORKDIR):
-        if flag.value is None:
-            raise UserError(f"--{flag.name} is missing; for example --config=configs/demo.py --workdir=runs/demo")
-    config = CONFIG.value
-    settings.validate(config)
+    config = read_config()
+    if WORKDIR.value is None:
+        raise UserError("--workdir is missing; for example --config=configs/demo.py --workdir=runs/demo")
+    quieten()
     join_hosts()
     use_compilation_cache(config.compilation_cache)
     mesh = sharding.make_mesh(config.mesh)
@@ -37,6 +37,24 @@ def main(argv: Sequence[str]) -> None:
         evaluate.evaluate(config, WORKDIR.value, mesh)
     else:
         train.train(config, WORKDIR.value, mesh)
+
+
+def read_config() -> ml_collections.ConfigDict:
+    """The configuration of --config with its overrides, validated."""
+    try:
+        config = CONFIG.value
+    except OSError as error:
+        raise UserError(f"--config: {_one_line(error)}") from error
+    if config is None:
+        raise UserError("--config is missing; for example --config=configs/demo.py --workdir=runs/demo")
+    settings.validate(config)
+    return config
+
+
+def quieten() -> None:
+    """Leaves the terminal to what this program says itself, unless --verbosity asks for the libraries' notes."""
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)
 
 
 def join_hosts() -> None:
@@ -64,9 +82,14 @@ def parse_flags(argv: list[str]) -> list[str]:
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:
-        raise UserError(str(error).replace("\n", "; ")) from error
-    except (AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise UserError(f"configuration: {str(error).strip(chr(39)) or type(error).__name__}") from error
+        raise UserError(_one_line(error)) from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(f"configuration: {_one_line(error)}") from error
+
+
+def _one_line(error: Exception) -> str:
+    text = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
 if __name__ == "__main__":

@@ -31,7 +31,7 @@ class Watch:
     ) -> None:
         """Goes on behind step `start` of `total`."""
         self._folder = epath.Path(workdir)
-        self._config = config
+        self._config, self._total = config, total
         self._writes = jax.process_index() == 0
         self._pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
         self._sums: dict[str, float] = collections.defaultdict(float)
@@ -104,13 +104,24 @@ class Watch:
         self._sums.clear()
         self._since = (step, now, waited)
         self.write(step, values)
-        self._bar.set_postfix(loss=f"{values['loss']:.3f}", input_wait=f"{values['input_wait']:.0%}")
+        self._show(step, values)
         if values["input_wait"] > self._config.log.slow_input and not self._warned:
             self._warned = True
             self.warn(
                 f"{values['input_wait']:.0%} of the time goes into waiting for input; raise data.threads or "
                 "store smaller frames (scripts/bench_input.py shows what takes the time)"
             )
+
+    def _show(self, step: int, values: dict[str, float]) -> None:
+        shown = {
+            "loss": f"{values['loss']:.3f}",
+            "clips/s": f"{values['clips_per_second']:.1f}",
+            "input wait": f"{values['input_wait']:.0%}",
+        }
+        if self._bar.disable:
+            self.say(f"step {step}/{self._total}: " + ", ".join(f"{name} {value}" for name, value in shown.items()))
+        else:
+            self._bar.set_postfix(shown)
 
     def write(self, step: int, values: dict[str, float], prefix: str = "") -> None:
         """Writes scalars to all logs; `prefix` says what they are of, e.g. "eval_"."""

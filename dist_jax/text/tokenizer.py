@@ -1,5 +1,6 @@
 """CLIP's tokenizer: texts -> token numbers, as CLIP was trained with them."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +27,7 @@ def files(directory: Path) -> list[Path]:
 
 def load(source: str) -> "CLIPTokenizer":
     """The tokenizer of a directory (tokenizer.json, or vocab.json and merges.txt) or of a Hugging Face hub id."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would tell everyone that PyTorch is missing
     from transformers import CLIPTokenizer  # takes seconds, and most programs that import this never need it
 
     directory = Path(source).expanduser()
