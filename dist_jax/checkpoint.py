@@ -78,7 +78,12 @@ def write_run(workdir: epath.PathLike, run: Run) -> None:
 def check_resumes(workdir: epath.PathLike, run: Run) -> None:
     """Raises UserError if the workdir holds another run than `run`."""
     before = read_run(workdir)
-    conflicts = [] if before is None else before.conflicts(run)
+    if before is not None:
+        refuse(workdir, before.conflicts(run))
+
+
+def refuse(workdir: epath.PathLike, conflicts: list[str]) -> None:
+    """Raises UserError if there are conflicts between a workdir's run and what is to be done with it."""
     if conflicts:
         raise UserError(
             f"{workdir} holds another run: {'; '.join(conflicts)}. Give another --workdir or these settings"

@@ -6,19 +6,66 @@ import json
 from collections.abc import Callable
 
 import jax
+import ml_collections
 import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
+from jax.sharding import Mesh
 
 from dist_jax import sharding
+from dist_jax.checkpoint import load_params, read_run, refuse
 from dist_jax.data import pipeline
 from dist_jax.data.faults import Faults
-from dist_jax.data.sources import Source
-from dist_jax.experiment import Experiment
+from dist_jax.data.sources import Source, open_source
+from dist_jax.errors import UserError
+from dist_jax.experiment import Experiment, build
 from dist_jax.metrics import accuracies, class_accuracies, confusion_matrix, top_classes
 from dist_jax.steps import eval_step
+from dist_jax.weights.init_from import load_initial
 
 ID_BYTES = 256  # longest video name that hosts tell each other, in UTF-8; longer ones lose their beginning
+
+
+def evaluate(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh, name: str) -> dict[str, float]:
+    """Evaluates the best checkpoint of `workdir`, or without one config.init_from, and writes results/NAME.*.
+
+    The classes need not be those of the training: with others this is the zero-shot setting (see config.eval.fuse).
+
+    Returns:
+        videos, top1, top5, mean_class_accuracy.
+
+    Raises:
+        UserError: if there are no parameters, or they are another model's.
+    """
+    sharding.check_batch(mesh, "eval.batch_size", config.eval.batch_size)
+    experiment = build(config, mesh)
+    trained = read_run(workdir)
+    if trained is not None:
+        run = experiment.run(trained.records)
+        refuse(workdir, trained.conflicts(dataclasses.replace(run, config=trained.config, classes=trained.classes)))
+        step, params = load_params(workdir, config.checkpoint.best)
+    elif config.init_from:
+        step, params = 0, load_initial(config.init_from, experiment.model.dist)
+    else:
+        raise UserError(f"{workdir} holds no training run; give one that does, or weights by config.init_from")
+    layout = sharding.tree_shardings(mesh, params)
+    params = jax.tree.map(lambda p, where: sharding.place(mesh, np.asarray(p), where), params, layout)
+    source = open_source(config.data, "val")
+    faults = Faults("val", bad_records_file(workdir))
+    found = score_videos(experiment, source, make_eval_step(experiment), params, faults)
+    summary = summarize(found)
+    if jax.process_index() == 0:
+        views = config.eval.views * config.eval.crops
+        file = write_results(epath.Path(workdir) / "results", name, found, experiment.classes, views, step)
+        share = {key: f"{value:.1%}" for key, value in summary.items() if key != "videos"}
+        print(f"step {step}, {summary['videos']} videos, {views} views: {share}; {file}")
+    return summary
+
+
+def bad_records_file(workdir: str) -> epath.Path:
+    """Where this host lists the records that it could not read."""
+    host = f"-{jax.process_index()}" if jax.process_index() else ""
+    return epath.Path(workdir) / f"bad_records{host}.csv"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,8 @@ from dist_jax.errors import UserError, exit_with_message
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration, e.g. configs/demo.py.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run: checkpoints, metrics, results.")
-EVALUATE = flags.DEFINE_bool("evaluate", False, "Evaluate the newest checkpoint in --workdir instead of training.")
+EVALUATE = flags.DEFINE_bool("evaluate", False, "Evaluate the best checkpoint in --workdir instead of training.")
+RESULTS = flags.DEFINE_string("results", "evaluate", "With --evaluate: name of the files in WORKDIR/results.")
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Several hosts, found by themselves: TPU pod, Slurm, Kubernetes.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "Several hosts, by hand: HOST:PORT of process 0.")
 PROCESSES = flags.DEFINE_integer("processes", None, "With --coordinator: how many processes.")
@@ -34,7 +35,9 @@ def main(argv: Sequence[str]) -> None:
     use_compilation_cache(config.compilation_cache)
     mesh = sharding.make_mesh(config.mesh)
     if EVALUATE.value:
-        evaluate.evaluate(config, WORKDIR.value, mesh)
+        evaluate.evaluate(config, WORKDIR.value, mesh, RESULTS.value)
+    elif config.find_batch:
+        train.find_batch(config, mesh)
     else:
         train.train(config, WORKDIR.value, mesh)
 
@@ -54,7 +57,7 @@ def read_config() -> ml_collections.ConfigDict:
 def quieten() -> None:
     """Leaves the terminal to what this program says itself, unless --verbosity asks for the libraries' notes."""
     if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)
+        logging.set_verbosity(logging.ERROR)
 
 
 def join_hosts() -> None:

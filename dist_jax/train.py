@@ -1,6 +1,5 @@
 """The training loop: build, restore, loop, log, evaluate, save."""
 
-import functools
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,8 +9,9 @@ import ml_collections
 import numpy as np
 from etils import epath
 from jax.sharding import Mesh
+from jax.stages import Compiled
 
-from dist_jax import evaluate, sharding
+from dist_jax import evaluate, memory, sharding
 from dist_jax.checkpoint import Checkpoints, check_resumes, write_run
 from dist_jax.data import pipeline, sources
 from dist_jax.data.faults import Faults
@@ -61,6 +61,8 @@ def train(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh) -> dict[s
         print(parameter_table(experiment.frozen, state.params))
         print(f"{plan}; {'resuming at' if start else 'starting at'} step {start}")
     step_fn = compile_step(trainer, experiment, state)
+    if jax.process_index() == 0:
+        print(f"the training step takes {memory.step_memory(step_fn)}", flush=True)
     eval_fn = evaluate.make_eval_step(experiment)
     watch = Watch(workdir, start, plan.steps, experiment.config)
 
@@ -78,9 +80,10 @@ def train(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh) -> dict[s
         return summary
 
     summary = None
-    bad_train, bad_val = (Faults(split, bad_records_file(workdir)) for split in ("train", "val"))
-    with preemption_notice() as preempted, train_input(experiment, source, start, bad_train) as batches:
+    bad_train, bad_val = (Faults(split, evaluate.bad_records_file(workdir)) for split in ("train", "val"))
+    with preemption_notice() as preempted, train_input(trainer, mesh, source, start, bad_train) as batches:
         for step in range(start + 1, plan.steps + 1):
+            watch.profile(step)
             batch = next(batches)
             state, metrics = step_fn(state, experiment.frozen, experiment.text, batch)
             watch.step(step, metrics, plan.rate(step - 1), batches.waited, bad_train.counts)
@@ -123,40 +126,55 @@ class Plan:
 
 def initial_state(trainer: Trainer, checkpoints: Checkpoints, mesh: Mesh) -> TrainState:
     """The newest checkpoint, else the parameters of config.init_from, else fresh ones; placed on the mesh."""
-    make = functools.partial(trainer.init, jax.random.key(trainer.config.seed))
-    shapes = jax.eval_shape(make)
-    layout = sharding.tree_shardings(mesh, shapes)
+    wanted = abstract_state(trainer, mesh)
     if checkpoints.latest is not None:
-        like = jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, layout)
-        return checkpoints.restore(checkpoints.latest, like)
+        return checkpoints.restore(checkpoints.latest, wanted)
+    layout = jax.tree.map(lambda leaf: leaf.sharding, wanted)
     if trainer.config.init_from:
         params = load_initial(trainer.config.init_from, trainer.model.dist)
         params = jax.tree.map(lambda p, where: sharding.place(mesh, np.asarray(p), where), params, layout.params)
         return jax.jit(trainer.state_of, out_shardings=layout)(params)
-    return jax.jit(make, out_shardings=layout)()
+    return jax.jit(trainer.init, out_shardings=layout)(jax.random.key(trainer.config.seed))
 
 
-def compile_step(trainer: Trainer, experiment: Experiment, state: TrainState) -> Callable:
-    """The training step, compiled for this state and batch; prints what it needs of a device's memory."""
+def abstract_state(trainer: Trainer, mesh: Mesh) -> TrainState:
+    """Shapes, dtypes and places of the state, without any memory for it."""
+    shapes = jax.eval_shape(trainer.init, jax.random.key(0))
+    layout = sharding.tree_shardings(mesh, shapes)
+    return jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, layout)
+
+
+def compile_step(trainer: Trainer, experiment: Experiment, state: TrainState) -> Compiled:
+    """The training step, compiled for this state (its leaves need but shape, dtype and sharding) and batch size."""
     layout = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = jax.jit(trainer.train_step, donate_argnums=0, out_shardings=(layout, sharding.replicated(experiment.mesh)))
-    compiled = step.lower(state, experiment.frozen, experiment.text, batch_shapes(experiment)).compile()
-    memory = compiled.memory_analysis()
-    if memory is not None and jax.process_index() == 0:
-        parts = {
-            "arguments": memory.argument_size_in_bytes,
-            "outputs not in place": memory.output_size_in_bytes - memory.alias_size_in_bytes,
-            "temporary": memory.temp_size_in_bytes,
-        }
-        listed = ", ".join(f"{name} {size / 2**30:.2f} GiB" for name, size in parts.items())
-        print(f"the step takes {sum(parts.values()) / 2**30:.2f} GiB of each device: {listed}")
-    return compiled
+    return step.lower(state, experiment.frozen, experiment.text, batch_shapes(trainer, experiment.mesh)).compile()
 
 
-def batch_shapes(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
+def find_batch(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
+    """Prints and returns the largest batch_size whose training step fits into a device's memory; compiles only."""
+    experiment = build(config, mesh)
+    plan = Plan(config, records=config.batch_size)
+    limit = memory.device_limit()
+    unit = memory.batch_unit(mesh.shape["data"] * mesh.shape["fsdp"], config.accumulate, config.mix.group)
+
+    def memory_of(batch_size: int) -> memory.StepMemory:
+        tried = ml_collections.ConfigDict(config)
+        tried.batch_size = batch_size
+        trainer = Trainer(experiment.model, plan.optimizer, ml_collections.FrozenConfigDict(tried))
+        found = memory.step_memory(compile_step(trainer, experiment, abstract_state(trainer, mesh)))
+        print(f"batch_size={batch_size}: {found}", flush=True)
+        return found
+
+    largest = memory.largest_batch(memory_of, unit, limit)
+    print(f"largest batch_size that fits into {limit / 2**30:.2f} GiB: {largest or f'none, not even {unit}'}")
+    return largest
+
+
+def batch_shapes(trainer: Trainer, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """Shapes and places of what a step takes: video uint8 [B, T, H, W, 3], label int32 [B]."""
-    config, size = experiment.config, experiment.model.vision.resolution
-    layout = sharding.batch_sharding(experiment.mesh)
+    config, size = trainer.config, trainer.model.vision.resolution
+    layout = sharding.batch_sharding(mesh)
     shape = (config.batch_size, config.model.frames, size, size, 3)
     return {
         "video": jax.ShapeDtypeStruct(shape, np.uint8, sharding=layout),
@@ -164,12 +182,12 @@ def batch_shapes(experiment: Experiment) -> dict[str, jax.ShapeDtypeStruct]:
     }
 
 
-def train_input(experiment: Experiment, source: Source, start: int, faults: Faults) -> pipeline.Prefetcher:
+def train_input(trainer: Trainer, mesh: Mesh, source: Source, start: int, faults: Faults) -> pipeline.Prefetcher:
     """Batches on the devices from step `start` on: this host reads its rows alone."""
-    config = experiment.config
-    rows = sharding.local_rows(experiment.mesh, config.batch_size)
-    shapes = batch_shapes(experiment)
-    batches = pipeline.train_batches(config, source, start, rows, experiment.model.vision.resolution, faults)
+    config = trainer.config
+    rows = sharding.local_rows(mesh, config.batch_size)
+    shapes = batch_shapes(trainer, mesh)
+    batches = pipeline.train_batches(config, source, start, rows, trainer.model.vision.resolution, faults)
 
     def put(batch: dict[str, np.ndarray]) -> dict[str, jax.Array]:
         return {
@@ -178,12 +196,6 @@ def train_input(experiment: Experiment, source: Source, start: int, faults: Faul
         }
 
     return pipeline.Prefetcher(batches, put, config.data.prefetch)
-
-
-def bad_records_file(workdir: str) -> epath.Path:
-    """Where this host lists the records that it could not read."""
-    host = f"-{jax.process_index()}" if jax.process_index() else ""
-    return epath.Path(workdir) / f"bad_records{host}.csv"
 
 
 @contextmanager

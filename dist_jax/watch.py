@@ -37,6 +37,7 @@ class Watch:
         self._sums: dict[str, float] = collections.defaultdict(float)
         self._since = (start, time.monotonic(), 0.0)  # step, seconds, seconds waited: where the interval began
         self._warned = False
+        self._first = start + config.log.every_steps  # the first interval waits for the pipeline to start: no warning
         self._lines = lines_until(self._folder / METRICS_FILE, start) if self._writes else []
         self._writer = metric_writers.create_default_writer(self._folder, just_logging=not self._writes)
         self._progress = periodic_actions.ReportProgress(num_train_steps=total, writer=self._writer)
@@ -68,6 +69,18 @@ class Watch:
         if step % self._config.log.every_steps == 0:
             self.flush()
             self._log(step, learning_rate, waited, bad)
+
+    def profile(self, step: int) -> None:
+        """Before a step: starts and stops the profiler's trace where config.profile_steps says so."""
+        steps = self._config.profile_steps
+        if not steps:
+            return
+        if step == steps[0]:
+            jax.profiler.start_trace(self._folder / "profile")
+        elif step == steps[1] + 1:
+            self.flush()
+            jax.profiler.stop_trace()
+            self.say(f"a trace of steps {steps[0]} to {steps[1]} is in {self._folder / 'profile'} (tensorboard)")
 
     def flush(self) -> None:
         """Waits for all steps so far and takes in their metrics; raises as `step` does."""
@@ -105,7 +118,7 @@ class Watch:
         self._since = (step, now, waited)
         self.write(step, values)
         self._show(step, values)
-        if values["input_wait"] > self._config.log.slow_input and not self._warned:
+        if values["input_wait"] > self._config.log.slow_input and step > self._first and not self._warned:
             self._warned = True
             self.warn(
                 f"{values['input_wait']:.0%} of the time goes into waiting for input; raise data.threads or "
