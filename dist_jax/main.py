@@ -77,7 +77,7 @@ def use_compilation_cache(folder: str) -> None:
         folder = os.path.join(cache, "dist_jax", "compiled")
     if folder:
         jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def parse_flags(argv: list[str]) -> list[str]:
