@@ -157,13 +157,18 @@ def load_params(workdir: epath.PathLike, best: str = "") -> tuple[int, dict]:
     if not _folder(workdir).is_dir():
         raise UserError(f"{workdir} holds no checkpoint of a training run ({_folder(workdir)} is missing)")
     options = ocp.CheckpointManagerOptions(read_only=True)
-    with ocp.CheckpointManager(_folder(workdir), options=options) as manager:
+    handlers = {item: ocp.StandardCheckpointHandler() for item in ("params", "ema")}
+    with ocp.CheckpointManager(_folder(workdir), options=options, item_handlers=handlers) as manager:
         step = _best_step(manager, best) if best else manager.latest_step()
         if step is None:
             raise UserError(f"{workdir} holds no whole checkpoint yet; train longer")
         item = "ema" if (manager.directory / str(step) / "ema").exists() else "params"
-        restored = manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore()}))
-    return step, jax.tree.map(jax.device_get, restored[item])
+        # Onto one device of this host: the devices of the run that saved them need not be here.
+        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        shapes = manager.item_metadata(step)[item]
+        wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
+        restored = manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(wanted)}))
+    return step, jax.device_get(restored[item])
 
 
 def _best_step(manager: ocp.CheckpointManager, metric: str) -> int | None:
