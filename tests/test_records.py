@@ -129,6 +129,20 @@ def test_a_shard_of_the_same_size_but_another_time_is_refused(pattern):
         records.load_index(pattern)
 
 
+def test_a_shard_that_changes_within_a_second_is_refused(pattern):
+    records.load_index(pattern)
+    stat = os.stat(shard(pattern))
+    os.utime(shard(pattern), ns=(stat.st_mtime_ns, stat.st_mtime_ns + 1000))
+    with pytest.raises(UserError, match="other time of change"):
+        records.load_index(pattern)
+
+
+def test_an_index_of_another_format_is_built_anew(tmp_path, pattern):
+    records.load_index(pattern)
+    np.savez(tmp_path / "train.index.npz", format=np.array(1), names=np.array(["x"]))
+    assert len(records.load_index(pattern)) == 7
+
+
 def test_write_index_replaces_an_older_one(tmp_path, pattern):
     records.load_index(pattern)
     os.utime(shard(pattern), ns=(1, 1))

@@ -35,7 +35,7 @@ INDEX_SUFFIX = ".index.npz"
 _SHARD_NAME = re.compile(r"(?P<prefix>.*)-(?P<number>\d{5,})-of-(?P<count>\d{5,})(?P<suffix>\.\w+)?")
 _HEADER = np.dtype([("length", "<u8"), ("crc", "<u4")])  # 12 bytes before a record's data
 _FOOTER_SIZE = 4  # CRC of the data
-_FORMAT = 1  # of the index file
+_FORMAT = 2  # of the index file; one of another format is built anew
 
 
 def make_example(
@@ -197,8 +197,8 @@ def load_index(pattern: str) -> ShardIndex:
 def load_index_of(paths: Sequence[str]) -> ShardIndex:
     """As load_index, for the shards at `paths`."""
     file = _index_path(paths)
-    if tf.io.gfile.exists(file):
-        index = _read_index(file, paths)
+    index = _read_index(file, paths) if tf.io.gfile.exists(file) else None
+    if index is not None:
         index.verify(file)
         return index
     index = build_index(paths)
@@ -296,8 +296,11 @@ def _open(path: str) -> io.RawIOBase | tf.io.gfile.GFile:
 
 def _size_and_mtime(path: str) -> tuple[int, int]:
     try:
+        if "://" not in path:  # TensorFlow's own knows local times to the second only
+            local = os.stat(path)
+            return local.st_size, local.st_mtime_ns
         stat = tf.io.gfile.stat(path)
-    except tf.errors.NotFoundError as error:
+    except (FileNotFoundError, tf.errors.NotFoundError) as error:
         raise UserError(f"{path} is missing") from error
     return int(stat.length), int(stat.mtime_nsec)
 
@@ -325,15 +328,17 @@ def _save_index(file: str, index: ShardIndex) -> None:
     tf.io.gfile.rename(temporary, file, overwrite=True)
 
 
-def _read_index(file: str, paths: Sequence[str]) -> ShardIndex:
+def _read_index(file: str, paths: Sequence[str]) -> ShardIndex | None:
+    """The stored index; None if it is of another format."""
     try:
         with tf.io.gfile.GFile(file, "rb") as stored:
             arrays = dict(np.load(io.BytesIO(stored.read()), allow_pickle=False))
+        if int(arrays.pop("format")) != _FORMAT:
+            return None
         names = [str(name) for name in arrays.pop("names")]
-        version = int(arrays.pop("format"))
         index = ShardIndex(paths=list(paths), **arrays)
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise UserError(f"{file} is no index of records ({error}); delete it and it is built anew") from error
-    if version != _FORMAT or names != [os.path.basename(path) for path in paths]:
+    if names != [os.path.basename(path) for path in paths]:
         raise UserError(f"{file} was made for other shards ({names[0]}, ...); delete it and it is built anew")
     return index

@@ -13,6 +13,8 @@ from dist_jax.errors import UserError
 
 _LABEL_KEYS = {"label": records.LABEL, "verb": records.VERB, "noun": records.NOUN}
 
+_LARGE = 1 << 20  # bytes of a record from which on looking for the chosen frames is faster than reading all of it
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -58,6 +60,10 @@ def open_source(data: ml_collections.ConfigDict, split: str) -> Source:
 
         return dmvr_factory.open_source(data, split, len(names))
     index = records.load_index(data[split])
+    if index.length.mean() > _LARGE and not any("://" in path for path in index.paths):
+        from dist_jax.data import frame_reader
+
+        return frame_reader.open_source(index, _LABEL_KEYS[data.label], len(names))
     return encoded_source(index, record_parser(_LABEL_KEYS[data.label]), len(names))
 
 
@@ -96,10 +102,15 @@ def encoded_source(index: records.ShardIndex, parse: Callable[[tf.Tensor], Featu
 
     def read(record: tf.Tensor) -> Features:
         features = parse(read_bytes(record))
-        number = tf.strings.as_string(record)  # names a clip that has no name
-        return features | {"id": tf.where(features["id"] == "", number, features["id"])}
+        return features | {"id": clip_id(features["id"], record)}
 
     return Source(len(index), classes, read, decode_encoded, index.where)
+
+
+def clip_id(name: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
+    """The name of a clip (bytes [0 or more] -> bytes []); one that has none is named by its number."""
+    joined = tf.strings.reduce_join(name, separator=" ")
+    return tf.where(joined == "", tf.strings.as_string(record), joined)
 
 
 def indexed_reader(index: records.ShardIndex) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -111,7 +122,7 @@ def indexed_reader(index: records.ShardIndex) -> Callable[[tf.Tensor], tf.Tensor
         dataset = tf.raw_ops.TFRecordDatasetV2(
             filenames=tf.gather(paths, tf.gather(shard, record))[None],
             compression_type="",
-            buffer_size=_read_size(tf.gather(length, record)),
+            buffer_size=tf.gather(length, record) + 16,  # the record and its framing in one request
             byte_offsets=tf.gather(offset, record)[None],
         )
         first = tf.raw_ops.TakeDataset(
@@ -122,37 +133,41 @@ def indexed_reader(index: records.ShardIndex) -> Callable[[tf.Tensor], tf.Tensor
     return read
 
 
-def _read_size(length: tf.Tensor) -> tf.Tensor:
-    # One request serves a small record; a large one is read past the buffer, which would only be copied.
-    return tf.where(length < 1 << 18, length + 16, tf.zeros_like(length))
-
-
 def record_parser(label_key: str) -> Callable[[tf.Tensor], Features]:
     """A serialized SequenceExample -> the features that `Source.read` gives, with `encoded` (bytes [num_frames])."""
 
     def parse(serialized: tf.Tensor) -> Features:
-        # The parser of batches is the faster one: it does not build the message first.
-        context, lists, _ = tf.io.parse_sequence_example(
-            serialized[None],
-            context_features={
-                label_key: tf.io.RaggedFeature(tf.int64),
-                records.FILENAME: tf.io.RaggedFeature(tf.string),
-            },
-            sequence_features={records.FRAMES: tf.io.RaggedFeature(tf.string)},
-        )
-        name = context[records.FILENAME].flat_values
-        return encoded_clip(lists[records.FRAMES].flat_values, context[label_key].flat_values, name)
+        labels, name, lists = _parsed(serialized, label_key, {records.FRAMES: tf.io.RaggedFeature(tf.string)})
+        return encoded_clip(lists[records.FRAMES].flat_values, labels, name)
 
     return parse
 
 
+def parse_context(serialized: tf.Tensor, label_key: str) -> tuple[tf.Tensor, tf.Tensor]:
+    """Labels (int64 [any]) and name (bytes [0 or more]) of a serialized SequenceExample."""
+    return _parsed(serialized, label_key, {})[:2]
+
+
+def _parsed(serialized: tf.Tensor, label_key: str, lists: dict) -> tuple[tf.Tensor, tf.Tensor, Features]:
+    wanted = {label_key: tf.io.RaggedFeature(tf.int64), records.FILENAME: tf.io.RaggedFeature(tf.string)}
+    # The parser of batches is the faster one: it does not build the message first.
+    context, lists, _ = tf.io.parse_sequence_example(serialized[None], wanted, lists)
+    return context[label_key].flat_values, context[records.FILENAME].flat_values, lists
+
+
 def encoded_clip(encoded: tf.Tensor, labels: tf.Tensor, name: tf.Tensor) -> Features:
     """The features of a clip: encoded images (bytes [num_frames]), labels (int64 [any]), name (bytes [0 or more])."""
-    num_frames = tf.size(encoded)
-    with tf.control_dependencies([tf.debugging.assert_positive(num_frames, "the record holds no frames")]):
-        height, width = augment.image_size(encoded[0])
+    num_frames, height, width = clip_size(encoded, encoded[:1])
     features = {"num_frames": num_frames, "height": height, "width": width, "labels": labels}
-    return features | {"encoded": encoded, "id": tf.strings.reduce_join(name, separator=" ")}
+    return features | {"encoded": encoded, "id": name}
+
+
+def clip_size(frames: tf.Tensor, first: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Number of frames (anything [num_frames]), and their height and width by the first's header (bytes, one)."""
+    num_frames = tf.size(frames)
+    with tf.control_dependencies([tf.debugging.assert_positive(num_frames, "the record holds no frames")]):
+        height, width = augment.image_size(tf.reshape(first, []))
+    return num_frames, height, width
 
 
 def decode_encoded(features: Features) -> Features:

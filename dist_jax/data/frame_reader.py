@@ -1,0 +1,132 @@
+"""Chosen frames of a record without reading the rest of it, for large records in local files.
+
+A record of 300 frames has some 9 MB, of which a clip of 16 needs half a megabyte; copying, checking and parsing the
+rest takes longer than decoding the clip. Here a record is read whole once, when a process comes to it first, to verify
+its checksum. Afterwards its shard, mapped into memory, gives the chosen frames; only lengths are read on the way there.
+"""
+
+import functools
+import mmap
+from collections.abc import Iterator
+
+import numpy as np
+import tensorflow as tf
+
+from dist_jax.data import augment, records
+from dist_jax.data.sampling import Features
+from dist_jax.data.sources import Source, clip_id, clip_size, indexed_reader, parse_context
+from dist_jax.errors import UserError
+
+_HEADER = 12  # bytes of a TFRecord before its data
+# Field tags of the messages involved; all are length-delimited fields number 1 or 2.
+_FIRST, _SECOND = 0x0A, 0x12
+_FRAMES = records.FRAMES.encode()
+
+
+def open_source(index: records.ShardIndex, label_key: str, classes: int) -> Source:
+    """The clips of an index of local shards; see `Source`. `label_key` is the record's key of the labels."""
+    read_whole = indexed_reader(index)
+    verified = np.zeros(len(index), bool)
+
+    @functools.cache
+    def mapped(shard: int) -> memoryview:
+        with open(index.paths[shard], "rb") as file:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+    def data_of(record: np.int64) -> memoryview:
+        begin = index.offset[record] + _HEADER
+        return mapped(int(index.shard[record]))[begin : begin + index.length[record]]
+
+    def verify(record: tf.Tensor) -> tf.Tensor:
+        with tf.control_dependencies([read_whole(record)]):
+            return tf.numpy_function(mark, [record], tf.bool)
+
+    def mark(record: np.int64) -> np.bool_:
+        verified[record] = True
+        return np.True_
+
+    def describe(record: np.int64) -> tuple[bytes, np.ndarray, bytes]:
+        data = data_of(record)
+        context, starts = _layout(data)
+        return context, np.array(starts, np.int64), _value(data, starts[0]) if starts else b""
+
+    def read(record: tf.Tensor) -> Features:
+        known = tf.ensure_shape(tf.numpy_function(lambda number: verified[number], [record], tf.bool), [])
+        with tf.control_dependencies([tf.cond(known, lambda: known, lambda: verify(record))]):
+            context, starts, first = tf.numpy_function(describe, [record], [tf.string, tf.int64, tf.string])
+        labels, name = parse_context(tf.ensure_shape(context, []), label_key)
+        num_frames, height, width = clip_size(tf.ensure_shape(starts, [None]), tf.ensure_shape(first, []))
+        features = {"num_frames": num_frames, "height": height, "width": width, "labels": labels}
+        return features | {"id": clip_id(name, record), "starts": starts, "clip": record}
+
+    def fetch(record: np.int64, starts: np.ndarray) -> np.ndarray:
+        data = data_of(record)
+        return np.array([_value(data, start) for start in starts.tolist()], object)
+
+    def decode(features: Features) -> Features:
+        chosen = tf.gather(features["starts"], features["indices"])
+        encoded = tf.ensure_shape(tf.numpy_function(fetch, [features["clip"], chosen], tf.string), [None])
+        return features | {"video": augment.decode_images(encoded, features["window"])}
+
+    return Source(len(index), classes, read, decode, index.where)
+
+
+def _layout(data: memoryview) -> tuple[bytes, list[int]]:
+    """Of a SequenceExample: its context alone, as a SequenceExample, and where the frames' `Feature`s begin."""
+    context, frames = b"", []
+    for tag, begin, end in _fields(data, 0, len(data)):
+        if tag == _FIRST:
+            context = bytes([_FIRST]) + _varint_bytes(end - begin) + bytes(data[begin:end])
+        elif tag == _SECOND:
+            for entry, entry_begin, entry_end in _fields(data, begin, end):
+                if entry == _FIRST:
+                    frames = frames or _frames_of(data, entry_begin, entry_end)
+    return context, frames
+
+
+def _frames_of(data: memoryview, begin: int, end: int) -> list[int]:
+    """Beginnings of the list's features if the map entry is that of the frames, else nothing."""
+    parts = {tag: (first, last) for tag, first, last in _fields(data, begin, end)}
+    name_begin, name_end = parts.get(_FIRST, (0, 0))
+    if bytes(data[name_begin:name_end]) != _FRAMES:
+        return []
+    first, last = parts.get(_SECOND, (0, 0))
+    return [start for _, start, _ in _fields(data, first, last)]
+
+
+def _value(data: memoryview, start: int) -> bytes:
+    """The bytes of the `Feature` {bytes_list {value}} whose fields begin at `start`."""
+    for _ in range(2):  # into bytes_list, then into its first value
+        if data[start] != _FIRST:
+            raise UserError(f"the frame at byte {start} of the record is no list of bytes")
+        size, start = _varint(data, start + 1)
+    return bytes(data[start : start + size])
+
+
+def _fields(data: memoryview, position: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Tag, begin and end of the length-delimited fields between two positions."""
+    while position < end:
+        tag = data[position]
+        size, begin = _varint(data, position + 1)
+        position = begin + size
+        if tag & 7 != 2 or position > end:
+            raise UserError(f"byte {begin} of the record does not belong to a SequenceExample")
+        yield tag, begin, position
+
+
+def _varint(data: memoryview, position: int) -> tuple[int, int]:
+    """The number at `position` and the position behind it."""
+    value = 0
+    for shift, byte in enumerate(data[position : position + 10]):
+        value |= (byte & 0x7F) << 7 * shift
+        if byte < 0x80:
+            return value, position + shift + 1
+    raise UserError(f"byte {position} of the record does not belong to a SequenceExample")
+
+
+def _varint_bytes(value: int) -> bytes:
+    out = bytearray()
+    while value >= 0x80:
+        out.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*out, value])
