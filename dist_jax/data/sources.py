@@ -13,7 +13,7 @@ from dist_jax.errors import UserError
 
 _LABEL_KEYS = {"label": records.LABEL, "verb": records.VERB, "noun": records.NOUN}
 
-_LARGE = 1 << 20  # bytes of a record from which on looking for the chosen frames is faster than reading all of it
+_LARGE = 1 << 20  # bytes of a record
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,11 +60,16 @@ def open_source(data: ml_collections.ConfigDict, split: str) -> Source:
 
         return dmvr_factory.open_source(data, split, len(names))
     index = records.load_index(data[split])
-    if index.length.mean() > _LARGE and not any("://" in path for path in index.paths):
+    if is_large(index):
         from dist_jax.data import frame_reader
 
         return frame_reader.open_source(index, _LABEL_KEYS[data.label], len(names))
     return encoded_source(index, record_parser(_LABEL_KEYS[data.label]), len(names))
+
+
+def is_large(index: records.ShardIndex) -> bool:
+    """Whether looking for the chosen frames beats reading whole records: they are large, and in local files."""
+    return index.length.mean() > _LARGE and not any("://" in path for path in index.paths)
 
 
 def class_names(data: ml_collections.ConfigDict) -> list[str]:
