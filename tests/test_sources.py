@@ -252,3 +252,20 @@ def test_what_tfds_does_not_have_is_an_error(tiny_tfds, tmp_path, monkeypatch, l
     config = data(source="tfds", train=location.format(tiny_tfds.data_dir))
     with pytest.raises(UserError, match=message):
         sources.open_source(config, "train")
+
+
+def test_records_on_a_remote_file_system_are_found_indexed_and_read():
+    # TensorFlow's in-memory file system is reached in the same way as gs://.
+    folder = "ram://records"
+    tf.io.gfile.makedirs(folder)
+    for shard in range(2):
+        with tf.io.TFRecordWriter(records.shard_path(f"{folder}/train", shard, 2)) as writer:
+            writer.write(example(shard))
+    with tf.io.gfile.GFile(f"{folder}/labels.txt", "w") as file:
+        file.write("a\nb\nc\n")
+    for name in ("train@2", "", "train-*-of-00002"):
+        source = sources.open_source(data(train=f"{folder}/{name}"), "train")
+        assert [read(source, record)[0]["id"].numpy() for record in range(source.size)] == [b"0.mp4", b"1.mp4"]
+    assert tf.io.gfile.exists(f"{folder}/train.index.npz")
+    with pytest.raises(UserError, match="3 of 3 shards are missing"):
+        sources.open_source(data(train=f"{folder}/train@3"), "train")
