@@ -12,12 +12,11 @@ from dist_jax import sharding
 from dist_jax.checkpoint import Run
 from dist_jax.data import sources
 from dist_jax.errors import UserError
-from dist_jax.models.clip_text import ClipText
 from dist_jax.models.clip_vision import first_blocks
 from dist_jax.models.dist_network import DistConfig
-from dist_jax.models.layers import unit
 from dist_jax.models.video_model import VideoModel
 from dist_jax.text import tokenizer
+from dist_jax.text.embedding import check_tokens, encode_tokens
 from dist_jax.weights import clip as clip_weights
 
 
@@ -84,12 +83,8 @@ def class_texts(clip: clip_weights.Clip, classes: list[str], mesh: Mesh, dtype: 
         missing = "text tower" if clip.text is None else "tokenizer files"
         raise UserError(f"{clip.name} has no {missing}, which the class names need; give a complete CLIP directory")
     tokens = tokenizer.encode(tokenizer.load(clip.tokenizer), classes, clip.text.context)
-    module = ClipText(clip.text, dtype)
-    encode = jax.jit(
-        lambda params, tokens: unit(module.apply({"params": params}, tokens)),
-        out_shardings=sharding.replicated(mesh),
-    )
-    return encode(clip.params["text"], sharding.place(mesh, tokens, sharding.replicated(mesh)))
+    features = encode_tokens(clip.text, clip.params["text"], check_tokens(tokens, clip.text), dtype)
+    return jax.device_put(features, sharding.replicated(mesh))
 
 
 def _dtype(name: str, auto: jnp.dtype) -> jnp.dtype:

@@ -5,7 +5,6 @@ No TensorFlow is imported on this path.
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -16,18 +15,17 @@ from jax.sharding import Mesh
 
 from dist_jax import sharding
 from dist_jax.errors import UserError
-from dist_jax.models.clip_text import ClipText, TextConfig
+from dist_jax.models.clip_text import TextConfig
 from dist_jax.models.layers import unit
 from dist_jax.models.video_model import VideoModel
 from dist_jax.preprocess import normalize
 from dist_jax.text import tokenizer
+from dist_jax.text.embedding import check_tokens, encode_tokens, precision_of
 from dist_jax.weights.init_from import adapt
 from dist_jax.weights.model_directory import Evaluation, Model
 from dist_jax.weights.model_files import read_model
 
 Texts = Sequence[str] | np.ndarray | jax.Array
-
-_TEXT_ROWS = 128  # texts encoded at a time
 
 
 def load(path: str | Path, dtype: jnp.dtype | None = None, mesh: Mesh | None = None) -> "Predictor":
@@ -207,7 +205,7 @@ class Predictor:
         if padding:
             video = np.concatenate([np.asarray(video), np.zeros((padding, *video.shape[1:]), np.uint8)])
         video = jax.device_put(video, sharding.batch_sharding(self._mesh))
-        with _precision(self._dtype):
+        with precision_of(self._dtype):
             result = function(self._model, self._files.dist_params, self._frozen, video, *rest)
         return jax.lax.slice_in_dim(result, 0, clips, axis=batch_axis) if padding else result
 
@@ -224,43 +222,8 @@ class Predictor:
             raise UserError(f"video has shape {list(video.shape)}; wanted {wanted}")
 
 
-def encode_tokens(config: TextConfig, params: dict, tokens: np.ndarray, dtype: jnp.dtype) -> jax.Array:
-    """Token numbers int32 [K, context] -> text embeddings float32 [K, E], unit length, some texts at a time."""
-    module = ClipText(config, dtype)
-    rows = min(len(tokens), _TEXT_ROWS)
-    padding = np.repeat(tokens[:1], -len(tokens) % rows, axis=0)  # every part as long as the first: one compilation
-    padded = np.concatenate([tokens, padding])
-    with _precision(dtype):
-        parts = [_embed_text(module, params, padded[row : row + rows]) for row in range(0, len(padded), rows)]
-    return jnp.concatenate(parts)[: len(tokens)]
-
-
-def _precision(dtype: jnp.dtype) -> AbstractContextManager:
-    """Accelerators multiply float32 with fewer bits unless told otherwise."""
-    return jax.default_matmul_precision("highest" if dtype == jnp.float32 else "default")
-
-
 def _no_texts() -> np.ndarray:
     raise UserError("no texts are given; wanted at least one")
-
-
-def check_tokens(tokens: np.ndarray, config: TextConfig) -> np.ndarray:
-    """Token numbers int [K, any length] -> int32 [K, at most context]; a longer text keeps its end token.
-
-    Raises:
-      UserError: for numbers outside the vocabulary, or a text without its end token.
-    """
-    if tokens.min() < 0 or tokens.max() >= config.vocab:
-        raise UserError(f"token numbers reach from {tokens.min()} to {tokens.max()}; wanted 0 to {config.vocab - 1}")
-    ends = tokens == (tokens.max(axis=1, keepdims=True) if config.end_token is None else config.end_token)
-    without = np.flatnonzero(~ends.any(axis=1))
-    if without.size:
-        raise UserError(f"text {without[0]} has no end token ({config.end_token}), where it would be read")
-    end = ends.argmax(axis=1)
-    too_long = end >= config.context
-    cut = tokens[:, : config.context].astype(np.int32)
-    cut[too_long, -1] = tokens[too_long, end[too_long]]
-    return cut
 
 
 @partial(jax.jit, static_argnums=0)
@@ -276,8 +239,3 @@ def _features(model: VideoModel, params: dict, frozen: dict, video: jax.Array) -
 @partial(jax.jit, static_argnums=0, static_argnames="fuse")
 def _logits(model: VideoModel, params: dict, frozen: dict, video: jax.Array, text: jax.Array, fuse: float) -> jax.Array:
     return model.logits(params, frozen, text, normalize(video, model.dtype), fuse)
-
-
-@partial(jax.jit, static_argnums=0)
-def _embed_text(module: ClipText, params: dict, tokens: jax.Array) -> jax.Array:
-    return unit(module.apply({"params": params}, tokens))

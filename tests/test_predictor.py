@@ -61,7 +61,7 @@ def test_text_embeddings_of_strings_and_of_their_tokens_are_the_same(model):
 
 
 def test_more_texts_than_are_encoded_at_a_time(model, monkeypatch):
-    monkeypatch.setattr("dist_jax.predictor._TEXT_ROWS", 2)
+    monkeypatch.setattr("dist_jax.text.embedding._ROWS", 2)
     five = np.concatenate([TOKENS, TOKENS, TOKENS[:1]])
     np.testing.assert_allclose(model.encode_text(five)[4], model.encode_text(TOKENS)[0], atol=1e-6)
 

@@ -1,0 +1,54 @@
+"""Token numbers -> text embeddings, by CLIP's text tower."""
+
+from contextlib import AbstractContextManager
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dist_jax.errors import UserError
+from dist_jax.models.clip_text import ClipText, TextConfig
+from dist_jax.models.layers import unit
+
+_ROWS = 128  # texts encoded at a time
+
+
+def encode_tokens(config: TextConfig, params: dict, tokens: np.ndarray, dtype: jnp.dtype) -> jax.Array:
+    """Token numbers int32 [K, context] -> text embeddings float32 [K, E], unit length, some texts at a time."""
+    module = ClipText(config, dtype)
+    rows = min(len(tokens), _ROWS)
+    padding = np.repeat(tokens[:1], -len(tokens) % rows, axis=0)  # every part as long as the first: one compilation
+    padded = np.concatenate([tokens, padding])
+    with precision_of(dtype):
+        parts = [_embed_text(module, params, padded[row : row + rows]) for row in range(0, len(padded), rows)]
+    return jnp.concatenate(parts)[: len(tokens)]
+
+
+def check_tokens(tokens: np.ndarray, config: TextConfig) -> np.ndarray:
+    """Token numbers int [K, any length] -> int32 [K, at most context]; a longer text keeps its end token.
+
+    Raises:
+      UserError: for numbers outside the vocabulary, or a text without its end token.
+    """
+    if tokens.min() < 0 or tokens.max() >= config.vocab:
+        raise UserError(f"token numbers reach from {tokens.min()} to {tokens.max()}; wanted 0 to {config.vocab - 1}")
+    ends = tokens == (tokens.max(axis=1, keepdims=True) if config.end_token is None else config.end_token)
+    without = np.flatnonzero(~ends.any(axis=1))
+    if without.size:
+        raise UserError(f"text {without[0]} has no end token ({config.end_token}), where it would be read")
+    end = ends.argmax(axis=1)
+    too_long = end >= config.context
+    cut = tokens[:, : config.context].astype(np.int32)
+    cut[too_long, -1] = tokens[too_long, end[too_long]]
+    return cut
+
+
+def precision_of(dtype: jnp.dtype) -> AbstractContextManager:
+    """Accelerators multiply float32 with fewer bits unless told otherwise."""
+    return jax.default_matmul_precision("highest" if dtype == jnp.float32 else "default")
+
+
+@partial(jax.jit, static_argnums=0)
+def _embed_text(module: ClipText, params: dict, tokens: jax.Array) -> jax.Array:
+    return unit(module.apply({"params": params}, tokens))
