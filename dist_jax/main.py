@@ -10,7 +10,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from dist_jax import config as settings
-from dist_jax import evaluate, sharding, train
+from dist_jax import evaluate, hosts, sharding, train
 from dist_jax.errors import UserError, exit_with_message
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration, e.g. configs/demo.py.", lock_config=True)
@@ -31,15 +31,17 @@ def main(argv: Sequence[str]) -> None:
     if WORKDIR.value is None:
         raise UserError("--workdir is missing; for example --config=configs/demo.py --workdir=runs/demo")
     quieten()
-    join_hosts()
+    if COORDINATOR.value or DISTRIBUTED.value:
+        hosts.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     use_compilation_cache(config.compilation_cache)
-    mesh = sharding.make_mesh(config.mesh)
-    if EVALUATE.value:
-        evaluate.evaluate(config, WORKDIR.value, mesh, RESULTS.value)
-    elif config.find_batch:
-        train.find_batch(config, mesh)
-    else:
-        train.train(config, WORKDIR.value, mesh)
+    with hosts.failing_together():
+        mesh = sharding.make_mesh(config.mesh)
+        if EVALUATE.value:
+            evaluate.evaluate(config, WORKDIR.value, mesh, RESULTS.value)
+        elif config.find_batch:
+            train.find_batch(config, mesh)
+        else:
+            train.train(config, WORKDIR.value, mesh)
 
 
 def read_config() -> ml_collections.ConfigDict:
@@ -58,16 +60,6 @@ def quieten() -> None:
     """Leaves the terminal to what this program says itself, unless --verbosity asks for the libraries' notes."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.ERROR)
-
-
-def join_hosts() -> None:
-    """Makes one system of several hosts, if the flags say that there are several."""
-    if COORDINATOR.value:
-        if PROCESSES.value is None or PROCESS.value is None:
-            raise UserError("--coordinator needs --processes (how many) and --process (which one, from 0)")
-        jax.distributed.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
-    elif DISTRIBUTED.value:
-        jax.distributed.initialize()
 
 
 def use_compilation_cache(folder: str) -> None:
