@@ -98,10 +98,12 @@ def render_clip(split: str, number: int, motion: str, seed: int) -> np.ndarray:
 def write_mp4(path: str, frames: np.ndarray) -> None:
     """Encodes uint8 RGB frames [F, H, W, 3] as H.264 at RATE frames a second; H and W even."""
     with av.open(path, "w") as container:
-        stream = container.add_stream("libx264", rate=RATE, options={"crf": "18", "preset": "veryfast"})
+        # Without cpu-independent and with several threads the same frames give other bytes from run to run.
+        options = {"crf": "18", "preset": "veryfast", "x264-params": "cpu-independent=1"}
+        stream = container.add_stream("libx264", rate=RATE, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
-        stream.thread_count = 1  # the bytes must not depend on the machine's cores
+        stream.thread_count = 1
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())

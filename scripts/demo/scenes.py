@@ -1,10 +1,10 @@
 """The demo's pictures: one coloured shape on a textured background that a moving camera pans over.
 
-A shape's pose is four phases, each on a circle of length 1: x, y, size, angle. A motion class moves one of them in one
-direction at a steady rate; a phase that leaves one end of its range comes in at the other, so a shape that crosses the
-right edge returns at the left, and one that has grown to the full starts small again. Phases start uniform, and a
-uniform phase stays uniform on its circle, so at every moment the pose has the same distribution in every class: a
-single frame says nothing about the class. Camera, shape and colours are drawn independently of the class.
+A shape's pose is four numbers from 0 to 1: x, y, size, angle. A motion class moves one of them, up or down, over a
+stretch that is drawn at random; the others rest at a random point of such a stretch. A stretch is played in either
+direction with the same probability, so the frames of "moving left" without their order are those of "moving right", and
+a pose taken from any frame is distributed alike in all classes: a single frame says nothing about the class, and the
+average over a clip's frames at most which number moves. Camera, shape and colours are independent of the class.
 """
 
 import dataclasses
@@ -12,13 +12,13 @@ import dataclasses
 import numpy as np
 
 X, Y, SIZE, ANGLE = range(4)
-MOTIONS = {  # class name: (phase that moves, direction); y points down, so a rising angle turns clockwise
-    "growing": (SIZE, +1),
+MOTIONS = {  # class name: (part of the pose that moves, direction); y points down, so a rising angle turns clockwise
+    "growing large": (SIZE, +1),
     "moving down": (Y, +1),
     "moving left": (X, -1),
     "moving right": (X, +1),
     "moving up": (Y, -1),
-    "shrinking": (SIZE, -1),
+    "shrinking small": (SIZE, -1),
     "turning clockwise": (ANGLE, +1),
     "turning counter-clockwise": (ANGLE, -1),
 }
@@ -34,7 +34,9 @@ COLOURS = {
     "white": (250, 250, 250),
 }
 RADIUS = (0.13, 0.36)  # smallest and largest, as a share of the frame's height
-TRAVEL = (0.45, 0.75)  # how far a phase moves during a clip: below 1, so no clip comes round to its start
+TURN = 240  # degrees: angle 0 points as far to the left of straight up as angle 1 does to the right
+SPREAD = 0.7  # side of the square in which the shape's centre stays, as a share of the frame's height
+TRAVEL = (0.5, 0.7)  # shortest and longest stretch
 TEXTURE = 128  # pixels, height and width of the background's repeating texture
 
 
@@ -76,21 +78,23 @@ def random_scene(rng: np.random.Generator) -> Scene:
 
 
 def random_poses(rng: np.random.Generator, motion: str, frames: int) -> np.ndarray:
-    """Phases of the shape in a clip of the class `motion`: float64 [frames, 4] in [0, 1), columns X, Y, SIZE, ANGLE."""
+    """Poses of the shape in a clip of the class `motion`: float64 [frames, 4] in [0, 1], columns X, Y, SIZE, ANGLE."""
     axis, direction = MOTIONS[motion]
-    poses = np.tile(rng.uniform(size=4), (frames, 1))
-    poses[:, axis] += direction * rng.uniform(*TRAVEL) * np.linspace(0, 1, frames)
-    return poses % 1.0
+    travel = rng.uniform(*TRAVEL, size=4)
+    start = rng.uniform(0, 1 - travel)
+    poses = np.tile(start + travel * rng.uniform(size=4), (frames, 1))
+    poses[:, axis] = start[axis] + travel[axis] * np.linspace(0, 1, frames)[::direction]
+    return poses
 
 
 def draw(scene: Scene, poses: np.ndarray, height: int, width: int) -> np.ndarray:
     """The frames of a clip: uint8 [frames, height, width, 3], RGB, for poses [frames, 4]."""
     frames = _background(scene, len(poses), height, width)  # [F, H, W, 3]
-    body, mark = _coverage(scene.shape, poses, height, width)  # [F, H, W] each
+    body, front = _coverage(scene.shape, poses, height, width)  # [F, H, W] each
     colour = np.float32(COLOURS[scene.colour])
     frames += body[..., None] * (colour - frames)
-    # A black dot beside the centre makes the angle visible, also that of a circle.
-    frames += mark[..., None] * -frames
+    # A dark front half makes the angle visible, also that of a circle.
+    frames += front[..., None] * (0.35 * colour - frames)
     return np.clip(frames + 0.5, 0, 255).astype(np.uint8)
 
 
@@ -130,24 +134,20 @@ def _sample(texture: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def _coverage(shape: str, poses: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Share of each pixel that the shape and its mark cover: float32 [F, H, W] each; the frame wraps around."""
-    x, y, size, angle = (poses[:, i, None, None].astype(np.float32) for i in range(4))  # [F, 1, 1] each
+    """Share of each pixel that the shape and its front half cover: float32 [F, H, W] each, in [0, 1]."""
+    x, y, size, angle = (poses[:, i, None, None].astype(np.float32) for i in (X, Y, SIZE, ANGLE))  # [F, 1, 1] each
     radius = height * RADIUS[0] * (RADIUS[1] / RADIUS[0]) ** size
-    right = _wrapped(np.arange(width, dtype=np.float32) + 0.5 - x * width, width)  # [F, 1, W]
-    down = _wrapped(np.arange(height, dtype=np.float32)[:, None] + 0.5 - y * height, height)  # [F, H, 1]
-    distance = np.hypot(right, down)
-    heading = 2 * np.pi * angle
+    right = np.arange(width, dtype=np.float32) + 0.5 - width / 2 - SPREAD * height * (x - 0.5)  # [F, 1, W]
+    down = np.arange(height, dtype=np.float32)[:, None] + 0.5 - height / 2 - SPREAD * height * (y - 0.5)  # [F, H, 1]
+    heading = np.deg2rad(TURN * (angle - 0.5) - 90)  # from the x axis, clockwise: y points down
     rim = radius * _rim(shape, np.arctan2(down, right) - heading)
-    mark = np.hypot(right - 0.5 * radius * np.cos(heading), down - 0.5 * radius * np.sin(heading))
-    return np.clip(rim - distance + 0.5, 0, 1), np.clip(0.25 * radius - mark + 0.5, 0, 1)
-
-
-def _wrapped(offset: np.ndarray, length: int) -> np.ndarray:
-    return (offset + length / 2) % length - length / 2
+    body = np.clip(rim - np.hypot(right, down) + 0.5, 0, 1)
+    ahead = right * np.cos(heading) + down * np.sin(heading)
+    return body, body * np.clip(ahead - 0.1 * radius + 0.5, 0, 1)
 
 
 def _rim(shape: str, angle: np.ndarray) -> np.ndarray:
-    """Distance from the centre to the outline in the direction `angle` (radians, from the mark), largest value 1."""
+    """Distance from the centre to the outline in the direction `angle` (radians, from the heading), at most 1."""
     match shape:
         case "circle":
             return np.float32(0.9)

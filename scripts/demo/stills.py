@@ -4,7 +4,7 @@ import numpy as np
 
 from scripts.demo import scenes
 
-POSES_A_SCENE = 8  # stills that share shape, colours and texture
+POSES_A_SCENE = 16  # stills that share shape, colours and texture
 
 
 def captioned_stills(rng: np.random.Generator, count: int, resolution: int) -> tuple[np.ndarray, list[str]]:
@@ -18,16 +18,19 @@ def captioned_stills(rng: np.random.Generator, count: int, resolution: int) -> t
 
 
 def caption(scene: scenes.Scene, pose: np.ndarray) -> str:
-    """Says what a still with the phases `pose` [4] shows."""
+    """Says what a still with the pose [4] shows."""
     x, y, size, angle = pose
-    column, row = _word(x, "left", "centre", "right"), _word(y, "top", "middle", "bottom")
-    heading = ("right", "down", "left", "up")[round(4 * angle) % 4]
-    return (
-        f"a {_word(size, 'small', 'medium', 'large')} {scene.colour} {scene.shape} pointing {heading} "
-        f"at the {row} {column} of a {scene.ground} background"
+    return ", ".join(
+        (
+            _word(x, "left", "centre", "right"),
+            _word(y, "up", "middle", "down"),
+            _word(size, "small", "medium", "large"),
+            _word(angle, "turned counter-clockwise", "upright", "turned clockwise"),
+            f"{scene.colour} {scene.shape}",
+        )
     )
 
 
-def _word(phase: float, *words: str) -> str:
-    """The word for a phase in [0, 1): one for each of equal parts."""
-    return words[int(phase * len(words))]
+def _word(share: float, *words: str) -> str:
+    """The word for a number in [0, 1): one for each of equal parts."""
+    return words[int(share * len(words))]

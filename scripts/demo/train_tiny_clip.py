@@ -29,9 +29,9 @@ from dist_jax.weights import clip
 from scripts.demo import bpe, scenes, stills
 
 RESOLUTION = 64  # pixels
-CONTEXT = 20  # tokens; the longest caption has 15
+CONTEXT = 20  # tokens; the longest caption has 14
 MERGES = 400
-VISION = VisionConfig(width=128, layers=4, heads=4, patch=16, resolution=RESOLUTION, embed=64)
+VISION = VisionConfig(width=128, layers=4, heads=4, patch=32, resolution=RESOLUTION, embed=64)
 BATCH = 128
 LEARNING_RATE = 2e-3
 
@@ -61,7 +61,7 @@ def main() -> None:
     encoder = tokenizer.load(str(output))
     pairs = Pairs(images, tokenizer.encode(encoder, captions, CONTEXT))
     text = TextConfig(
-        width=96, layers=2, heads=3, vocab=len(encoder), context=CONTEXT, embed=64, end_token=encoder.eos_token_id
+        width=64, layers=2, heads=2, vocab=len(encoder), context=CONTEXT, embed=64, end_token=encoder.eos_token_id
     )
     params = train(text, pairs, rng, args.steps, args.seed)
     save(output, text, params)

@@ -1,0 +1,42 @@
+"""The demo: eight motions of a shape, a tiny CLIP, minutes on two CPU cores.
+
+    bash scripts/quickstart.sh
+
+makes the videos, the CLIP and the records that this reads, and then runs
+
+    python -m dist_jax.main --config=configs/demo.py --workdir=demo/run
+"""
+
+import ml_collections
+
+from dist_jax import config as settings
+
+
+def get_config() -> ml_collections.ConfigDict:
+    """What differs from the defaults: a small network, and no mixing, which needs far more steps to pay."""
+    config = settings.defaults()
+    config.batch_size = 16
+    config.epochs = 12.0
+    config.clip.weights = "demo/clip"
+    config.model.integration_width = 128
+    config.model.temporal_width = 48
+    config.model.pooling_layers = 1
+    config.data.train = "demo/records/train@8"
+    config.data.val = "demo/records/val@2"
+    config.augment.crop_area = (0.7, 1.0)
+    config.augment.grayscale = 0.0
+    # A mirrored "moving left" moves right, a mirrored clockwise turn is counter-clockwise: lines of labels.txt from 0.
+    config.augment.flip_labels = (2, 3, 6, 7)
+    config.mix.mixup = 0.0
+    config.mix.cutmix = 0.0
+    config.mix.group = 1
+    config.mix.label_smoothing = 0.0
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.warmup_epochs = 1.0
+    config.optimizer.clip_norm = 1.0
+    config.eval.every_epochs = 3.0
+    config.eval.batch_size = 24
+    config.eval.views = 1
+    config.checkpoint.every_steps = 200
+    config.log.every_steps = 20
+    return config

@@ -1,0 +1,88 @@
+#!/usr/bin/env bash
+# The whole of dist_jax on a data set that it renders itself: bash scripts/quickstart.sh [--short] [--output DIR]
+#
+#   --output DIR  where everything goes (default: demo); a finished stage is found there and not done again
+#   --short       the same stages with few videos and steps: shows that they work, learns next to nothing
+#
+# Needs bash and Python 3.11 or newer (PYTHON=... chooses one); under six minutes on two CPU cores after the install.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+fail() {
+  echo "error: $1" >&2
+  exit 1
+}
+
+output=""
+short=false
+while (($#)); do
+  case "$1" in
+    --short) short=true ;;
+    --output)
+      (($# > 1)) || fail "--output needs a folder"
+      output="$2"
+      shift
+      ;;
+    *) fail "unknown argument $1; usage: bash scripts/quickstart.sh [--short] [--output DIR]" ;;
+  esac
+  shift
+done
+
+videos=() clip=() training=()
+if "$short"; then
+  output="${output:-demo/short}"
+  videos=(--train 96 --val 24)
+  clip=(--stills 512 --steps 10)
+  training=(--config.steps=12 --config.log.every_steps=4 --config.checkpoint.every_steps=6)
+fi
+output="${output:-demo}"
+
+source scripts/environment.sh
+make_environment requirements.txt
+export JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=2
+
+SECONDS=0
+stage() {
+  echo
+  echo "== $1 (${SECONDS} s since the start)"
+}
+
+run() {
+  printf '$'
+  printf ' %q' "$@"
+  echo
+  "$@"
+}
+
+stage "videos: shapes that move, H.264 in mp4 files, and their lists"
+run python -m scripts.demo.render_videos --output "$output/videos" "${videos[@]}"
+
+stage "a tiny CLIP, trained on captioned stills"
+run python -m scripts.demo.train_tiny_clip --output "$output/clip" "${clip[@]}"
+
+stage "records: mp4 to DMVR TFRecords"
+run python -m dist_jax.build_records --videos "$output/videos" --list "$output/videos/train.txt" \
+  --output "$output/records" --name train --shards 8
+run python -m dist_jax.build_records --videos "$output/videos" --list "$output/videos/val.txt" \
+  --output "$output/records" --name val --shards 2 --labels "$output/records/labels.txt"
+
+config=(
+  --config=configs/demo.py
+  "--config.clip.weights=$output/clip"
+  "--config.data.train=$output/records/train@8"
+  "--config.data.val=$output/records/val@2"
+  "${training[@]}"
+)
+
+stage "DiST: training and evaluation"
+run python -m dist_jax.main "${config[@]}" --workdir="$output/run"
+
+stage "the frozen CLIP alone, and the report"
+run python -m scripts.demo.baseline "${config[@]}" --output="$output/baseline.json"
+run python -m scripts.demo.report --run "$output/run" --baseline "$output/baseline.json" \
+  --videos "$output/videos" --output "$output/report.png"
+
+stage "one prediction, as for any video of your own"
+run python -m dist_jax.predict --model "$output/run" --video "$output/videos/val/00000.mp4" --top 3
+echo
+echo "done in ${SECONDS} s; everything is in $output/"
