@@ -16,6 +16,7 @@ from dist_jax import sharding
 from dist_jax.checkpoint import load_params, read_run, refuse
 from dist_jax.data import pipeline
 from dist_jax.data.faults import Faults
+from dist_jax.data.files import write_text
 from dist_jax.data.sources import Source, open_source
 from dist_jax.errors import UserError
 from dist_jax.experiment import Experiment, build
@@ -24,6 +25,7 @@ from dist_jax.steps import eval_step
 from dist_jax.weights.init_from import load_initial
 
 ID_BYTES = 256  # longest video name that hosts tell each other, in UTF-8; longer ones lose their beginning
+_AHEAD = 2  # batches that the devices may have before them: each keeps its frames in their memory
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh, name: str) -> dict[str, float]:
@@ -106,6 +108,7 @@ def score_videos(
     with pipeline.Prefetcher(batches, put, config.data.prefetch) as prefetched:
         for batch, video in prefetched:
             found.append((batch, step(params, video)))
+            jax.block_until_ready(found[-_AHEAD:][0][1])
     return _gather(found, rows)
 
 
@@ -159,7 +162,7 @@ def write_results(
         "confusion": confusion.tolist(),
     }
     file = folder / f"{name}.json"
-    file.write_text(json.dumps(report, indent=1))
+    write_text(str(file), json.dumps(report, indent=1))
     with (folder / f"{name}.csv").open("w") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         count = min(5, len(classes))

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import jax
 import ml_collections
@@ -81,7 +81,12 @@ def train(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh) -> dict[s
 
     summary = None
     bad_train, bad_val = (Faults(split, evaluate.bad_records_file(workdir)) for split in ("train", "val"))
-    with preemption_notice() as preempted, train_input(trainer, mesh, source, start, bad_train) as batches:
+    with (
+        preemption_notice() as preempted,
+        closing(checkpoints),  # whatever ends the loop, a checkpoint that was begun is finished
+        closing(watch),
+        train_input(trainer, mesh, source, start, bad_train) as batches,
+    ):
         for step in range(start + 1, plan.steps + 1):
             watch.profile(step)
             batch = next(batches)
@@ -89,17 +94,14 @@ def train(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh) -> dict[s
             watch.step(step, metrics, plan.rate(step - 1), batches.waited, bad_train.counts)
             last = step == plan.steps
             summary = evaluate_now(state) if last or step % plan.eval_every == 0 else None
-            stopping = preempted(step)
+            stopping = preempted(step) and not last
             if last or summary or stopping or step % config.checkpoint.every_steps == 0:
                 watch.flush()  # a checkpoint holds only steps whose loss is known to be finite
                 checkpoints.save(step, state, summary)
-            if stopping and not last:
-                checkpoints.close()
+            if stopping:
+                watch.say(f"told to stop: step {step} is saved, and the same command goes on from there")
                 raise Preempted(PREEMPTED)
-    summary = summary or evaluate_now(state)
-    checkpoints.close()
-    watch.close()
-    return summary
+        return summary or evaluate_now(state)
 
 
 class Plan:

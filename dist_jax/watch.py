@@ -13,6 +13,7 @@ from clu import metric_writers, periodic_actions
 from etils import epath
 from tqdm import tqdm
 
+from dist_jax.data.files import write_text
 from dist_jax.errors import UserError
 
 METRICS_FILE = "metrics.jsonl"
@@ -144,9 +145,9 @@ class Watch:
             return
         self._lines.append(json.dumps({"step": step, **values}))
         # Written whole every time: object stores cannot append, and the file stays small.
-        (self._folder / METRICS_FILE).write_text("\n".join(self._lines) + "\n")
+        write_text(str(self._folder / METRICS_FILE), "\n".join(self._lines) + "\n")
         heartbeat = {"step": step, "time": time.time()}
-        (self._folder / HEARTBEAT_FILE).write_text(json.dumps(heartbeat))
+        write_text(str(self._folder / HEARTBEAT_FILE), json.dumps(heartbeat))
 
     def warn(self, message: str) -> None:
         """A line that the progress bar does not overwrite."""

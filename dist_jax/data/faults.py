@@ -7,6 +7,7 @@ import math
 import threading
 from pathlib import Path
 
+from dist_jax.data.files import write_text
 from dist_jax.errors import UserError
 
 _COLUMNS = ("split", "record", "kind", "where", "message")
@@ -79,7 +80,7 @@ class Faults:
             writer.writerows(others)
             writer.writerows((self.split, record, *found) for record, found in self._found.items())
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.path.write_text(text.getvalue())
+            write_text(str(self.path), text.getvalue())
         self._written = len(self._found)
 
     def _rows(self) -> list[list[str]]:
