@@ -145,14 +145,14 @@ def load_params(workdir: epath.PathLike, best: str = "") -> tuple[int, dict]:
     """The parameters of a workdir on this host: the averaged ones where the run kept an average.
 
     Args:
-      workdir: of a training run.
-      best: metric whose best checkpoint is read, e.g. "top1"; "": the newest.
+        workdir: of a training run.
+        best: metric whose best checkpoint is read, e.g. "top1"; "": the newest.
 
     Returns:
-      The step and the DiST parameters.
+        The step and the DiST parameters.
 
     Raises:
-      UserError: if there is no checkpoint.
+        UserError: if there is no checkpoint.
     """
     if not _folder(workdir).is_dir():
         raise UserError(f"{workdir} holds no checkpoint of a training run ({_folder(workdir)} is missing)")

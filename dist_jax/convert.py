@@ -66,7 +66,7 @@ def write_pytorch(path: str | Path, model: Model) -> None:
     """Writes {"model_state": ...} with the published names, whole or not at all.
 
     Raises:
-      UserError: without PyTorch, without a text tower, or if the file exists.
+        UserError: without PyTorch, without a text tower, or if the file exists.
     """
     try:
         import torch

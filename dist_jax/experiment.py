@@ -43,7 +43,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> Experiment:
     """Loads the backbone and the class texts and makes the model of `config`.
 
     Raises:
-      UserError: if weights, labels or settings do not fit together.
+        UserError: if weights, labels or settings do not fit together.
     """
     classes = sources.class_names(config.data)
     on_cpu = mesh.devices.flat[0].platform == "cpu"

@@ -24,12 +24,12 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
     """Makes one system of all processes; returns when all are there.
 
     Args:
-      coordinator: HOST:PORT of process 0; None: found by itself on a TPU pod, under Slurm and Kubernetes.
-      processes: how many there are.
-      process: number of this one, from 0.
+        coordinator: HOST:PORT of process 0; None: found by itself on a TPU pod, under Slurm and Kubernetes.
+        processes: how many there are.
+        process: number of this one, from 0.
 
     Raises:
-      UserError: if these three are not complete, or nothing is found.
+        UserError: if these three are not complete, or nothing is found.
     """
     if coordinator is not None and (processes is None or process is None):
         raise UserError("--coordinator needs --processes (how many) and --process (which one, from 0)")

@@ -58,12 +58,12 @@ def apply(video: jax.Array, targets: jax.Array, draws: MixDraw) -> tuple[jax.Arr
     """Mixes each clip with the mirrored one of its group.
 
     Args:
-      video: float [B, T, H, W, 3], B = G * group.
-      targets: float32 [B, K].
-      draws: for the G groups, in order.
+        video: float [B, T, H, W, 3], B = G * group.
+        targets: float32 [B, K].
+        draws: for the G groups, in order.
 
     Returns:
-      Mixed video and targets, of the same shapes and dtypes.
+        Mixed video and targets, of the same shapes and dtypes.
     """
     groups = draws.share.shape[0]
     grouped = video.reshape(groups, -1, *video.shape[1:])  # [G, group, T, H, W, 3]

@@ -15,13 +15,13 @@ def learning_rate(epoch: jax.Array | float, epochs: float, settings: ml_collecti
     """The rate at a fractional epoch.
 
     Args:
-      epoch: passes over the training records so far, float [].
-      epochs: length of the training.
-      settings: config.optimizer.
+        epoch: passes over the training records so far, float [].
+        epochs: length of the training.
+        settings: config.optimizer.
 
     Returns:
-      float32 []: a cosine from `learning_rate` at epoch 0 to `final_rate` at the end, whose first `warmup_epochs` are
-      replaced by a line from `warmup_rate` to the cosine's value where the line ends.
+        float32 []: a cosine from `learning_rate` at epoch 0 to `final_rate` at the end, whose first `warmup_epochs` are
+        replaced by a line from `warmup_rate` to the cosine's value where the line ends.
     """
 
     def cosine(at: jax.Array | float) -> jax.Array:
@@ -40,7 +40,7 @@ def decay_rates(params: dict, rate: float) -> dict:
     parameters without a gradient, leaves it alone; so does this one.
 
     Raises:
-      ValueError: for a parameter that belongs to no decay group.
+        ValueError: for a parameter that belongs to no decay group.
     """
 
     def of(path: tuple, leaf: jax.Array) -> jax.Array:

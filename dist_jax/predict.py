@@ -74,14 +74,14 @@ def predict(model: dist_jax.Predictor, path: str, names: Sequence[str], text: ja
     """Classifies the video at `path`: probabilities averaged over its views, one view on the device at a time.
 
     Args:
-      model: from `dist_jax.load`.
-      path: a video file.
-      names: of the K classes.
-      text: their features float32 [K, E]; None: the model's own classes.
-      top: how many of the most probable are wanted.
+        model: from `dist_jax.load`.
+        path: a video file.
+        names: of the K classes.
+        text: their features float32 [K, E]; None: the model's own classes.
+        top: how many of the most probable are wanted.
 
     Raises:
-      UserError: if the video cannot be read.
+        UserError: if the video cannot be read.
     """
     indices = choose_frames(video.probe(path).frames, model.frames, model.evaluation)  # [V, T]
     clips = read_clips(path, indices, model.resolution, model.evaluation.crops)  # [crops, V, T, H, W, 3]

@@ -32,14 +32,14 @@ def load(path: str | Path, dtype: jnp.dtype | None = None, mesh: Mesh | None = N
     """Loads a trained model.
 
     Args:
-      path: a model directory (`python -m dist_jax.convert`), a training workdir or a published .pyth file.
-      dtype: of the frozen CLIP's parameters and of the arithmetic: float32, in full precision on every device, or
-        bfloat16, which is faster on an accelerator; default float32. Results are float32 either way.
-      mesh: the devices to use, from `dist_jax.sharding.make_mesh`; clips are split over its axes data and fsdp.
-        Default: the first device.
+        path: a model directory (`python -m dist_jax.convert`), a training workdir or a published .pyth file.
+        dtype: of the frozen CLIP's parameters and of the arithmetic: float32, in full precision on every device, or
+          bfloat16, which is faster on an accelerator; default float32. Results are float32 either way.
+        mesh: the devices to use, from `dist_jax.sharding.make_mesh`; clips are split over its axes data and fsdp.
+          Default: the first device.
 
     Raises:
-      UserError: if the path holds no model, or a damaged one; if the mesh or the dtype cannot be.
+        UserError: if the path holds no model, or a damaged one; if the mesh or the dtype cannot be.
     """
     dtype = jnp.dtype(jnp.float32 if dtype is None else dtype)
     if dtype not in (jnp.float32, jnp.bfloat16):
@@ -118,12 +118,12 @@ class Predictor:
         """Class logits: exp(logit_scale) * cosine.
 
         Args:
-          video: pixels, uint8 [B, T, H, W, 3].
-          text: features from `encode_text`, float [K, E].
-          fuse: share, 0 to 1, of plain CLIP's logits (mean over the S frames of its per-frame logits).
+            video: pixels, uint8 [B, T, H, W, 3].
+            text: features from `encode_text`, float [K, E].
+            fuse: share, 0 to 1, of plain CLIP's logits (mean over the S frames of its per-frame logits).
 
         Returns:
-          float32 [B, K].
+            float32 [B, K].
         """
         text = jnp.asarray(text)
         embed = self._files.dist.embed
@@ -139,13 +139,13 @@ class Predictor:
         """Probabilities of the texts.
 
         Args:
-          video: pixels, uint8 [B, T, H, W, 3].
-          texts: class names, or token numbers int [K, context], or features from `encode_text` float [K, E]; default:
-            the classes that the model was trained on.
-          fuse: as in `logits`; the paper's zero-shot setting is 0.5.
+            video: pixels, uint8 [B, T, H, W, 3].
+            texts: class names, or token numbers int [K, context], or features from `encode_text` float [K, E]; default:
+              the classes that the model was trained on.
+            fuse: as in `logits`; the paper's zero-shot setting is 0.5.
 
         Returns:
-          float32 [B, K], rows sum to 1.
+            float32 [B, K], rows sum to 1.
         """
         return jax.nn.softmax(self.logits(video, self._text_features(texts), fuse))
 

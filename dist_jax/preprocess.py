@@ -20,11 +20,11 @@ def grayscale(pixels: jax.Array, chosen: jax.Array) -> jax.Array:
     """Takes the colour from the chosen clips.
 
     Args:
-      pixels: float [B, T, H, W, 3].
-      chosen: bool [B].
+        pixels: float [B, T, H, W, 3].
+        chosen: bool [B].
 
     Returns:
-      The same shape and dtype; all three channels of a chosen clip hold its luma (ITU-R 601, as torchvision's).
+        The same shape and dtype; all three channels of a chosen clip hold its luma (ITU-R 601, as torchvision's).
     """
     luma = jnp.asarray((0.2989, 0.587, 0.114), pixels.dtype)
     gray = jnp.einsum("bthwc,c->bthw", pixels, luma)[..., None]  # [B, T, H, W, 1]
@@ -35,11 +35,11 @@ def color_jitter(pixels: jax.Array, factors: jax.Array) -> jax.Array:
     """Changes brightness, then contrast, then saturation of whole clips, as torchvision's functions of these names.
 
     Args:
-      pixels: float [B, T, H, W, 3], 0 to 255.
-      factors: float [B, 3], 1 leaves as it is.
+        pixels: float [B, T, H, W, 3], 0 to 255.
+        factors: float [B, 3], 1 leaves as it is.
 
     Returns:
-      The same shape and dtype, 0 to 255.
+        The same shape and dtype, 0 to 255.
     """
     brightness, contrast, saturation = (factors[:, i, None, None, None, None].astype(pixels.dtype) for i in range(3))
     pixels = jnp.clip(pixels * brightness, 0, 255)

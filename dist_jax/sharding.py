@@ -54,7 +54,7 @@ def make_mesh(shape: ml_collections.ConfigDict, devices: Sequence[jax.Device] | 
     """The mesh of config.mesh over all devices; -1 takes what the other axes leave.
 
     Raises:
-      UserError: if the axes do not multiply to the number of devices.
+        UserError: if the axes do not multiply to the number of devices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = [shape[axis] for axis in AXES]
@@ -75,8 +75,8 @@ def tree_shardings(mesh: Mesh, tree: object) -> object:
     """The NamedSharding of every leaf (anything with a shape) by PARTITIONS.
 
     Raises:
-      ValueError: naming each leaf that no pattern matches.
-      UserError: for a leaf that its partition does not divide.
+        ValueError: naming each leaf that no pattern matches.
+        UserError: for a leaf that its partition does not divide.
     """
     return jax.tree_util.tree_map_with_path(lambda path, leaf: leaf_sharding(mesh, path_name(path), leaf.shape), tree)
 

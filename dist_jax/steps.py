@@ -80,14 +80,14 @@ class Trainer:
         """One optimizer step.
 
         Args:
-          state: donated by the caller.
-          frozen: {"vision", "logit_scale"} of CLIP.
-          text: features of the class texts, float32 [K, E].
-          batch: "video" uint8 [B, T, H, W, 3], "label" int32 [B].
+            state: donated by the caller.
+            frozen: {"vision", "logit_scale"} of CLIP.
+            text: features of the class texts, float32 [K, E].
+            batch: "video" uint8 [B, T, H, W, 3], "label" int32 [B].
 
         Returns:
-          The next state, and float32 scalars: loss, grad_norm, accuracy (of the unmixed label), skipped (1 if the loss
-          or the gradient is not finite: then parameters and optimizer state stay as they were).
+            The next state, and float32 scalars: loss, grad_norm, accuracy (of the unmixed label), skipped (1 if the loss
+            or the gradient is not finite: then parameters and optimizer state stay as they were).
         """
         draws = self.draw(state.step, batch["video"].shape[0])
         parts = (batch["video"], batch["label"], draws)
@@ -144,15 +144,15 @@ def eval_step(
     """Scores of whole videos.
 
     Args:
-      model: static.
-      fuse: static; share of plain CLIP in the logits (see VideoModel.logits).
-      params: of the DiST network.
-      frozen: {"vision", "logit_scale"} of CLIP.
-      text: features of the class texts, float32 [K, E].
-      video: uint8 [B, V, T, H, W, 3], V views of each.
+        model: static.
+        fuse: static; share of plain CLIP in the logits (see VideoModel.logits).
+        params: of the DiST network.
+        frozen: {"vision", "logit_scale"} of CLIP.
+        text: features of the class texts, float32 [K, E].
+        video: uint8 [B, V, T, H, W, 3], V views of each.
 
     Returns:
-      float32 [B, K]: softmax scores, summed over the views.
+        float32 [B, K]: softmax scores, summed over the views.
     """
 
     def one_view(total: jax.Array, view: jax.Array) -> tuple[jax.Array, None]:

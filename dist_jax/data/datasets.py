@@ -32,14 +32,14 @@ def read(dataset: str, annotations: str, videos: str, split: str, trimmed: bool 
     """The clips of a split of a published data set.
 
     Args:
-      dataset: One of `DATASETS`.
-      annotations: Folder of the published files; of Kinetics 400, 600 and 700 also a single CSV file.
-      videos: Folder of the videos.
-      split: As the data set calls it: train, val; train1 and test1 to 3 (UCF101, HMDB51).
-      trimmed: Of Kinetics: ID.mp4 is the clip, not the whole YouTube video.
+        dataset: One of `DATASETS`.
+        annotations: Folder of the published files; of Kinetics 400, 600 and 700 also a single CSV file.
+        videos: Folder of the videos.
+        split: As the data set calls it: train, val; train1 and test1 to 3 (UCF101, HMDB51).
+        trimmed: Of Kinetics: ID.mp4 is the clip, not the whole YouTube video.
 
     Raises:
-      UserError: A file is not there or not in the published form.
+        UserError: A file is not there or not in the published form.
     """
     if not tf.io.gfile.exists(annotations):
         raise UserError(f"{annotations}: is not there; --annotations names the published files of {dataset}")

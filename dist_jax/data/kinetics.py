@@ -85,7 +85,7 @@ def list_path(folder: str, split: str) -> str:
     """The CSV file of a split in the folder of a published set: train.csv, kinetics_400_validate.csv...
 
     Raises:
-      UserError: There is none, or more than one.
+        UserError: There is none, or more than one.
     """
     names = sorted(name for name in tf.io.gfile.listdir(folder) if name.endswith(".csv"))
     found = [name for name in names if re.split(r"[^a-z]+", name[:-4].lower())[-1] in SPLITS[split]]
@@ -99,13 +99,13 @@ def to_clips(videos: Iterable[Video], files: VideoFiles, trimmed: bool) -> list[
     """Where each video's file is, and which part of it is the clip.
 
     Args:
-      videos: From a published list.
-      files: Of the videos' folder. ID_000084_000094.mp4 (times of six digits) is a clip already; of ID.mp4, the whole
-        YouTube video, the part is cut.
-      trimmed: ID.mp4 is a clip already, too.
+        videos: From a published list.
+        files: Of the videos' folder. ID_000084_000094.mp4 (times of six digits) is a clip already; of ID.mp4, the whole
+          YouTube video, the part is cut.
+        trimmed: ID.mp4 is a clip already, too.
 
     Returns:
-      One clip a video; the path of one that is not there is ID_000084_000094.mp4.
+        One clip a video; the path of one that is not there is ID_000084_000094.mp4.
     """
     clips = []
     for video in videos:
@@ -129,11 +129,11 @@ def merge(train: dict[str, Sequence[Video]], held_out: Iterable[Video]) -> Merge
     """Unites sets: one class per normal name, one video per YouTube id, none that is held out.
 
     Args:
-      train: Set -> its videos. Where sets list the same video, the last set's label and times stay.
-      held_out: Videos of validation and test lists.
+        train: Set -> its videos. Where sets list the same video, the last set's label and times stay.
+        held_out: Videos of validation and test lists.
 
     Returns:
-      The videos in the order of the sets, newest first, and of their lists.
+        The videos in the order of the sets, newest first, and of their lists.
     """
     names = _merged_names([video.label for videos in train.values() for video in videos])
     excluded, taken = {video.youtube_id for video in held_out}, set()

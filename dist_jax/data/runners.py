@@ -20,13 +20,13 @@ def run_processes(
     """Builds the shards `numbers` of the plan at `prefix`, one shard per task, and yields their reports as they end.
 
     Args:
-      prefix: OUTPUT/NAME.
-      numbers: Shards, from 0.
-      workers: Processes; with one, everything runs in this process.
-      on_clips: Called now and then with the number of clips done since the last call.
+        prefix: OUTPUT/NAME.
+        numbers: Shards, from 0.
+        workers: Processes; with one, everything runs in this process.
+        on_clips: Called now and then with the number of clips done since the last call.
 
     Raises:
-      UserError: A shard cannot be written, or a worker was killed.
+        UserError: A shard cannot be written, or a worker was killed.
     """
     if min(workers, len(numbers)) <= 1:
         for number in numbers:
@@ -55,13 +55,13 @@ def run_beam(prefix: str, numbers: Sequence[int], runner: str, options: Sequence
     Remote workers need this package and PyAV: `--extra_package` or `--sdk_container_image` among the options.
 
     Args:
-      prefix: OUTPUT/NAME, on a file system that all of the runner's workers see (gs:// on Dataflow).
-      numbers: Shards, from 0; one is one element.
-      runner: As Beam names it: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner...
-      options: The runner's own flags, --name=value.
+        prefix: OUTPUT/NAME, on a file system that all of the runner's workers see (gs:// on Dataflow).
+        numbers: Shards, from 0; one is one element.
+        runner: As Beam names it: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner...
+        options: The runner's own flags, --name=value.
 
     Raises:
-      UserError: apache-beam is not installed, or does not know the runner.
+        UserError: apache-beam is not installed, or does not know the runner.
     """
     try:
         import apache_beam as beam  # optional

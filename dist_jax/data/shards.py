@@ -82,12 +82,12 @@ def build_shard(prefix: str, number: int, on_clip: Callable[[], None] = lambda: 
     """Builds shard `number` of the plan at `prefix`, whole or not at all, and leaves its report.
 
     Args:
-      prefix: OUTPUT/NAME.
-      number: From 0.
-      on_clip: Called after every clip.
+        prefix: OUTPUT/NAME.
+        number: From 0.
+        on_clip: Called after every clip.
 
     Raises:
-      UserError: The shard cannot be written. A video that cannot be read is in the report and raises nothing.
+        UserError: The shard cannot be written. A video that cannot be read is in the report and raises nothing.
     """
     plan, videos = load_plan(prefix)
     partial = os.path.join(folder(prefix), f"{number:05d}.{uuid.uuid4().hex}.partial")

@@ -70,18 +70,18 @@ def iter_frames(
     """Decodes the part [start_s, end_s) of a video, from the key frame before `start_s`.
 
     Args:
-      path: A video file; `gs://` and other schemes that TensorFlow reads are read through it.
-      start_s: Seconds; None is the beginning.
-      end_s: Seconds; None is the end.
-      fps: Frames a second: frame k is the last one shown at or before start + k / fps. None or 0 takes every frame.
-      short_side: Pixels; larger frames are reduced to it (bicubic, the long side rounded to an even number). Smaller
-        ones are never enlarged. None or 0 keeps the size.
+        path: A video file; `gs://` and other schemes that TensorFlow reads are read through it.
+        start_s: Seconds; None is the beginning.
+        end_s: Seconds; None is the end.
+        fps: Frames a second: frame k is the last one shown at or before start + k / fps. None or 0 takes every frame.
+        short_side: Pixels; larger frames are reduced to it (bicubic, the long side rounded to an even number). Smaller
+          ones are never enlarged. None or 0 keeps the size.
 
     Yields:
-      Time in seconds, and the frame, uint8 [H, W, 3], RGB.
+        Time in seconds, and the frame, uint8 [H, W, 3], RGB.
 
     Raises:
-      VideoError: The file cannot be read, is damaged, or has no frame in that part.
+        VideoError: The file cannot be read, is damaged, or has no frame in that part.
     """
     if start_s is not None and end_s is not None and end_s <= start_s:
         raise VideoError(f"{path}: the clip ends at {end_s:g} s, not after its start at {start_s:g} s")
@@ -104,15 +104,15 @@ def decode_frames(path: str, indices: Sequence[int], short_side: int | None = No
     """Decodes chosen frames and, between them, only what they depend on.
 
     Args:
-      path: A video file.
-      indices: Frame numbers from 0, in any order, repeated or not; [T].
-      short_side: As for `iter_frames`.
+        path: A video file.
+        indices: Frame numbers from 0, in any order, repeated or not; [T].
+        short_side: As for `iter_frames`.
 
     Returns:
-      uint8 [T, H, W, 3], RGB, in the order of `indices`.
+        uint8 [T, H, W, 3], RGB, in the order of `indices`.
 
     Raises:
-      VideoError: The file cannot be read, or has no frame of such a number.
+        VideoError: The file cannot be read, or has no frame of such a number.
     """
     packets = _packets(path)
     if not packets.times:
@@ -137,15 +137,15 @@ def choose_by_time(
     """The frames of [start_s, end_s), all of them or `fps` a second.
 
     Args:
-      frames: (time, duration, frame) in seconds, by increasing time.
-      start_s: Seconds.
-      end_s: Seconds; None is the end of the last frame.
-      fps: The k-th frame is the last one at or before start_s + k / fps, or the very first where that is later.
-        None or 0: every frame whose time is in the part.
-      tolerance: Seconds by which a time may be wrong.
+        frames: (time, duration, frame) in seconds, by increasing time.
+        start_s: Seconds.
+        end_s: Seconds; None is the end of the last frame.
+        fps: The k-th frame is the last one at or before start_s + k / fps, or the very first where that is later.
+          None or 0: every frame whose time is in the part.
+        tolerance: Seconds by which a time may be wrong.
 
     Yields:
-      (time, frame).
+        (time, frame).
     """
     end_s = np.inf if end_s is None else end_s
     if not fps:

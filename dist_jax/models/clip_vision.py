@@ -56,12 +56,12 @@ class ClipVision(nn.Module):
         """The residual stream after the selected blocks, class token first.
 
         Args:
-          frames: normalised, float [F, H, W, 3].
-          selected: increasing block numbers, counted from 0; the last one must be the tower's last block (a tower
-            that is read only up to block n is one of n + 1 layers: see `first_blocks`).
+            frames: normalised, float [F, H, W, 3].
+            selected: increasing block numbers, counted from 0; the last one must be the tower's last block (a tower
+              that is read only up to block n is one of n + 1 layers: see `first_blocks`).
 
         Returns:
-          [L_selected, F, 1+N, D] in `dtype`.
+            [L_selected, F, 1+N, D] in `dtype`.
         """
         x = self._tokens(frames)  # [F, 1+N, D]
         # A block writes to the place of the first selected block that is not before it, so what an unselected block

@@ -52,11 +52,11 @@ class DistNetwork(nn.Module):
         """Embeds clips.
 
         Args:
-          features: residual stream of the selected CLIP blocks, float [L_selected, B, S, 1+N, D].
-          video: all frames, normalised as for CLIP, float [B, T, H, W, 3].
+            features: residual stream of the selected CLIP blocks, float [L_selected, B, S, 1+N, D].
+            video: all frames, normalised as for CLIP, float [B, T, H, W, 3].
 
         Returns:
-          Video embeddings, float32 [B, E], not normalised.
+            Video embeddings, float32 [B, E], not normalised.
         """
         c = self.config
         # The published stem is a 3-D convolution of kernel (5, p, p), stride (1, p, p), padding (2, 0, 0).
@@ -203,11 +203,11 @@ class DistLayer(nn.Module):
         """One layer.
 
         Args:
-          carry: z [B, T, h, w, M], r [B, S, 1+N, C] and m' [B, S, 1+N, C] (not read) of the layer before.
-          feature: f_i, the stream after the CLIP block, [B, S, 1+N, D].
+            carry: z [B, T, h, w, M], r [B, S, 1+N, C] and m' [B, S, 1+N, C] (not read) of the layer before.
+            feature: f_i, the stream after the CLIP block, [B, S, 1+N, D].
 
         Returns:
-          (z', r, m') with the shapes of `carry`, and None (a scan's outputs).
+            (z', r, m') with the shapes of `carry`, and None (a scan's outputs).
         """
         c = self.config
         linear = partial(Linear, dtype=self.dtype)

@@ -32,12 +32,12 @@ class VideoModel:
         """What the frozen tower makes of every alpha-th frame, under stop_gradient.
 
         Args:
-          frozen: see the class.
-          video: normalised frames, float [B, T, H, W, 3].
-          blocks: increasing numbers of the CLIP blocks to read; by default the selected ones.
+            frozen: see the class.
+            video: normalised frames, float [B, T, H, W, 3].
+            blocks: increasing numbers of the CLIP blocks to read; by default the selected ones.
 
         Returns:
-          [L_selected, B, S, 1+N, D] in `clip_dtype`.
+            [L_selected, B, S, 1+N, D] in `clip_dtype`.
         """
         blocks = self.dist.selected if blocks is None else blocks
         config, tower = first_blocks(self.vision, frozen["vision"], blocks[-1] + 1)
@@ -58,15 +58,15 @@ class VideoModel:
         """Class logits of clips.
 
         Args:
-          params: the DiST network's.
-          frozen: see the class.
-          text: class texts in the joint space, float32 [K, E].
-          video: normalised frames [B, T, H, W, 3].
-          fuse: share of plain CLIP in the logits, 0 to 1: the mean over the S frames of its per-frame logits (the
-            paper's zero-shot setting takes 0.5).
+            params: the DiST network's.
+            frozen: see the class.
+            text: class texts in the joint space, float32 [K, E].
+            video: normalised frames [B, T, H, W, 3].
+            fuse: share of plain CLIP in the logits, 0 to 1: the mean over the S frames of its per-frame logits (the
+              paper's zero-shot setting takes 0.5).
 
         Returns:
-          float32 [B, K].
+            float32 [B, K].
         """
         if fuse == 0.0:
             return similarity_logits(self.embed(params, frozen, video), text, frozen["logit_scale"])

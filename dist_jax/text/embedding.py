@@ -29,7 +29,7 @@ def check_tokens(tokens: np.ndarray, config: TextConfig) -> np.ndarray:
     """Token numbers int [K, any length] -> int32 [K, at most context]; a longer text keeps its end token.
 
     Raises:
-      UserError: for numbers outside the vocabulary, or a text without its end token.
+        UserError: for numbers outside the vocabulary, or a text without its end token.
     """
     if tokens.min() < 0 or tokens.max() >= config.vocab:
         raise UserError(f"token numbers reach from {tokens.min()} to {tokens.max()}; wanted 0 to {config.vocab - 1}")

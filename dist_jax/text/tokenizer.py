@@ -51,12 +51,12 @@ def encode(tokenizer: "CLIPTokenizer", texts: Sequence[str], context: int) -> np
     the text tower is causal and is read at the end token.
 
     Args:
-      tokenizer: from `load`.
-      texts: K texts.
-      context: tokens of every row; at least 2, for start and end.
+        tokenizer: from `load`.
+        texts: K texts.
+        context: tokens of every row; at least 2, for start and end.
 
     Returns:
-      int32 [K, context].
+        int32 [K, context].
     """
     wrong = [text for text in texts if not isinstance(text, str)]
     if isinstance(texts, str) or wrong:

@@ -55,19 +55,19 @@ def load(weights: str, *, dtype: jnp.dtype = jnp.float32, resolution: int = 0, p
     """Loads a CLIP ViT.
 
     Args:
-      weights: Hugging Face hub id (owner/name); directory of Hugging Face's or open_clip's files; or a file: OpenAI's
-        .pt, open_clip's .bin or .safetensors, a published DiST .pyth (which has CLIP inside).
-      dtype: of the parameters; logit_scale is float32 always.
-      resolution: pixels, height and width of the frames that it shall see; 0: of those that it was trained with.
-        Positions are interpolated where that differs.
-      place: puts a parameter on its devices, sharded as it says. Parameters are read one after the other, so that
-        the host never holds more than two copies of the largest.
+        weights: Hugging Face hub id (owner/name); directory of Hugging Face's or open_clip's files; or a file: OpenAI's
+          .pt, open_clip's .bin or .safetensors, a published DiST .pyth (which has CLIP inside).
+        dtype: of the parameters; logit_scale is float32 always.
+        resolution: pixels, height and width of the frames that it shall see; 0: of those that it was trained with.
+          Positions are interpolated where that differs.
+        place: puts a parameter on its devices, sharded as it says. Parameters are read one after the other, so that
+          the host never holds more than two copies of the largest.
 
     Returns:
-      The CLIP.
+        The CLIP.
 
     Raises:
-      UserError: naming all tensors that are missing, unknown or of the wrong shape; or why the file is no CLIP ViT.
+        UserError: naming all tensors that are missing, unknown or of the wrong shape; or why the file is no CLIP ViT.
     """
     file = _find(weights)
     tensors = open_sharded(file) if file.name.endswith(".index.json") else open_tensors(file)

@@ -222,13 +222,13 @@ def openai_sizes(
     """Sizes of the towers by the tensors' shapes, heads being of width 64 and the activation QuickGELU.
 
     Args:
-      found: shapes by OpenAI's names.
-      text: whether there is a text tower.
-      source: what error messages call the file.
-      open_clip: `model_cfg` of an open_clip_config.json, which says heads and activation.
+        found: shapes by OpenAI's names.
+        text: whether there is a text tower.
+        source: what error messages call the file.
+        open_clip: `model_cfg` of an open_clip_config.json, which says heads and activation.
 
     Returns:
-      The sizes. Those that no tensor says are 1; then a tensor is missing, as comparing all of them will tell.
+        The sizes. Those that no tensor says are 1; then a tensor is missing, as comparing all of them will tell.
     """
     cfg = open_clip or {}
     activation = "quick_gelu" if open_clip is None or cfg.get("quick_gelu") else "gelu"

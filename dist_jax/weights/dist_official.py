@@ -175,12 +175,12 @@ def params_from_published(
     """The DiST network from its tensors.
 
     Args:
-      tensors: by today's names without `dist_net.`.
-      source: what error messages call the file.
-      selected: CLIP blocks that feed the network; None: the first ones, as many as it has layers.
+        tensors: by today's names without `dist_net.`.
+        source: what error messages call the file.
+        selected: CLIP blocks that feed the network; None: the first ones, as many as it has layers.
 
     Returns:
-      Its sizes and its parameters (NumPy, in the file's dtype), as `DistNetwork` has them below "params".
+        Its sizes and its parameters (NumPy, in the file's dtype), as `DistNetwork` has them below "params".
     """
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     config = infer_config(found, f"{source} ({NETWORK}*)", selected)
@@ -193,9 +193,9 @@ def to_published(params: dict, clip: Mapping[str, np.ndarray], prefix: str = PRE
     """The published state dict, which the PyTorch code loads with strict=True.
 
     Args:
-      params: the DiST network's, in any dtype, which is kept.
-      clip: CLIP's tensors by OpenAI's names (`weights.clip.to_openai`).
-      prefix: of every name.
+        params: the DiST network's, in any dtype, which is kept.
+        clip: CLIP's tensors by OpenAI's names (`weights.clip.to_openai`).
+        prefix: of every name.
     """
     leaves = {path: np.asarray(leaf) for path, leaf in table.flatten(params).items()}
     tensors = {NETWORK + name: tensor for name, tensor in table.to_theirs(TABLE, leaves)}

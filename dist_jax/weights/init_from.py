@@ -18,7 +18,7 @@ def load_initial(path: str | Path, target: DistConfig) -> dict:
     """Parameters to start the network `target` from: those of the model at `path`, see `adapt`.
 
     Raises:
-      UserError: if there is no model, or one whose sizes differ in more than the number of frames.
+        UserError: if there is no model, or one whose sizes differ in more than the number of frames.
     """
     source, params = read_dist(path)
     if Path(path).is_file() and len(source.selected) == len(target.selected):
@@ -36,15 +36,15 @@ def adapt(params: dict, source: DistConfig, target: DistConfig) -> dict:
     taken as it is, so all other sizes must agree.
 
     Args:
-      params: the DiST network's, as `source` has them.
-      source: sizes that `params` have.
-      target: sizes that are wanted.
+        params: the DiST network's, as `source` has them.
+        source: sizes that `params` have.
+        target: sizes that are wanted.
 
     Returns:
-      NumPy arrays or, where nothing changes, the leaves of `params`.
+        NumPy arrays or, where nothing changes, the leaves of `params`.
 
     Raises:
-      UserError: naming every size but S that differs, with both values.
+        UserError: naming every size but S that differs, with both values.
     """
     differ = [
         f"{field.name} is {getattr(source, field.name)} there and {getattr(target, field.name)} here"

@@ -64,7 +64,7 @@ def write(directory: str | Path, model: Model) -> None:
     """Writes a model directory, whole or not at all.
 
     Raises:
-      UserError: if the directory exists and is not empty, or a class name has a line break.
+        UserError: if the directory exists and is not empty, or a class name has a line break.
     """
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
@@ -101,11 +101,11 @@ def read(directory: str | Path, place: Place = keep) -> Model:
     """Reads a model directory, tensor by tensor.
 
     Args:
-      directory: as `write` made it.
-      place: what becomes of each tensor, by its name in the file; default: it stays a NumPy array.
+        directory: as `write` made it.
+        place: what becomes of each tensor, by its name in the file; default: it stays a NumPy array.
 
     Raises:
-      UserError: for a missing, extra, misshapen or truncated tensor file, or a broken config.json.
+        UserError: for a missing, extra, misshapen or truncated tensor file, or a broken config.json.
     """
     directory = Path(directory)
     dist, vision, text, config = _read_config(directory / CONFIG)
@@ -200,7 +200,7 @@ def read_class_names(file: Path) -> tuple[str, ...]:
     """The class names of a file, one a line.
 
     Raises:
-      UserError: if there is no such file, none in it, an empty one, or one twice.
+        UserError: if there is no such file, none in it, an empty one, or one twice.
     """
     try:
         names = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines())

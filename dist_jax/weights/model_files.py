@@ -33,15 +33,15 @@ def read_model(
     """Reads a trained model with its CLIP.
 
     Args:
-      path: a model directory, a training workdir (its best checkpoint, by the metric of its configuration, else the
-        newest) or a published .pyth file.
-      clip: CLIP weights (whatever `weights.clip.load` reads) instead of those that the model holds or names.
-      use_clip: which one is meant where `clip` and the model's own differ: "given" or "inside"; "": that is an error.
-      selected: CLIP blocks that the network reads; needed for a published file with fewer layers than its CLIP.
-      place: what becomes of each tensor, by its path ("dist/...", "clip/vision/..."); default: a NumPy array.
+        path: a model directory, a training workdir (its best checkpoint, by the metric of its configuration, else the
+          newest) or a published .pyth file.
+        clip: CLIP weights (whatever `weights.clip.load` reads) instead of those that the model holds or names.
+        use_clip: which one is meant where `clip` and the model's own differ: "given" or "inside"; "": that is an error.
+        selected: CLIP blocks that the network reads; needed for a published file with fewer layers than its CLIP.
+        place: what becomes of each tensor, by its path ("dist/...", "clip/vision/..."); default: a NumPy array.
 
     Raises:
-      UserError: if the path holds no model, or a damaged one; if two CLIPs differ.
+        UserError: if the path holds no model, or a damaged one; if two CLIPs differ.
     """
     if _is_workdir(path):
         kind, model = "a training workdir", _read_workdir(str(path), clip, use_clip, place)
