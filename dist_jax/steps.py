@@ -39,6 +39,7 @@ class Trainer:
     model: VideoModel
     optimizer: optax.GradientTransformation
     config: ml_collections.FrozenConfigDict
+    everywhere: jax.sharding.Sharding | None = None  # what all devices hold alike; None where there is one device
 
     def init(self, key: jax.Array) -> TrainState:
         """A fresh state for the network's parameters as the paper initialises them."""
@@ -86,10 +87,12 @@ class Trainer:
             batch: "video" uint8 [B, T, H, W, 3], "label" int32 [B].
 
         Returns:
-            The next state, and float32 scalars: loss, grad_norm, accuracy (of the unmixed label), skipped (1 if the loss
-            or the gradient is not finite: then parameters and optimizer state stay as they were).
+            The next state, and float32 scalars: loss, grad_norm, accuracy (of the unmixed label), skipped (1 if
+            the loss or the gradient is not finite: then parameters and optimizer state stay as they were).
         """
-        draws = self.draw(state.step, batch["video"].shape[0])
+        # Drawn in part by each device, the draws would have to wait for each other; the network's parameters, where
+        # their state is spread, are small beside the clips that would travel in their place.
+        draws, used = self._alike((self.draw(state.step, batch["video"].shape[0]), state.params))
         parts = (batch["video"], batch["label"], draws)
         parts = jax.tree.map(self._split, parts)
 
@@ -101,12 +104,11 @@ class Trainer:
             return jnp.mean(soft_cross_entropy(logits, targets)), jnp.mean(hits)
 
         def add_part(total: tuple, part: tuple) -> tuple[tuple, None]:
-            return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_of, has_aux=True)(state.params, part)), None
+            return jax.tree.map(jnp.add, total, jax.value_and_grad(loss_of, has_aux=True)(used, part)), None
 
         if self.config.accumulate == 1:
-            (loss, accuracy), grads = jax.value_and_grad(loss_of, has_aux=True)(
-                state.params, jax.tree.map(lambda x: x[0], parts)
-            )
+            whole = jax.tree.map(lambda x: x[0], parts)
+            (loss, accuracy), grads = jax.value_and_grad(loss_of, has_aux=True)(used, whole)
         else:
             zero = jnp.zeros(())
             nothing = ((zero, zero), jax.tree.map(jnp.zeros_like, state.params))
@@ -117,6 +119,9 @@ class Trainer:
         state = self._update(state, grads, finite)
         skipped = 1.0 - finite.astype(jnp.float32)
         return state, {"loss": loss, "grad_norm": norm, "accuracy": accuracy, "skipped": skipped}
+
+    def _alike(self, tree: object) -> object:
+        return tree if self.everywhere is None else jax.lax.with_sharding_constraint(tree, self.everywhere)
 
     def _split(self, rows: jax.Array) -> jax.Array:
         """[rows, ...] -> [accumulate, rows / accumulate, ...]: whole mixing groups, rows of every device in each."""

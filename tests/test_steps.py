@@ -57,7 +57,7 @@ def test_ten_steps_on_eight_devices_equal_ten_on_one(tiny_model, tiny_frozen, ti
     assert not np.allclose(one[1:], one[:-1])  # it is training on something
 
 
-@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 4, 2), (4, 1, 2)])
+@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 4, 2)])
 def test_parameters_spread_over_fsdp_and_tensor_give_the_same_losses(
     shape, tiny_model, tiny_frozen, tiny_text, tiny_config
 ):
