@@ -17,20 +17,21 @@ BATCH = PartitionSpec(("data", "fsdp"))  # the first axis of every batch
 # (pattern found in a parameter's path, partition of its axes); the first that is found counts. The leading axis of
 # everything under blocks, layers and pooling is the layer. Optimizer state is found by the parameter's path within it.
 PARTITIONS: tuple[tuple[str, PartitionSpec], ...] = (
-    # The frozen towers: width over fsdp, heads and hidden units over tensor.
+    # The frozen towers: heads and hidden units over tensor, and the axis that a product sums over, over fsdp too: no
+    # result is spread over fsdp but by its clips, so XLA gathers a block's parameters and not the clips' activations.
     (r"blocks/attention/(query|key|value)/kernel$", PartitionSpec(None, "fsdp", "tensor", None)),
     (r"blocks/attention/(query|key|value)/bias$", PartitionSpec(None, "tensor", None)),
-    (r"blocks/attention/out/kernel$", PartitionSpec(None, "tensor", None, "fsdp")),
+    (r"blocks/attention/out/kernel$", PartitionSpec(None, "tensor", "fsdp", None)),
     (r"blocks/mlp/fc/kernel$", PartitionSpec(None, "fsdp", "tensor")),
     (r"blocks/mlp/fc/bias$", PartitionSpec(None, "tensor")),
-    (r"blocks/mlp/proj/kernel$", PartitionSpec(None, "tensor", "fsdp")),
+    (r"blocks/mlp/proj/kernel$", PartitionSpec(None, ("tensor", "fsdp"), None)),
     (r"blocks/(attention/out|mlp/proj)/bias$", PartitionSpec()),
     (r"blocks/ln_[12]/(scale|bias)$", PartitionSpec()),
-    (r"patch_embedding/kernel$", PartitionSpec(None, None, None, "fsdp")),
+    (r"patch_embedding/kernel$", PartitionSpec()),
     (r"vision/(class_token|positions|proj|ln_(pre|post)/(scale|bias))$", PartitionSpec()),
     (r"text/(token_embedding|positions|proj|ln_final/(scale|bias))$", PartitionSpec()),
     (r"logit_scale$", PartitionSpec()),
-    # The DiST network: the integration width over fsdp; all of it is small beside CLIP, tensor leaves it alone.
+    # The DiST network: small beside CLIP; its state is spread over fsdp, and gathered for use (see Trainer).
     (r"layers/temporal/", PartitionSpec()),
     (r"layers/(input|to_integration)/kernel$", PartitionSpec(None, None)),
     (r"layers/(ffn/(fc|proj)|to_temporal|temporal_ffn/reduce)/kernel$", PartitionSpec(None, "fsdp")),
@@ -86,12 +87,11 @@ def leaf_sharding(mesh: Mesh, name: str, shape: tuple[int, ...]) -> NamedShardin
     spec = next((spec for pattern, spec in PARTITIONS if re.search(pattern, name)), None)
     if spec is None:
         raise ValueError(f"parameter {name} {shape} matches no pattern of sharding.PARTITIONS; add one")
-    for size, axis in zip(shape, spec, strict=False):
-        if axis is not None and size % mesh.shape[axis]:
-            raise UserError(
-                f"parameter {name} {shape}: {size} is not divisible by mesh.{axis}={mesh.shape[axis]}; "
-                f"choose a mesh.{axis} that divides it"
-            )
+    for size, axes in zip(shape, spec, strict=False):
+        axes = (axes,) if isinstance(axes, str) else axes or ()
+        if size % math.prod(mesh.shape[axis] for axis in axes):
+            ways = " x ".join(f"mesh.{axis}={mesh.shape[axis]}" for axis in axes)
+            raise UserError(f"parameter {name} {shape}: {size} is not divisible by {ways}; choose a mesh that fits")
     return NamedSharding(mesh, spec)
 
 

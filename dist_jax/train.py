@@ -52,7 +52,7 @@ def train(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh) -> dict[s
     run = experiment.run(source.size)
     check_resumes(workdir, run)
     plan = Plan(config, source.size)
-    trainer = Trainer(experiment.model, plan.optimizer, experiment.config)
+    trainer = Trainer(experiment.model, plan.optimizer, experiment.config, sharding.replicated(mesh))
     checkpoints = Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.best)
     state = initial_state(trainer, checkpoints, mesh)
     start = int(state.step)
@@ -163,7 +163,8 @@ def find_batch(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
     def memory_of(batch_size: int) -> memory.StepMemory:
         tried = ml_collections.ConfigDict(config)
         tried.batch_size = batch_size
-        trainer = Trainer(experiment.model, plan.optimizer, ml_collections.FrozenConfigDict(tried))
+        tried = ml_collections.FrozenConfigDict(tried)
+        trainer = Trainer(experiment.model, plan.optimizer, tried, sharding.replicated(mesh))
         found = memory.step_memory(compile_step(trainer, experiment, abstract_state(trainer, mesh)))
         print(f"batch_size={batch_size}: {found}", flush=True)
         return found
