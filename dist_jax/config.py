@@ -5,6 +5,7 @@ the released configuration files).
 """
 
 import difflib
+from collections.abc import Sequence
 
 import ml_collections
 
@@ -51,11 +52,11 @@ def defaults() -> ml_collections.ConfigDict:
         resolution=0,  # pixels, height and width of a clip; 0: what the backbone was trained with
         sampling="segments",  # segments: one frame of each of T equal parts | interval: every `stride`-th frame
         stride=4,  # sampling=interval: distance of a clip's frames, in frames of the record
-        max_bad_fraction=0.01,  # share of unreadable records (of those read so far) above which a run stops
+        max_bad_fraction=0.01,  # share of a split's records that may be unreadable before a run stops
         threads=0,  # of the input pipeline on a host; 0: as many as it has cores
         prefetch=2,  # batches kept ready on the devices
         dmvr_factory="",  # source=dmvr: importable factory, module:ClassName
-        dmvr_options="",  # source=dmvr: JSON object of the factory's arguments
+        dmvr_options="",  # source=dmvr: JSON object of the factory's arguments; `train` and `val` add those of a split
     )
     config.augment = dict(
         crop_area=(0.4, 1.0),  # share of the frame's area that a random crop takes
@@ -118,16 +119,14 @@ def validate(config: ml_collections.ConfigDict) -> None:
         raise UserError("configuration: " + "; ".join(problems))
 
 
-def override(config: ml_collections.ConfigDict, name: str, value: object) -> None:
-    """Sets the dotted field `name`; UserError with the nearest valid name if there is none, or for a wrong type."""
-    names = field_names(config)
-    if name not in names:
-        near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)
-        raise UserError(f"configuration has no field {name!r}; the nearest is {near[0]!r} (all: dist_jax/config.py)")
-    try:
-        config.update_from_flattened_dict({name: value})
-    except (TypeError, ValueError) as error:
-        raise UserError(f"configuration field {name}={value!r}: {error}") from error
+def check_overrides(argv: Sequence[str]) -> None:
+    """Raises UserError for an argument --config.NAME whose NAME is no field, with the nearest that is."""
+    names = field_names(defaults())
+    for argument in argv:
+        name = argument.partition("=")[0].lstrip("-").removeprefix("config.")
+        if argument.lstrip("-").startswith("config.") and name not in names:
+            near = difflib.get_close_matches(name, names, n=1, cutoff=0.0)[0]
+            raise UserError(f"configuration has no field {name!r}; the nearest is {near!r} (all: dist_jax/config.py)")
 
 
 def field_names(config: ml_collections.ConfigDict, prefix: str = "") -> list[str]:

@@ -74,6 +74,7 @@ def use_compilation_cache(folder: str) -> None:
 
 def parse_flags(argv: list[str]) -> list[str]:
     """absl's parsing, with mistakes told in one line and the nearest field of the configuration."""
+    settings.check_overrides(argv)
     try:
         return flags.FLAGS(argv)
     except flags.Error as error:

@@ -130,7 +130,7 @@ def test_our_factory_is_a_source_too(pattern, tmp_path):
 def test_a_factory_that_cannot_be_used_is_an_error(pattern, tmp_path, changes, message):
     config = make_config(tmp_path)
     for name, value in changes.items():
-        settings.override(config, name, value)
+        config.update_from_flattened_dict({name: value})
     with pytest.raises(UserError, match=message):
         sources.open_source(config.data, "train")
 

@@ -26,7 +26,7 @@ def make_config(pattern, **changes):
     config.mix.group = 1
     config.model.frames, config.model.alpha = 4, 2
     for name, value in changes.items():
-        settings.override(config, name.replace("__", "."), value)
+        config.update_from_flattened_dict({name.replace("__", "."): value})
     return config
 
 

@@ -16,7 +16,7 @@ from dist_jax.errors import UserError
 def data(**fields):
     config = settings.defaults()
     for name, value in fields.items():
-        settings.override(config, f"data.{name}", value)
+        config.data[name] = value
     return config.data
 
 
