@@ -26,7 +26,7 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from dist_jax.data import annotations, datasets, files, jobs, runners, shards
+from dist_jax.data import annotations, cores, datasets, files, jobs, runners, shards
 from dist_jax.errors import UserError, exit_with_message
 
 _CLIPS_PER_SHARD = 128  # ten seconds of Kinetics at a short side of 256 are about 6 MB: shards below 1 GB
@@ -90,7 +90,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--fps", type=_rate, default=0.0, help="frames a second; 0 (default): the video's own")
     parser.add_argument("--short-side", type=_size, default=256, help="pixels, only ever reduced to it; 0: as it is")
     parser.add_argument("--quality", type=_quality, default=90, help="of the JPEGs, 1 to 100 (default: %(default)s)")
-    parser.add_argument("--workers", type=_count, default=_cores(), help="processes (default: %(default)s, the cores)")
+    parser.add_argument("--workers", type=_count, default=cores(), help="processes (default: %(default)s, the cores)")
     parser.add_argument(
         "--max-failures", type=_size, help="unreadable videos that are borne; default: all but every one"
     )
@@ -163,10 +163,6 @@ def _finish(prefix: str, reports: Sequence[shards.Report]) -> None:
 def _absolute(folder: str) -> str:
     """For workers that start elsewhere."""
     return folder if "://" in folder else os.path.abspath(folder)
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _number(text: str, kind: type, low: float, high: float, wanted: str) -> float:

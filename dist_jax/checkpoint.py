@@ -42,6 +42,10 @@ class Run:
         for name in ("seed", "batch_size"):
             if self.config[name] != other.config[name]:
                 found.append(f"{name} is {other.config[name]}, the workdir's {self.config[name]}")
+        if (self.config["ema"] > 0) != (other.config["ema"] > 0):
+            found.append(
+                f"ema is {other.config['ema']}, the workdir's {self.config['ema']}: it keeps an average or none"
+            )
         if self.records != other.records:
             found.append(f"there are {other.records} training records, in the workdir's run {self.records}")
         return found

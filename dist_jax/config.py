@@ -166,6 +166,7 @@ def _range_within(name: str, high: float) -> tuple:
 
 
 _RULES = (
+    _within("seed", 0, 2**31 - 1),
     _within("batch_size", 1),
     _within("accumulate", 1),
     ("accumulate", lambda c: c.batch_size % max(c.accumulate, 1) == 0, "must divide batch_size"),
@@ -216,8 +217,14 @@ _RULES = (
     _within("augment.color_jitter", 0, 1),
     (
         "augment.rand_augment",
-        lambda c: len(c.augment.rand_augment) in (0, 2) and all(v >= 0 for v in c.augment.rand_augment),
-        "must be empty or (operations, magnitude 0 to 10)",
+        lambda c: (
+            len(c.augment.rand_augment) == 0
+            or (
+                (len(c.augment.rand_augment) == 2 and c.augment.rand_augment[0] in range(1, 15))
+                and 0 <= c.augment.rand_augment[1] <= 10
+            )
+        ),
+        "must be empty or (operations 1 to 14, magnitude 0 to 10)",
     ),
     _within("augment.erase", 0, 1),
     _within("mix.mixup", 0),

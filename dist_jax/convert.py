@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dist_jax import predictor
 from dist_jax.errors import UserError, exit_with_message
 from dist_jax.text import tokenizer
+from dist_jax.text.embedding import encode_tokens
 from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import dist_official, model_directory, table
 from dist_jax.weights.clip import Clip
@@ -59,7 +59,7 @@ def text_features(clip: Clip, names: Sequence[str]) -> np.ndarray:
         mend = "a complete --clip" if clip.text is None else "--tokenizer DIR (the folder of a CLIP model)"
         raise UserError(f"{clip.name} has no {missing}, which class names need; give {mend}")
     tokens = tokenizer.encode(tokenizer.load(clip.tokenizer), names, clip.text.context)
-    return np.asarray(predictor.encode_tokens(clip.text, clip.params["text"], tokens, np.dtype(np.float32)))
+    return np.asarray(encode_tokens(clip.text, clip.params["text"], tokens, np.dtype(np.float32)))
 
 
 def write_pytorch(path: str | Path, model: Model) -> None:

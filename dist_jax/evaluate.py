@@ -123,6 +123,8 @@ def _gather(found: list[tuple[dict[str, np.ndarray], jax.Array]], rows: np.ndarr
     # Where a tensor axis spans hosts, several have read the same rows.
     _, first = np.unique(mine["record"][real], return_index=True)
     order = real[first]
+    if not order.size:
+        raise UserError("no video of data.val could be read; bad_records.csv in the workdir says why")
     ids = [bytes(row).rstrip(b"\0").decode("utf-8", "replace") for row in mine["id"][order]]
     return Scores(mine["scores"][order], mine["label"][order], ids)
 

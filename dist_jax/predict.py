@@ -53,7 +53,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = [predict(model, path, names, text, args.top) for path in args.video]
     print("\n\n".join(map(as_table, found)))
     if args.json:
-        Path(args.json).write_text(json.dumps([as_dict(one) for one in found], indent=1) + "\n")
+        try:
+            Path(args.json).write_text(json.dumps([as_dict(one) for one in found], indent=1) + "\n")
+        except OSError as error:
+            raise UserError(f"--json {args.json}: {error}") from error
     if args.plot:
         plot(found, args.plot)
 

@@ -26,8 +26,8 @@ def grayscale(pixels: jax.Array, chosen: jax.Array) -> jax.Array:
     Returns:
         The same shape and dtype; all three channels of a chosen clip hold its luma (ITU-R 601, as torchvision's).
     """
-    luma = jnp.asarray((0.2989, 0.587, 0.114), pixels.dtype)
-    gray = jnp.einsum("bthwc,c->bthw", pixels, luma)[..., None]  # [B, T, H, W, 1]
+    # No matrix product: accelerators would round the pixels for it, and keep them in memory.
+    gray = sum(share * pixels[..., i : i + 1] for i, share in enumerate((0.2989, 0.587, 0.114)))  # [B, T, H, W, 1]
     return jnp.where(chosen[:, None, None, None, None], gray, pixels)
 
 

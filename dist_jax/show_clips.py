@@ -56,7 +56,10 @@ def main() -> None:
     draw_sheet(shown, built.classes, args.output)
     print(f"{len(shown.video)} clips of {args.split} in {args.output}")
     if args.npz:
-        np.savez_compressed(args.npz, **shown._asdict(), classes=np.array(built.classes))
+        try:
+            np.savez_compressed(args.npz, **shown._asdict(), classes=np.array(built.classes))
+        except OSError as error:
+            raise UserError(f"--npz={args.npz}: {error}") from error
 
 
 def training_clips(trainer: Trainer, source: Source, step: int, count: int) -> Shown:

@@ -68,7 +68,8 @@ def train(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh) -> dict[s
 
     def evaluate_now(state: TrainState) -> dict[str, float]:
         params = state.params if state.ema is None else state.ema
-        found = evaluate.score_videos(experiment, val_source, eval_fn, params, bad_val)
+        with watch.pause():
+            found = evaluate.score_videos(experiment, val_source, eval_fn, params, bad_val)
         summary = evaluate.summarize(found)
         watch.write(int(state.step), summary, "eval_")
         watch.say(f"step {int(state.step)}: top-1 {summary['top1']:.1%}, top-5 {summary['top5']:.1%}")
@@ -91,7 +92,7 @@ def train(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh) -> dict[s
             watch.profile(step)
             batch = next(batches)
             state, metrics = step_fn(state, experiment.frozen, experiment.text, batch)
-            watch.step(step, metrics, plan.rate(step - 1), batches.waited, bad_train.counts)
+            watch.step(step, metrics, plan.rate, batches.waited, bad_train.counts)
             last = step == plan.steps
             summary = evaluate_now(state) if last or step % plan.eval_every == 0 else None
             stopping = preempted(step) and not last

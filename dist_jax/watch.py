@@ -5,6 +5,8 @@ import json
 import logging
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import jax
 import ml_collections
@@ -18,6 +20,7 @@ from dist_jax.errors import UserError
 
 METRICS_FILE = "metrics.jsonl"
 HEARTBEAT_FILE = "heartbeat.json"
+_HEARTBEAT = 10.0  # seconds, at least, from one writing of the heartbeat to the next
 _BEHIND = 2  # steps that the device may be ahead of what was read of it: logging never waits for the newest step
 
 
@@ -37,7 +40,8 @@ class Watch:
         self._pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
         self._sums: dict[str, float] = collections.defaultdict(float)
         self._since = (start, time.monotonic(), 0.0)  # step, seconds, seconds waited: where the interval began
-        self._warned = False
+        self._warned = self._tracing = False
+        self._beaten = 0.0  # when the heartbeat was written last
         self._first = start + config.log.every_steps  # the first interval waits for the pipeline to start: no warning
         self._lines = lines_until(self._folder / METRICS_FILE, start) if self._writes else []
         self._writer = metric_writers.create_default_writer(self._folder, just_logging=not self._writes)
@@ -47,14 +51,20 @@ class Watch:
         )
 
     def step(
-        self, step: int, metrics: dict[str, jax.Array], learning_rate: float, waited: float, bad: dict[str, int]
+        self,
+        step: int,
+        metrics: dict[str, jax.Array],
+        rate: Callable[[int], float],
+        waited: float,
+        bad: dict[str, int],
     ) -> None:
         """After the dispatch of a step.
 
         Args:
             step: steps made, this one included.
             metrics: of the training step, float32 scalars on the device.
-            learning_rate: of this step.
+            rate: learning rate of the step that follows so many. Asked only where it is logged: computed on the device,
+                it waits there for the step.
             waited: seconds that the loop has waited for input since it began.
             bad: number of different bad records so far, by kind.
 
@@ -67,9 +77,11 @@ class Watch:
         self._read(_BEHIND)
         self._bar.update()
         self._progress(step)
+        if time.monotonic() - self._beaten > _HEARTBEAT:
+            self._beat(step)
         if step % self._config.log.every_steps == 0:
             self.flush()
-            self._log(step, learning_rate, waited, bad)
+            self._log(step, rate(step - 1), waited, bad)
 
     def profile(self, step: int) -> None:
         """Before a step: starts and stops the profiler's trace where config.profile_steps says so."""
@@ -78,10 +90,26 @@ class Watch:
             return
         if step == steps[0]:
             jax.profiler.start_trace(self._folder / "profile")
+            self._tracing = True
         elif step == steps[1] + 1:
             self.flush()
-            jax.profiler.stop_trace()
-            self.say(f"a trace of steps {steps[0]} to {steps[1]} is in {self._folder / 'profile'} (tensorboard)")
+            self._end_trace()
+
+    def _end_trace(self) -> None:
+        if not self._tracing:  # a run that was resumed inside of these steps has begun none
+            return
+        self._tracing = False
+        jax.profiler.stop_trace()
+        self.say(f"a trace of the steps {self._config.profile_steps} is in {self._folder / 'profile'} (tensorboard)")
+
+    @contextmanager
+    def pause(self) -> Iterator[None]:
+        """Leaves what happens inside, an evaluation say, out of the clips per second."""
+        self.flush()
+        began = time.monotonic()
+        yield
+        step, since, waited = self._since
+        self._since = (step, since + time.monotonic() - began, waited)
 
     def flush(self) -> None:
         """Waits for all steps so far and takes in their metrics; raises as `step` does."""
@@ -146,8 +174,12 @@ class Watch:
         self._lines.append(json.dumps({"step": step, **values}))
         # Written whole every time: object stores cannot append, and the file stays small.
         write_text(str(self._folder / METRICS_FILE), "\n".join(self._lines) + "\n")
-        heartbeat = {"step": step, "time": time.time()}
-        write_text(str(self._folder / HEARTBEAT_FILE), json.dumps(heartbeat))
+        self._beat(step)
+
+    def _beat(self, step: int) -> None:
+        self._beaten = time.monotonic()
+        if self._writes:
+            write_text(str(self._folder / HEARTBEAT_FILE), json.dumps({"step": step, "time": time.time()}))
 
     def warn(self, message: str) -> None:
         """A line that the progress bar does not overwrite."""
@@ -160,7 +192,8 @@ class Watch:
             tqdm.write(message, file=sys.stderr)
 
     def close(self) -> None:
-        """Writes what is left."""
+        """Writes what is left, a trace whose last step was the run's too."""
+        self._end_trace()
         self._bar.close()
         self._writer.flush()
         self._writer.close()

@@ -30,7 +30,7 @@ ALLOWED = {
     "sharding": set(),
     "steps": {"losses", "mixing", "models", "preprocess"},
     "checkpoint": {"steps"},
-    "watch": set(),
+    "watch": {"data"},
     "experiment": {"checkpoint", "data", "models", "sharding", "text", "weights"},
 }
 

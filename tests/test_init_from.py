@@ -80,6 +80,14 @@ def test_reads_a_model_directory(tmp_path):
         load_initial(tmp_path / "model", dataclasses.replace(DIST, pooling_layers=4))
 
 
+def test_half_precision_starts_in_float32(tmp_path):
+    model = small_models.model()
+    half = jax.tree.map(lambda leaf: leaf.astype(np.float16), model.dist_params)
+    model_directory.write(tmp_path / "model", dataclasses.replace(model, dist_params=half))
+    found = load_initial(tmp_path / "model", DIST)
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.astype(np.float32), strict=True), found, half)
+
+
 def test_reads_a_published_file_whatever_blocks_are_selected(tmp_path):
     dist = dataclasses.replace(DIST, selected=(0, 2))
     params = small_models.model(dist=dist).dist_params
@@ -89,5 +97,5 @@ def test_reads_a_published_file_whatever_blocks_are_selected(tmp_path):
 
 
 def test_no_model_is_refused(tmp_path):
-    with pytest.raises(UserError, match="nowhere does not exist"):
+    with pytest.raises(UserError, match=r"init_from=.*nowhere does not exist"):
         load_initial(tmp_path / "nowhere", DIST)

@@ -120,6 +120,8 @@ def test_what_cannot_be_is_said(directory, video, tmp_path):
         predict.main(["--model", directory, "--video", str(tmp_path / "broken.mp4")])
     with pytest.raises(UserError, match=r"out\.abc"):
         predict.main(["--model", directory, "--video", video, "--plot", str(tmp_path / "out.abc")])
+    with pytest.raises(UserError, match=r"--json .*no/where\.json"):
+        predict.main(["--model", directory, "--video", video, "--json", str(tmp_path / "no" / "where.json")])
     model_directory.write(tmp_path / "plain", small_models.model())
     with pytest.raises(UserError, match=r"has no class names of its own; give --labels"):
         predict.main(["--model", str(tmp_path / "plain"), "--video", video])

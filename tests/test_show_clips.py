@@ -127,6 +127,7 @@ def test_the_program_writes_the_picture_and_the_arrays(arguments, tmp_path, caps
         (["--count=0"], "must be at least 1"),
         (["--split=test"], "split"),
         (["--output=/nowhere/clips.png", "--count=1"], "/nowhere/clips.png"),
+        (["--count=1", "--npz=/nowhere/clips.npz"], "npz=/nowhere"),
         (["--config.batch_sise=1"], "batch_size"),
         (["another"], "usage"),
     ],

@@ -6,7 +6,6 @@ dropped, and any host can begin anywhere. What is drawn for an example depends o
 """
 
 import functools
-import os
 import queue
 import threading
 import time
@@ -17,7 +16,7 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from dist_jax.data import clips
+from dist_jax.data import clips, cores
 from dist_jax.data.faults import Faults
 from dist_jax.data.sampling import Features
 from dist_jax.data.sources import Source
@@ -151,7 +150,7 @@ def _batches(
         return row | {"wanted": candidates[0], "epoch": epoch}
 
     signature = {"candidates": tf.TensorSpec([rows, None], tf.int64), "epoch": tf.TensorSpec([rows], tf.int64)}
-    threads = config.data.threads or os.cpu_count()
+    threads = config.data.threads or cores()
     dataset = tf.data.Dataset.from_generator(positions, output_signature=signature)
     dataset = dataset.unbatch().map(first_sound, num_parallel_calls=threads, deterministic=True)
     dataset = dataset.batch(rows, drop_remainder=True).prefetch(1)

@@ -76,7 +76,8 @@ class DistNetwork(nn.Module):
         pooled = pooled + Linear(c.integration_width, dtype=self.dtype, name="class_projection")(clip_class)
         proj_init = nn.initializers.normal(c.integration_width**-0.5)
         proj = self.param("proj", proj_init, (c.integration_width, c.embed))
-        return jnp.dot(LayerNorm(jnp.float32, name="ln_post")(pooled), proj)
+        # In full precision on accelerators too: the logits are float32, and this product is small.
+        return jnp.dot(LayerNorm(jnp.float32, name="ln_post")(pooled), proj, precision=jax.lax.Precision.HIGHEST)
 
     def _pool(self, y: jax.Array) -> jax.Array:
         """[B, S, 1+N, C] -> [B, C]: P layers in which a query a frame and then a query a video look around."""

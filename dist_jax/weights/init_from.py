@@ -3,6 +3,7 @@
 import dataclasses
 from pathlib import Path
 
+import jax
 import numpy as np
 
 from dist_jax.errors import UserError
@@ -15,15 +16,16 @@ FRAME_AXES = {"layers/class_token": 1, "pooling/positions": 1}
 
 
 def load_initial(path: str | Path, target: DistConfig) -> dict:
-    """Parameters to start the network `target` from: those of the model at `path`, see `adapt`.
+    """Parameters to start the network `target` from, float32: those of the model at `path`, see `adapt`.
 
     Raises:
         UserError: if there is no model, or one whose sizes differ in more than the number of frames.
     """
-    source, params = read_dist(path)
-    if Path(path).is_file() and len(source.selected) == len(target.selected):
-        source = dataclasses.replace(source, selected=target.selected)  # which a published file does not know
     try:
+        source, params = read_dist(path)
+        if Path(path).is_file() and len(source.selected) == len(target.selected):
+            source = dataclasses.replace(source, selected=target.selected)  # which a published file does not know
+        params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)  # some files hold half precision
         return adapt(params, source, target)
     except UserError as error:
         raise UserError(f"init_from={path}: {error}") from error
