@@ -107,7 +107,9 @@ class Checkpoints:
                 )
             )
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies), cleanup_tmp_directories=True
+            preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
+            best_fn=lambda metrics: metrics[best or "top1"],  # without it no metrics are written beside a checkpoint
+            cleanup_tmp_directories=True,
         )
         self._manager = ocp.CheckpointManager(_folder(workdir), options=options)
         self._best = best
@@ -116,6 +118,10 @@ class Checkpoints:
     def latest(self) -> int | None:
         """The newest whole checkpoint's step."""
         return self._manager.latest_step()
+
+    def metrics(self, step: int) -> dict[str, float] | None:
+        """What `step` was saved with; None if there is no such checkpoint, or it was not evaluated."""
+        return self._manager.metrics(step)
 
     def save(self, step: int, state: TrainState, metrics: dict[str, float] | None = None) -> None:
         """Starts saving; returns when the state is copied off the device. All hosts call this."""
