@@ -16,8 +16,9 @@ def get_config() -> ml_collections.ConfigDict:
     """What differs from the defaults: a small network, and no mixing, which needs far more steps to pay."""
     config = settings.defaults()
     config.batch_size = 16
-    config.epochs = 12.0
+    config.epochs = 24.0
     config.clip.weights = "demo/clip"
+    config.model.frames = 8
     config.model.integration_width = 128
     config.model.temporal_width = 48
     config.model.pooling_layers = 1
@@ -34,9 +35,9 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.learning_rate = 1e-3
     config.optimizer.warmup_epochs = 1.0
     config.optimizer.clip_norm = 1.0
-    config.eval.every_epochs = 3.0
+    config.eval.every_epochs = 6.0
     config.eval.batch_size = 24
     config.eval.views = 1
-    config.checkpoint.every_steps = 200
+    config.checkpoint.every_steps = 300
     config.log.every_steps = 20
     return config

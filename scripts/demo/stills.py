@@ -5,6 +5,7 @@ import numpy as np
 from scripts.demo import scenes
 
 POSES_A_SCENE = 16  # stills that share shape, colours and texture
+SINGLE = 0.25  # share of captions that are short, as class names are
 
 
 def captioned_stills(rng: np.random.Generator, count: int, resolution: int) -> tuple[np.ndarray, list[str]]:
@@ -13,22 +14,21 @@ def captioned_stills(rng: np.random.Generator, count: int, resolution: int) -> t
     while len(captions) < count:
         scene, poses = scenes.random_scene(rng), rng.uniform(size=(POSES_A_SCENE, 4))
         images.append(scenes.draw(scene, poses, resolution, resolution))
-        captions += [caption(scene, pose) for pose in poses]
+        captions += [caption(rng, scene, pose) for pose in poses]
     return np.concatenate(images)[:count], captions[:count]
 
 
-def caption(scene: scenes.Scene, pose: np.ndarray) -> str:
-    """Says what a still with the pose [4] shows."""
+def caption(rng: np.random.Generator, scene: scenes.Scene, pose: np.ndarray) -> str:
+    """Says what a still with the pose [4] shows: all of it, or now and then one part."""
     x, y, size, angle = pose
-    return ", ".join(
-        (
-            _word(x, "left", "centre", "right"),
-            _word(y, "up", "middle", "down"),
-            _word(size, "small", "medium", "large"),
-            _word(angle, "turned counter-clockwise", "upright", "turned clockwise"),
-            f"{scene.colour} {scene.shape}",
-        )
+    parts = (
+        _word(x, "left", "centre", "right"),
+        _word(y, "up", "middle", "down"),
+        _word(size, "small", "medium", "large"),
+        _word(angle, "turned counter-clockwise", "upright", "turned clockwise"),
+        f"{scene.colour} {scene.shape}",
     )
+    return rng.choice(parts) if rng.uniform() < SINGLE else ", ".join(parts)
 
 
 def _word(share: float, *words: str) -> str:
