@@ -169,7 +169,11 @@ _RULES = (
     _within("seed", 0, 2**31 - 1),
     _within("batch_size", 1),
     _within("accumulate", 1),
-    ("accumulate", lambda c: c.batch_size % max(c.accumulate, 1) == 0, "must divide batch_size"),
+    (
+        "accumulate",
+        lambda c: c.batch_size % (max(c.accumulate, 1) * min(max(c.mix.group, 1), 2)) == 0,
+        "must divide batch_size into parts of whole pairs (mix.group=1: of whole clips)",
+    ),
     _within("epochs", 0),
     _within("steps", 0),
     ("epochs", lambda c: c.epochs > 0 or c.steps > 0, "must be above 0 unless `steps` is"),
@@ -234,8 +238,8 @@ _RULES = (
     _within("mix.group", 1),
     (
         "mix.group",
-        lambda c: c.batch_size % (max(c.mix.group, 1) * max(c.accumulate, 1)) == 0,
-        "must divide batch_size / accumulate",
+        lambda c: c.batch_size % max(c.mix.group, 1) == 0 and (c.mix.group == 1 or c.mix.group % 2 == 0),
+        "must be 1 or an even number that divides batch_size",
     ),
     ("mix.label_smoothing", lambda c: 0 <= c.mix.label_smoothing < 1, "must be at least 0 and below 1"),
     ("optimizer.learning_rate", lambda c: c.optimizer.learning_rate > 0, "must be above 0"),

@@ -69,5 +69,5 @@ def largest_batch(memory_of: Callable[[int], StepMemory], unit: int, limit: int)
 
 
 def batch_unit(devices: int, accumulate: int, group: int) -> int:
-    """What a batch size must be divisible by: whole mixing groups on every device in every part."""
-    return accumulate * math.lcm(devices, group)
+    """What a batch size must be divisible by: whole mixing groups, whole pairs on every device in every part."""
+    return math.lcm(group, devices * accumulate * min(group, 2))

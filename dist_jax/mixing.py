@@ -1,8 +1,10 @@
 """Mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899) inside groups of consecutive clips.
 
 A group shares one draw and pairs each clip with the one at the mirrored place in the same group, so mixing needs no
-other group's clips and gives the same result on any number of devices. Drawing is apart from applying: the draws are a
-few numbers a group, made for the whole batch at once, and follow their group into whichever part of a batch it goes.
+other group's clips and gives the same result on any number of devices. A batch holds its rows in the order of `order`,
+which puts the two of a pair side by side: a device needs the clips of no other, however few of a group it has. Drawing
+is apart from applying: the draws are a few numbers, made for the whole batch at once, and go with their pairs into
+whichever part of a batch these go.
 """
 
 from typing import NamedTuple
@@ -10,6 +12,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import ml_collections
+import numpy as np
 
 
 class MixDraw(NamedTuple):
@@ -18,6 +21,18 @@ class MixDraw(NamedTuple):
     share: jax.Array  # float32 [G], how much of the clip itself its target keeps, 0 to 1
     box: jax.Array  # int32 [G, 4], top, left, bottom, right of what CutMix pastes, pixels; empty for Mixup
     blend: jax.Array  # float32 [G], weight of the clip itself outside of the box
+
+
+def partners(group: int) -> int:
+    """Clips that are mixed with each other: 2, or 1 where a group is a single clip, which is not mixed."""
+    return min(group, 2)
+
+
+def order(batch_size: int, group: int) -> np.ndarray:
+    """The row of the global batch that each place of the batch holds: 0, group - 1, 1, group - 2, ...; int64 [B]."""
+    rows = np.arange(batch_size, dtype=np.int64).reshape(-1, group)  # [B / group, group]
+    mirrored = rows[:, ::-1]
+    return np.stack([rows, mirrored], axis=2).reshape(len(rows), -1)[:, :group].reshape(-1)
 
 
 def draw(key: jax.Array, groups: int, size: tuple[int, int], mix: ml_collections.ConfigDict) -> MixDraw:

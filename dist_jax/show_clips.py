@@ -19,7 +19,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from dist_jax import config as settings
-from dist_jax import experiment, sharding
+from dist_jax import experiment, mixing, sharding
 from dist_jax.data import pipeline, sources
 from dist_jax.data.sources import Source
 from dist_jax.errors import UserError, exit_with_message
@@ -63,15 +63,17 @@ def main() -> None:
 
 
 def training_clips(trainer: Trainer, source: Source, step: int, count: int) -> Shown:
-    """The first `count` clips of the batch of `step`, mixed as in training: whole mixing groups are read for them."""
+    """The first `count` clips of the batch of `step`, mixed as in training: their partners are read too."""
     config, resolution = trainer.config, trainer.model.vision.resolution
     count = min(count, config.batch_size)
-    groups = -(-count // config.mix.group)
-    rows = slice(0, groups * config.mix.group)
+    partners = mixing.partners(config.mix.group)
+    pairs = -(-count // partners)
+    places = slice(0, pairs * partners)
+    rows = mixing.order(config.batch_size, config.mix.group)[places]
     batch = next(pipeline.train_batches(config, source, step, rows, resolution))
     draws = trainer.draw(jnp.asarray(step), config.batch_size)
     draws = draws._replace(
-        gray=draws.gray[rows], jitter=draws.jitter[rows], mix=jax.tree.map(lambda x: x[:groups], draws.mix)
+        gray=draws.gray[places], jitter=draws.jitter[places], mix=jax.tree.map(lambda x: x[:pairs], draws.mix)
     )
     video, targets = trainer.inputs(jnp.asarray(batch["video"]), jnp.asarray(batch["label"]), source.classes, draws)
     return Shown(_float32(video)[:count], np.asarray(targets)[:count], batch["record"][:count], _names(batch)[:count])

@@ -29,7 +29,7 @@ class Draws(NamedTuple):
 
     gray: jax.Array  # bool [B]
     jitter: jax.Array  # float32 [B, 3], factors of brightness, contrast, saturation
-    mix: mixing.MixDraw  # of the B / mix.group groups
+    mix: mixing.MixDraw  # of the pairs of clips that are mixed, the same for all pairs of a group
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,10 +59,12 @@ class Trainer:
         augment, size = self.config.augment, (self.model.vision.resolution,) * 2
         gray, jitter, mix = jax.random.split(jax.random.fold_in(jax.random.key(self.config.seed), step), 3)
         strength = augment.color_jitter
+        of_groups = mixing.draw(mix, batch_size // self.config.mix.group, size, self.config.mix)
+        pairs = self.config.mix.group // mixing.partners(self.config.mix.group)  # of a group
         return Draws(
             jax.random.bernoulli(gray, augment.grayscale, (batch_size,)),
             jax.random.uniform(jitter, (batch_size, 3), minval=1 - strength, maxval=1 + strength),
-            mixing.draw(mix, batch_size // self.config.mix.group, size, self.config.mix),
+            jax.tree.map(lambda of_group: jnp.repeat(of_group, pairs, axis=0), of_groups),
         )
 
     def inputs(self, video: jax.Array, label: jax.Array, classes: int, draws: Draws) -> tuple[jax.Array, jax.Array]:
@@ -84,7 +86,7 @@ class Trainer:
             state: donated by the caller.
             frozen: {"vision", "logit_scale"} of CLIP.
             text: features of the class texts, float32 [K, E].
-            batch: "video" uint8 [B, T, H, W, 3], "label" int32 [B].
+            batch: "video" uint8 [B, T, H, W, 3], "label" int32 [B]; its rows in the order of `mixing.order`.
 
         Returns:
             The next state, and float32 scalars: loss, grad_norm, accuracy (of the unmixed label), skipped (1 if
@@ -124,11 +126,11 @@ class Trainer:
         return tree if self.everywhere is None else jax.lax.with_sharding_constraint(tree, self.everywhere)
 
     def _split(self, rows: jax.Array) -> jax.Array:
-        """[rows, ...] -> [accumulate, rows / accumulate, ...]: whole mixing groups, rows of every device in each."""
-        groups = self.config.batch_size // self.config.mix.group
-        grouped = rows.reshape(groups // self.config.accumulate, self.config.accumulate, -1, *rows.shape[1:])
-        grouped = grouped.swapaxes(0, 1)  # [accumulate, groups a part, clips or draws of a group, ...]
-        return grouped.reshape(self.config.accumulate, -1, *rows.shape[1:])
+        """[rows, ...] -> [accumulate, rows / accumulate, ...]: whole pairs, rows of every device in each."""
+        pairs = self.config.batch_size // mixing.partners(self.config.mix.group)
+        paired = rows.reshape(pairs // self.config.accumulate, self.config.accumulate, -1, *rows.shape[1:])
+        paired = paired.swapaxes(0, 1)  # [accumulate, pairs a part, clips or draws of a pair, ...]
+        return paired.reshape(self.config.accumulate, -1, *rows.shape[1:])
 
     def _update(self, state: TrainState, grads: dict, finite: jax.Array) -> TrainState:
         updates, opt_state = self.optimizer.update(grads, state.opt_state, state.params)

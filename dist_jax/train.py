@@ -11,7 +11,7 @@ from etils import epath
 from jax.sharding import Mesh
 from jax.stages import Compiled
 
-from dist_jax import evaluate, memory, sharding
+from dist_jax import evaluate, memory, mixing, sharding
 from dist_jax.checkpoint import Checkpoints, check_resumes, write_run
 from dist_jax.data import pipeline, sources
 from dist_jax.data.faults import Faults
@@ -59,7 +59,7 @@ def train(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh) -> dict[s
     if jax.process_index() == 0:
         write_run(workdir, run)
         print(parameter_table(experiment.frozen, state.params))
-        print(f"{plan}; {'resuming at' if start else 'starting at'} step {start}")
+        print(f"{plan}; {'finished' if start == plan.steps else 'resuming' if start else 'starting'} at step {start}")
     step_fn = compile_step(trainer, experiment, state)
     if jax.process_index() == 0:
         print(f"the training step takes {memory.step_memory(step_fn)}", flush=True)
@@ -102,7 +102,7 @@ def train(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh) -> dict[s
             if stopping:
                 watch.say(f"told to stop: step {step} is saved, and the same command goes on from there")
                 raise Preempted(PREEMPTED)
-        return summary or evaluate_now(state)
+        return summary or checkpoints.metrics(plan.steps) or evaluate_now(state)
 
 
 class Plan:
@@ -189,7 +189,8 @@ def batch_shapes(trainer: Trainer, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct
 def train_input(trainer: Trainer, mesh: Mesh, source: Source, start: int, faults: Faults) -> pipeline.Prefetcher:
     """Batches on the devices from step `start` on: this host reads its rows alone."""
     config = trainer.config
-    rows = sharding.local_rows(mesh, config.batch_size)
+    order = mixing.order(config.batch_size, config.mix.group)
+    rows = order[sharding.local_rows(mesh, config.batch_size)]
     shapes = batch_shapes(trainer, mesh)
     batches = pipeline.train_batches(config, source, start, rows, trainer.model.vision.resolution, faults)
 

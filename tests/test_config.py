@@ -18,7 +18,7 @@ from dist_jax.errors import UserError
         ("augment.rand_augment", (2, 11), "augment.rand_augment"),
         ("augment.rand_augment", (2.5, 9), "augment.rand_augment"),
         ("augment.flip_labels", (1, 2, 3), "must be pairs"),
-        ("mix.group", 48, "mix.group=48: must divide batch_size"),
+        ("mix.group", 48, "mix.group=48: must be 1 or an even number that divides batch_size"),
         ("profile_steps", (3,), "must be empty or two steps"),
     ],
 )

@@ -43,6 +43,24 @@ def test_a_group_is_paired_with_its_own_reverse():
     np.testing.assert_array_equal(mixed.ravel(), [2, 1, 0, 5, 4, 3])
 
 
+@pytest.mark.parametrize(
+    ("group", "expected"),
+    [(1, [0, 1, 2, 3, 4, 5, 6, 7]), (2, [0, 1, 2, 3, 4, 5, 6, 7]), (4, [0, 3, 1, 2, 4, 7, 5, 6])],
+)
+def test_the_two_of_a_pair_lie_side_by_side_in_a_batch(group, expected):
+    assert mixing.order(8, group).tolist() == expected
+
+
+@given(groups=st.integers(1, 4), half=st.integers(1, 20))
+def test_a_batch_in_pairs_mixes_as_its_groups_do(groups, half):
+    group, batch = 2 * half, 2 * half * groups
+    rows = mixing.order(batch, group)
+    assert sorted(rows) == list(range(batch))
+    mirrored = np.arange(batch).reshape(groups, group)[:, ::-1].reshape(-1)  # the partner of each row
+    np.testing.assert_array_equal(rows.reshape(-1, 2)[:, ::-1].reshape(-1), mirrored[rows])
+    np.testing.assert_array_equal(rows // group, np.arange(batch) // group)  # and stays in its group
+
+
 @settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 2**31), height=st.integers(4, 40), width=st.integers(4, 40))
 def test_the_share_is_what_the_pixels_say(seed, height, width):

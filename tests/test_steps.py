@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
+from collectives import collectives
 from conftest import clips
 
 from dist_jax import sharding
@@ -17,10 +18,9 @@ from dist_jax.steps import Trainer, eval_step
 pytestmark = pytest.mark.usefixtures("standard_promotion")
 
 
-def trainer_of(model, config) -> Trainer:
-    return Trainer(
-        model, make_optimizer(config.optimizer, config.epochs, 1 / 8), ml_collections.FrozenConfigDict(config)
-    )
+def trainer_of(model, config, everywhere=None) -> Trainer:
+    optimizer = make_optimizer(config.optimizer, config.epochs, 1 / 8)
+    return Trainer(model, optimizer, ml_collections.FrozenConfigDict(config), everywhere)
 
 
 def run(trainer: Trainer, frozen, text, steps: int, mesh=None, batches=clips):
@@ -69,15 +69,35 @@ def test_parameters_spread_over_fsdp_and_tensor_give_the_same_losses(
     assert kernel.addressable_shards[0].data.shape[1] == kernel.shape[1] // shape[1]
 
 
+def test_mixing_sends_no_clip_though_a_group_and_a_part_span_all_devices(
+    tiny_model, tiny_frozen, tiny_text, tiny_config
+):
+    tiny_config.update(batch_size=32, accumulate=2)
+    tiny_config.mix.group = 32  # a device holds four clips of it, two in each part
+    mesh = mesh_of(tiny_config, 8)
+    trainer = trainer_of(tiny_model, tiny_config, sharding.replicated(mesh))
+    batch = jax.device_put(clips(0, 32), sharding.batch_sharding(mesh))
+    layout = sharding.replicated(mesh)
+    state = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout),
+        jax.eval_shape(trainer.init, jax.random.key(0)),
+    )
+    step = jax.jit(trainer.train_step, out_shardings=layout)
+    compiled = step.lower(state, *jax.device_put((tiny_frozen, tiny_text), layout), batch).compile()
+    assert {one.kind for one in collectives(compiled.as_text())} == {"all-reduce"}
+
+
 @pytest.mark.parametrize("parts", [2, 4])
 def test_accumulation_changes_nothing(parts, tiny_model, tiny_frozen, tiny_text, tiny_config):
     whole, state = run(trainer_of(tiny_model, tiny_config), tiny_frozen, tiny_text, 5)
     tiny_config.accumulate = parts
     losses, state_of_parts = run(trainer_of(tiny_model, tiny_config), tiny_frozen, tiny_text, 5)
     np.testing.assert_allclose(losses, whole, rtol=1e-5)
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5), state.params, state_of_parts.params
-    )
+    ours, theirs = (jax.tree_util.tree_flatten_with_path(one.params)[0] for one in (state, state_of_parts))
+    for (path, a), (_, b) in zip(ours, theirs, strict=True):
+        # A key's bias moves all scores of a query alike: its gradient is rounding, which Adam makes a whole step of.
+        if not sharding.path_name(path).endswith("attention/key/bias"):
+            np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5, err_msg=sharding.path_name(path))
 
 
 def test_the_state_holds_no_frozen_parameter(tiny_model, tiny_frozen, tiny_text, tiny_config):
