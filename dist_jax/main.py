@@ -46,13 +46,13 @@ def main(argv: Sequence[str]) -> None:
 
 def read_config() -> ml_collections.ConfigDict:
     """The configuration of --config with its overrides, validated."""
-    try:
-        config = CONFIG.value
-    except OSError as error:
-        raise UserError(f"--config: {_one_line(error)}") from error
+    config = CONFIG.value
     if config is None:
         raise UserError("--config is missing; for example --config=configs/demo.py --workdir=runs/demo")
-    settings.validate(config)
+    try:
+        settings.validate(config)
+    except OSError as error:  # a file that could not be loaded says so when it is first looked at
+        raise UserError(f"--config: {_one_line(error)}") from error
     return config
 
 

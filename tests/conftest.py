@@ -1,6 +1,7 @@
 """Eight simulated devices, strict arithmetic, and a network small enough to train in a test."""
 
 import os
+from pathlib import Path
 
 # Compiling is most of the tests' time; code that runs for milliseconds needs no optimizing compiler.
 FAST_COMPILE = "--xla_backend_optimization_level=0"
@@ -72,6 +73,14 @@ def tiny_config():
     config.optimizer.warmup_epochs = 1.0
     config.epochs = 4.0
     return config
+
+
+@pytest.fixture(scope="session")
+def training_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of records and a CLIP that tests/training_run.py trains on."""
+    from training_run import make_data
+
+    return make_data(tmp_path_factory.mktemp("training_data"))
 
 
 @pytest.fixture

@@ -1,0 +1,81 @@
+"""The command line: a user's mistake ends with one line that names it, status 1 and no traceback."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import training_run
+
+from dist_jax.data import records
+
+# What is wrong: (flags that replace or follow those of a sound run, what the line says).
+WRONG = {
+    "unknown field": ("--config.bach_size=8", "no field 'bach_size'; the nearest is 'batch_size'"),
+    "unknown nested field": ("--config.optimizer.learnin_rate=1", "the nearest is 'optimizer.learning_rate'"),
+    "not a number": ("--config.batch_size=many", "batch_size"),
+    "wrong value": ("--config.model.remat=some", "model.remat='some': must be one of 'none', 'layers', 'dots'"),
+    "alpha": ("--config.model.alpha=3", "model.alpha=3: must divide model.frames"),
+    "unknown flag": ("--wokdir=x", "wokdir"),
+    "no such configuration": ("--config=configs/none.py", "No such file or directory: 'configs/none.py'"),
+    "stray word": ("train", "unexpected arguments train"),
+    "devices": ("--config.eval.batch_size=3", "eval.batch_size=3 is not divisible by 2 devices"),
+    "mesh": ("--config.mesh.tensor=3", "do not fill 2 devices"),
+    "no such weights": (
+        "--config.clip.weights=nothing/there/at-all",
+        "nothing/there/at-all: no such file or directory",
+    ),
+    "block": ("--config.model.selected=(0,7)", "has blocks 0 to 2"),
+    "no data": ("--config.data.train=", "data.train is empty"),
+    "missing shards": ("--config.data.val={folder}/val@7", "of 7 shards are missing"),
+    "labels": ("--config.data.labels={folder}/none.txt", "none.txt: no file of class names there"),
+    "too few labels": ("--config.data.labels={folder}/few.txt", "has label"),
+    "empty set": ("--config.data.train={folder}/empty@1", "hold no record at all"),
+    "cut short": ("--config.data.train={folder}/short@1", "is cut short"),
+    "checksum": ("--config.data.train={folder}/damaged@1", "1 x checksum"),
+    "not finite": ("--config.clip.weights={folder}/infinite", "at step 1 the loss"),
+    "not all hosts": ("--coordinator=localhost:1234", "--coordinator needs --processes"),
+    "no port": ("--coordinator=localhost --processes=2 --process=0", "localhost has no port"),
+    "host number": ("--coordinator=localhost:1234 --processes=2 --process=2", "must be from 0 to 1"),
+}
+
+
+@pytest.fixture(scope="module")
+def folder(training_data, tmp_path_factory):
+    """Things that are wrong."""
+    folder = tmp_path_factory.mktemp("wrong")
+    shard = training_data / "train-00000-of-00003"
+    whole = shard.read_bytes()
+    for split in ("train", "val"):
+        for file in training_data.glob(f"{split}-*"):
+            shutil.copy(file, folder)
+    for name, content in (("empty", b""), ("short", whole[:-5]), ("damaged", flip_bit(whole, at=300))):
+        Path(records.shard_path(str(folder / name), 0, 1)).write_bytes(content)
+    shutil.copy(training_data / "labels.txt", folder)
+    (folder / "few.txt").write_text("push\npull\n")
+    training_run.save_clip(folder / "infinite", logit_scale=np.inf)
+    return folder
+
+
+def flip_bit(content: bytes, at: int) -> bytes:
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+@pytest.fixture(scope="module")
+def outcomes(training_data, folder, tmp_path_factory):
+    """Status and output for each of WRONG."""
+    lines = []
+    for arguments, _ in WRONG.values():
+        workdir = tmp_path_factory.mktemp("workdir")
+        lines.append(training_run.flags(training_data, workdir, *arguments.format(folder=folder).split()))
+    return dict(zip(WRONG, training_run.main_in_turn(lines, devices=2), strict=True))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", WRONG)
+def test_a_mistake_is_told_in_one_line(name, outcomes):
+    status, output = outcomes[name]
+    assert status == 1, output
+    assert "Traceback" not in output
+    (error,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert WRONG[name][1] in error
