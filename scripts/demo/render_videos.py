@@ -37,6 +37,7 @@ def main() -> None:
     for split in SPLITS:
         render_split(output, split, counts[split], args.seed, args.workers)
     write_settings(output, counts, args.seed)
+    print(f"render_videos: {args.train} + {args.val} videos in {output}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,7 +76,7 @@ def render_split(output: Path, split: str, count: int, seed: int, workers: int) 
     ]
     with multiprocessing.get_context("spawn").Pool(workers) as pool:
         work = pool.imap_unordered(functools.partial(_render_job, split=split, seed=seed), jobs, chunksize=8)
-        for _ in tqdm.tqdm(work, total=count, desc=f"rendering {split}", unit="video"):
+        for _ in tqdm.tqdm(work, total=count, desc=f"rendering {split}", unit="video", disable=None):
             pass
     lines = [f"{name} {motion}\n" for name, motion in zip(names, motions, strict=True)]
     (output / f"{split}.txt").write_text("".join(lines))

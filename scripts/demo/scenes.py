@@ -4,7 +4,9 @@ A shape's pose is four numbers from 0 to 1: x, y, size, angle. A motion class mo
 stretch that is drawn at random; the others rest at a random point of such a stretch. A stretch is played in either
 direction with the same probability, so the frames of "moving left" without their order are those of "moving right", and
 a pose taken from any frame is distributed alike in all classes: a single frame says nothing about the class, and the
-average over a clip's frames at most which number moves. Camera, shape and colours are independent of the class.
+average over a clip's frames at most which number moves. (Who knows that a frame is the first of its clip knows a little
+more: a shape at the far left will hardly move left. That decides three clips in ten; chance decides one in eight.)
+Camera, shape and colours are independent of the class.
 """
 
 import dataclasses
@@ -13,12 +15,12 @@ import numpy as np
 
 X, Y, SIZE, ANGLE = range(4)
 MOTIONS = {  # class name: (part of the pose that moves, direction); y points down, so a rising angle turns clockwise
-    "growing large": (SIZE, +1),
+    "growing": (SIZE, +1),
     "moving down": (Y, +1),
     "moving left": (X, -1),
     "moving right": (X, +1),
     "moving up": (Y, -1),
-    "shrinking small": (SIZE, -1),
+    "shrinking": (SIZE, -1),
     "turning clockwise": (ANGLE, +1),
     "turning counter-clockwise": (ANGLE, -1),
 }
@@ -33,10 +35,10 @@ COLOURS = {
     "cyan": (80, 230, 240),
     "white": (250, 250, 250),
 }
-RADIUS = (0.13, 0.36)  # smallest and largest, as a share of the frame's height
-TURN = 240  # degrees: angle 0 points as far to the left of straight up as angle 1 does to the right
-SPREAD = 0.7  # side of the square in which the shape's centre stays, as a share of the frame's height
-TRAVEL = (0.5, 0.7)  # shortest and longest stretch
+RADIUS = (0.1, 0.36)  # smallest and largest, as a share of the frame's height
+TURN = 300  # degrees: angle 0 points as far to the left of straight up as angle 1 does to the right
+SPREAD = 0.85  # side of the square in which the shape's centre stays, as a share of the frame's height
+TRAVEL = (0.25, 0.35)  # shortest and longest stretch: short ones, so that most points can begin and end one
 TEXTURE = 128  # pixels, height and width of the background's repeating texture
 
 

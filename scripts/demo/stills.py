@@ -5,7 +5,7 @@ import numpy as np
 from scripts.demo import scenes
 
 POSES_A_SCENE = 16  # stills that share shape, colours and texture
-SINGLE = 0.25  # share of captions that are short, as class names are
+SINGLE = 0.15  # share of captions that are short, as class names are
 
 
 def captioned_stills(rng: np.random.Generator, count: int, resolution: int) -> tuple[np.ndarray, list[str]]:
@@ -22,9 +22,9 @@ def caption(rng: np.random.Generator, scene: scenes.Scene, pose: np.ndarray) -> 
     """Says what a still with the pose [4] shows: all of it, or now and then one part."""
     x, y, size, angle = pose
     parts = (
-        _word(x, "left", "centre", "right"),
-        _word(y, "up", "middle", "down"),
-        _word(size, "small", "medium", "large"),
+        _word(x, "leftmost", "left", "right", "rightmost"),
+        _word(y, "top", "up", "down", "bottom"),
+        _word(size, "tiny", "small", "large", "huge"),
         _word(angle, "turned counter-clockwise", "upright", "turned clockwise"),
         f"{scene.colour} {scene.shape}",
     )

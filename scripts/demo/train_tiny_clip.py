@@ -101,12 +101,13 @@ def train(text: TextConfig, pairs: Pairs, rng: np.random.Generator, steps: int, 
         updates, state = optimizer.update(gradient, state, params)
         return optax.apply_updates(params, updates), state, loss
 
-    with tqdm(total=steps, desc="tiny CLIP", unit="step") as bar:
+    with tqdm(total=steps, desc="tiny CLIP", unit="step", disable=None) as bar:
         for number, rows in zip(range(1, steps + 1), batches(rng, len(pairs.images)), strict=False):
             params, state, loss = step(params, state, pairs.images[rows], pairs.tokens[rows])
             if number % 20 == 0 or number == steps:
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
             bar.update()
+    print(f"train_tiny_clip: {steps} steps, contrastive loss {loss:.3f}")
     return jax.device_get(params)
 
 
