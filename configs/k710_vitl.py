@@ -16,6 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     config = settings.defaults()
     config.clip.weights = "openai/clip-vit-large-patch14"
     config.model.frames = 64
+    config.model.remat = "layers"  # the DiST layers' residuals take several times the memory of the features
     config.data.train = "data/k710/train@1024"
     config.data.val = "data/k710/val@32"
     return config

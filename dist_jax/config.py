@@ -23,7 +23,6 @@ def defaults() -> ml_collections.ConfigDict:
             steps=0,  # optimizer steps; above 0 it replaces `epochs`
             init_from="",  # DiST weights to start from: a model directory, a workdir or a published .pyth
             ema=0.0,  # decay of a moving average of the parameters, used at evaluation; 0: none
-            find_batch=False,  # print the largest batch that fits the devices' memory (by compiling), then stop
             profile_steps=(),  # first and last step of a profiler trace, e.g. 10,15; empty: none
             compilation_cache="auto",  # folder of compiled programs; auto: the user's cache directory; "": none
         )

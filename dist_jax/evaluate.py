@@ -22,6 +22,7 @@ from dist_jax.errors import UserError
 from dist_jax.experiment import Experiment, build
 from dist_jax.metrics import accuracies, class_accuracies, confusion_matrix, top_classes
 from dist_jax.steps import eval_step
+from dist_jax.text.embedding import precision_of
 from dist_jax.weights.init_from import load_initial
 
 ID_BYTES = 256  # longest video name that hosts tell each other, in UTF-8; longer ones lose their beginning
@@ -45,6 +46,10 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh, name: 
     if trained is not None:
         run = experiment.run(trained.records)
         refuse(workdir, trained.conflicts(dataclasses.replace(run, config=trained.config, classes=trained.classes)))
+        if config.init_from:
+            raise UserError(
+                f"{workdir} holds a training run, and config.init_from={config.init_from} is given: choose one"
+            )
         step, params = load_params(workdir, config.checkpoint.best)
     elif config.init_from:
         step, params = 0, load_initial(config.init_from, experiment.model.dist)
@@ -87,7 +92,12 @@ def make_eval_step(experiment: Experiment) -> Callable[[dict, jax.Array], jax.Ar
         return eval_step(experiment.model, config.eval.fuse, params, frozen, text, video)
 
     step = jax.jit(scores, out_shardings=sharding.replicated(mesh))
-    return lambda params, video: step(params, experiment.frozen, experiment.text, video)
+
+    def run(params: dict, video: jax.Array) -> jax.Array:
+        with precision_of(experiment.model.dtype):
+            return step(params, experiment.frozen, experiment.text, video)
+
+    return run
 
 
 def score_videos(

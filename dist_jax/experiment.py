@@ -50,10 +50,12 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> Experiment:
     clip_dtype = _dtype(config.clip.dtype, jnp.float32 if on_cpu else jnp.bfloat16)
 
     def place(name: str, array: np.ndarray) -> jax.Array:
+        # The text tower runs once and stays in float32, as it does wherever a trained model is loaded.
+        array = np.asarray(array).astype(clip_dtype if name.startswith("vision/") else np.float32)
         return sharding.place(mesh, array, sharding.leaf_sharding(mesh, name, array.shape))
 
-    clip = clip_weights.load(config.clip.weights, dtype=clip_dtype, resolution=config.data.resolution, place=place)
-    text = class_texts(clip, classes, mesh, clip_dtype)
+    clip = clip_weights.load(config.clip.weights, resolution=config.data.resolution, place=place)
+    text = class_texts(clip, classes, mesh)
     selected = tuple(config.model.selected) or tuple(range(clip.vision.layers))
     if selected[-1] >= clip.vision.layers:
         raise UserError(f"model.selected={selected}: {clip.name} has blocks 0 to {clip.vision.layers - 1}")
@@ -77,13 +79,13 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> Experiment:
     return Experiment(ml_collections.FrozenConfigDict(config), mesh, classes, model, frozen, text, backbone)
 
 
-def class_texts(clip: clip_weights.Clip, classes: list[str], mesh: Mesh, dtype: jnp.dtype) -> jax.Array:
+def class_texts(clip: clip_weights.Clip, classes: list[str], mesh: Mesh) -> jax.Array:
     """Features of the class names, taken as they are (no prompt): float32 [K, E], unit length, replicated."""
     if clip.text is None or clip.tokenizer is None:
         missing = "text tower" if clip.text is None else "tokenizer files"
         raise UserError(f"{clip.name} has no {missing}, which the class names need; give a complete CLIP directory")
     tokens = tokenizer.encode(tokenizer.load(clip.tokenizer), classes, clip.text.context)
-    features = encode_tokens(clip.text, clip.params["text"], check_tokens(tokens, clip.text), dtype)
+    features = encode_tokens(clip.text, clip.params["text"], check_tokens(tokens, clip.text), jnp.float32)
     return jax.device_put(features, sharding.replicated(mesh))
 
 

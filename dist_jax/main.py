@@ -16,6 +16,12 @@ from dist_jax.errors import UserError, exit_with_message
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration, e.g. configs/demo.py.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run: checkpoints, metrics, results.")
 EVALUATE = flags.DEFINE_bool("evaluate", False, "Evaluate the best checkpoint in --workdir instead of training.")
+FIND_BATCH = flags.DEFINE_bool(
+    "find_batch", False, "Print the largest batch that fits a device's memory, by compiling."
+)
+PROFILE = flags.DEFINE_list(
+    "profile_steps", [], "FIRST,LAST: a profiler trace of these steps, as in the configuration."
+)
 RESULTS = flags.DEFINE_string("results", "evaluate", "With --evaluate: name of the files in WORKDIR/results.")
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Several hosts, found by themselves: TPU pod, Slurm, Kubernetes.")
 COORDINATOR = flags.DEFINE_string("coordinator", None, "Several hosts, by hand: HOST:PORT of process 0.")
@@ -38,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
         mesh = sharding.make_mesh(config.mesh)
         if EVALUATE.value:
             evaluate.evaluate(config, WORKDIR.value, mesh, RESULTS.value)
-        elif config.find_batch:
+        elif FIND_BATCH.value:
             train.find_batch(config, mesh)
         else:
             train.train(config, WORKDIR.value, mesh)
@@ -49,7 +55,11 @@ def read_config() -> ml_collections.ConfigDict:
     config = CONFIG.value
     if config is None:
         raise UserError("--config is missing; for example --config=configs/demo.py --workdir=runs/demo")
+    if not all(step.isdecimal() for step in PROFILE.value):
+        raise UserError(f"--profile_steps={','.join(PROFILE.value)}: must be two steps FIRST,LAST, e.g. 10,15")
     try:
+        if PROFILE.value:
+            config.profile_steps = tuple(int(step) for step in PROFILE.value)
         settings.validate(config)
     except OSError as error:  # a file that could not be loaded says so when it is first looked at
         raise UserError(f"--config: {_one_line(error)}") from error

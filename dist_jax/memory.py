@@ -36,6 +36,12 @@ def step_memory(compiled: Compiled) -> StepMemory:
     return StepMemory(found.argument_size_in_bytes, outputs, found.temp_size_in_bytes)
 
 
+def with_waiting_batches(step: StepMemory, batch: dict[str, jax.ShapeDtypeStruct], count: int) -> StepMemory:
+    """What a step needs while `count` more batches of these shapes and shardings wait on the devices."""
+    parts = (math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in batch.values())
+    return dataclasses.replace(step, arguments=step.arguments + count * sum(parts))
+
+
 def device_limit() -> int:
     """Bytes that a device may take: what its allocator says; on CPU this machine's memory over its devices."""
     device = jax.local_devices()[0]

@@ -139,10 +139,11 @@ class Trainer:
         if ema is not None:
             decay = self.config.ema
             ema = jax.tree.map(lambda old, new: decay * old + (1.0 - decay) * new, ema, params)
-        made = (params, opt_state, ema)
-        kept = (state.params, state.opt_state, state.ema)
-        params, opt_state, ema = jax.tree.map(lambda new, old: jnp.where(finite, new, old), made, kept)
-        return TrainState(state.step + 1, params, opt_state, ema)
+        made = (params, opt_state[:-1], ema)
+        kept = (state.params, state.opt_state[:-1], state.ema)
+        params, moments, ema = jax.tree.map(lambda new, old: jnp.where(finite, new, old), made, kept)
+        # The schedule, the chain's last link, goes on over a step that was dropped.
+        return TrainState(state.step + 1, params, (*moments, opt_state[-1]), ema)
 
 
 def eval_step(

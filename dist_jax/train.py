@@ -20,6 +20,7 @@ from dist_jax.experiment import Experiment, build
 from dist_jax.optimizer import learning_rate, make_optimizer
 from dist_jax.report import parameter_table
 from dist_jax.steps import Trainer, TrainState
+from dist_jax.text.embedding import precision_of
 from dist_jax.watch import Watch
 from dist_jax.weights.init_from import load_initial
 
@@ -47,8 +48,8 @@ def train(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh) -> dict[s
     """
     sharding.check_batch(mesh, "batch_size", config.batch_size, config.accumulate)
     sharding.check_batch(mesh, "eval.batch_size", config.eval.batch_size)
-    experiment = build(config, mesh)
     source, val_source = (sources.open_source(config.data, split) for split in ("train", "val"))
+    experiment = build(config, mesh)
     run = experiment.run(source.size)
     check_resumes(workdir, run)
     plan = Plan(config, source.size)
@@ -94,8 +95,9 @@ def train(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh) -> dict[s
             state, metrics = step_fn(state, experiment.frozen, experiment.text, batch)
             watch.step(step, metrics, plan.rate, batches.waited, bad_train.counts)
             last = step == plan.steps
-            summary = evaluate_now(state) if last or step % plan.eval_every == 0 else None
-            stopping = preempted(step) and not last
+            stopping = preempted(step) and not last  # asked first: an evaluation may outlast the notice
+            due = last or (step % plan.eval_every == 0 and not stopping)
+            summary = evaluate_now(state) if due else None
             if last or summary or stopping or step % config.checkpoint.every_steps == 0:
                 watch.flush()  # a checkpoint holds only steps whose loss is known to be finite
                 checkpoints.save(step, state, summary)
@@ -151,7 +153,8 @@ def compile_step(trainer: Trainer, experiment: Experiment, state: TrainState) ->
     """The training step, compiled for this state (its leaves need but shape, dtype and sharding) and batch size."""
     layout = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = jax.jit(trainer.train_step, donate_argnums=0, out_shardings=(layout, sharding.replicated(experiment.mesh)))
-    return step.lower(state, experiment.frozen, experiment.text, batch_shapes(trainer, experiment.mesh)).compile()
+    with precision_of(trainer.model.dtype):
+        return step.lower(state, experiment.frozen, experiment.text, batch_shapes(trainer, experiment.mesh)).compile()
 
 
 def find_batch(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
@@ -167,6 +170,7 @@ def find_batch(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
         tried = ml_collections.FrozenConfigDict(tried)
         trainer = Trainer(experiment.model, plan.optimizer, tried, sharding.replicated(mesh))
         found = memory.step_memory(compile_step(trainer, experiment, abstract_state(trainer, mesh)))
+        found = memory.with_waiting_batches(found, batch_shapes(trainer, mesh), config.data.prefetch)
         print(f"batch_size={batch_size}: {found}", flush=True)
         return found
 
