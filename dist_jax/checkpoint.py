@@ -5,10 +5,13 @@ No frozen parameter is saved: run.json names the backbone and the fingerprint of
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
+from absl import logging
 from etils import epath
 from orbax.checkpoint import checkpoint_managers
 
@@ -168,7 +171,8 @@ def load_params(workdir: epath.PathLike, best: str = "") -> tuple[int, dict]:
         raise UserError(f"{workdir} holds no checkpoint of a training run ({_folder(workdir)} is missing)")
     options = ocp.CheckpointManagerOptions(read_only=True)
     handlers = {item: ocp.StandardCheckpointHandler() for item in ("params", "ema")}
-    with ocp.CheckpointManager(_folder(workdir), options=options, item_handlers=handlers) as manager:
+    folder = _folder(workdir)
+    with _no_warnings(), ocp.CheckpointManager(folder, options=options, item_handlers=handlers) as manager:
         step = _best_step(manager, best) if best else manager.latest_step()
         if step is None:
             raise UserError(f"{workdir} holds no whole checkpoint yet; train longer")
@@ -185,6 +189,17 @@ def _best_step(manager: ocp.CheckpointManager, metric: str) -> int | None:
     scores = {step: manager.metrics(step) for step in manager.all_steps()}
     scores = {step: found[metric] for step, found in scores.items() if found and metric in found}
     return max(scores, key=scores.__getitem__) if scores else manager.latest_step()
+
+
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    """Orbax warns of what is meant here: reading only, and only a part."""
+    before = logging.get_verbosity()
+    logging.set_verbosity(logging.ERROR)
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 def _folder(workdir: epath.PathLike) -> epath.Path:
