@@ -6,7 +6,7 @@ No frozen parameter is saved: run.json names the backbone and the fingerprint of
 import dataclasses
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import jax
@@ -169,10 +169,12 @@ def load_params(workdir: epath.PathLike, best: str = "") -> tuple[int, dict]:
     """
     if not _folder(workdir).is_dir():
         raise UserError(f"{workdir} holds no checkpoint of a training run ({_folder(workdir)} is missing)")
-    options = ocp.CheckpointManagerOptions(read_only=True)
     handlers = {item: ocp.StandardCheckpointHandler() for item in ("params", "ema")}
-    folder = _folder(workdir)
-    with _no_warnings(), ocp.CheckpointManager(folder, options=options, item_handlers=handlers) as manager:
+    with ExitStack() as stack:
+        stack.enter_context(_no_warnings())
+        options = ocp.CheckpointManagerOptions(read_only=True)
+        manager = ocp.CheckpointManager(_folder(workdir), options=options, item_handlers=handlers)
+        stack.enter_context(manager)
         step = _best_step(manager, best) if best else manager.latest_step()
         if step is None:
             raise UserError(f"{workdir} holds no whole checkpoint yet; train longer")
