@@ -1,15 +1,14 @@
 """Eight simulated devices, strict arithmetic, and a network small enough to train in a test."""
 
 import os
-from pathlib import Path
 
 # Compiling is most of the tests' time; code that runs for milliseconds needs no optimizing compiler.
 FAST_COMPILE = "--xla_backend_optimization_level=0"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILE} --xla_force_host_platform_device_count=8"
 # A loaded machine may keep eight device threads on two cores waiting for each other longer than XLA expects.
 os.environ["XLA_FLAGS"] += " --xla_cpu_collective_call_terminate_timeout_seconds=600"
-# Collectives of several axes run at once, and each blocks a thread of every simulated device: with XLA's usual pool, one
-# thread a device, they can wait for each other for ever.
+# Collectives of several axes run at once, and each blocks a thread of every simulated device: with XLA's usual pool,
+# one thread a device, they can wait for each other for ever.
 os.environ.setdefault("NPROC", "64")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -22,6 +21,8 @@ import pytest
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+
+from training_run import stopped, training_data, undisturbed  # noqa: F401
 
 from dist_jax import config as settings
 from dist_jax.models.clip_vision import ClipVision, VisionConfig
@@ -73,14 +74,6 @@ def tiny_config():
     config.optimizer.warmup_epochs = 1.0
     config.epochs = 4.0
     return config
-
-
-@pytest.fixture(scope="session")
-def training_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of records and a CLIP that tests/training_run.py trains on."""
-    from training_run import make_data
-
-    return make_data(tmp_path_factory.mktemp("training_data"))
 
 
 @pytest.fixture

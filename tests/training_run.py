@@ -3,23 +3,29 @@
 As a configuration file it takes the folder of `make_data`: --config=tests/training_run.py:FOLDER
 """
 
-import dataclasses
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import jax
 import ml_collections
 import numpy as np
+import pytest
 
+from dist_jax import checkpoint, sharding, train
 from dist_jax import config as settings
 
 ROOT = Path(__file__).parents[1]
 TRAIN, VAL = 20, 11  # records: neither is a multiple of anything else here
 STEPS = 10  # of batch_size clips: eight passes over the training records
+EIGHT, ONE, CUBE = (8, 1, 1), (1, 1, 1), (2, 2, 2)  # meshes: data, fsdp, tensor
 LABELS = ("push", "pull", "lift", "turn", "fold")  # words of the tiny tokenizer
 
 
@@ -61,16 +67,13 @@ def make_data(folder: Path) -> Path:
     return folder
 
 
-def save_clip(folder: Path, seed: int = 0, logit_scale: float | None = None) -> str:
+def save_clip(folder: Path, seed: int = 0) -> str:
     """A CLIP directory as Hugging Face lays it out, of random parameters."""
     import small_models
 
     from dist_jax.weights.clip import save_huggingface
 
-    clip = small_models.clip(seed)
-    if logit_scale is not None:
-        clip = dataclasses.replace(clip, params={**clip.params, "logit_scale": np.float32(logit_scale)})
-    save_huggingface(clip, folder)
+    save_huggingface(small_models.clip(seed), folder)
     return small_models.write_tokenizer(folder)
 
 
@@ -155,3 +158,66 @@ def wait_for_step(workdir: Path, step: int, running: object) -> None:
     """Returns when the run in `workdir` has logged `step`, or when `running()` is no longer so."""
     while running() and max((line["step"] for line in metrics(workdir)), default=0) < step:
         time.sleep(0.02)
+
+
+def configured(data: Path, shape: tuple[int, int, int] = EIGHT, **changes: object) -> ml_collections.ConfigDict:
+    """The configuration on a mesh; `optimizer__eps` changes optimizer.eps."""
+    config = get_config(str(data))
+    config.mesh.update(dict(zip(sharding.AXES, shape, strict=True)))
+    config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
+    return config
+
+
+def run(data: Path, workdir: Path, shape: tuple[int, int, int] = EIGHT, **changes: object) -> dict[str, float]:
+    """Trains in this process, compiling what no run on this mesh has compiled; returns the last evaluation."""
+    config = configured(data, shape, **changes)
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[: np.prod(shape)])
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return train.train(config, str(workdir), mesh)
+
+
+def newest(workdir: Path) -> tuple[int, dict]:
+    """Step and parameters of the newest checkpoint."""
+    return checkpoint.load_params(workdir)
+
+
+@pytest.fixture(scope="session")
+def training_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of `make_data`; while it is there, no program is compiled twice."""
+    folder = make_data(tmp_path_factory.mktemp("training_data"))
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    before = {name: getattr(jax.config, name) for name in names}
+    for name, value in zip(names, (str(folder / "compiled-by-tests"), 0.0), strict=True):
+        jax.config.update(name, value)
+    yield folder
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="session")
+def undisturbed(training_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """The workdir of a run from beginning to end on eight devices, and the frozen parameters after it."""
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    used, build = [], train.build
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "build", lambda *arguments: used.append(build(*arguments)) or used[-1])
+        run(training_data, workdir)
+    return workdir, used[0].frozen
+
+
+@pytest.fixture(scope="session")
+def stopped(training_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """The workdir of such a run that a SIGTERM stopped on the way, and the step where it did."""
+    workdir = tmp_path_factory.mktemp("stopped")
+
+    def stop() -> None:
+        wait_for_step(workdir, 4, running=lambda: True)
+        signal.raise_signal(signal.SIGTERM)
+
+    threading.Thread(target=stop).start()
+    with pytest.raises(train.Preempted) as left:
+        run(training_data, workdir)
+    assert left.value.code == 75
+    step, _ = newest(workdir)
+    assert 4 <= step < STEPS
+    return workdir, step

@@ -1,0 +1,154 @@
+"""Training as a whole: stopped, resumed, on other meshes, refused, and evaluated."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import training_run
+from training_run import CUBE, EIGHT, ONE, STEPS, configured, losses, metrics, newest, run
+
+from dist_jax import sharding
+from dist_jax.errors import UserError
+from dist_jax.evaluate import evaluate
+from dist_jax.weights import clip as clip_weights
+
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
+
+
+def test_it_trains_and_leaves_the_backbone_as_it_was(training_data, undisturbed):
+    workdir, frozen = undisturbed
+    assert newest(workdir)[0] == STEPS
+    found = losses(workdir)
+    assert len(found) == STEPS
+    assert np.all(np.isfinite(list(found.values())))
+    loaded = clip_weights.load(str(training_data / "clip")).params
+    assert set(frozen) == {"vision", "logit_scale"}
+    jax.tree.map(np.testing.assert_array_equal, frozen, {name: loaded[name] for name in frozen})
+
+
+def test_a_checkpoint_holds_nothing_of_the_backbone(undisturbed):
+    workdir, _ = undisturbed
+    step, params = newest(workdir)
+    names = {sharding.path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]}
+    assert not any(name.startswith(("vision", "text", "blocks")) or "/blocks/" in name for name in names)
+    folder = workdir / "checkpoints" / str(step)
+    assert {file.name for file in folder.iterdir() if file.is_dir()} == {"params", "opt_state", "step", "metrics"}
+
+
+def test_metrics_say_what_is_promised_at_every_step(undisturbed):
+    workdir, _ = undisturbed
+    lines = metrics(workdir)
+    promised = {"step", "loss", "learning_rate", "clips_per_second", "input_wait", "grad_norm", "skipped", "accuracy"}
+    assert all(promised <= set(line) for line in lines if "loss" in line)
+    evaluations = [line for line in lines if "eval_top1" in line]
+    assert [line["step"] for line in evaluations] == [5, STEPS]  # every 4 epochs of 20 records, 16 a step
+    assert all(line["eval_videos"] == training_run.VAL for line in evaluations)
+    assert json.loads((workdir / "heartbeat.json").read_text())["step"] == STEPS
+    assert list(workdir.glob("events.out.tfevents*"))
+
+
+def test_started_again_a_finished_run_changes_nothing(training_data, undisturbed, tmp_path, capsys):
+    workdir = shutil.copytree(undisturbed[0], tmp_path / "again")
+    before = (workdir / "metrics.jsonl").read_bytes(), newest(workdir)[1]
+    summary = run(training_data, workdir)
+    assert f"finished at step {STEPS}" in capsys.readouterr().out
+    assert (workdir / "metrics.jsonl").read_bytes() == before[0]
+    jax.tree.map(np.testing.assert_array_equal, newest(workdir)[1], before[1])
+    last = metrics(workdir)[-1]
+    assert {f"eval_{name}": value for name, value in summary.items()} == {k: v for k, v in last.items() if k != "step"}
+
+
+def test_stopped_and_resumed_on_the_same_mesh_it_ends_the_same_bit_for_bit(
+    training_data, undisturbed, stopped, tmp_path
+):
+    workdir = shutil.copytree(stopped[0], tmp_path / "resumed")
+    run(training_data, workdir)
+    assert losses(workdir) == losses(undisturbed[0])
+    jax.tree.map(np.testing.assert_array_equal, newest(workdir), newest(undisturbed[0]))
+
+
+@pytest.mark.parametrize("shape", [ONE, CUBE])
+def test_resumed_on_another_mesh_it_goes_on_with_the_same_losses(shape, training_data, undisturbed, stopped, tmp_path):
+    workdir = shutil.copytree(stopped[0], tmp_path / "resumed")
+    run(training_data, workdir, shape)
+    found, expected = losses(workdir), losses(undisturbed[0])
+    np.testing.assert_allclose(list(found.values()), list(expected.values()), rtol=1e-5)
+    videos = [(path / "results" / "val.csv").read_text() for path in (workdir, undisturbed[0])]
+    assert [line.split(",")[:2] for line in videos[0].splitlines()] == [
+        line.split(",")[:2] for line in videos[1].splitlines()
+    ]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 1}, "seed is 1, the workdir's 0"),
+        ({"batch_size": 32}, "batch_size is 32, the workdir's 16"),
+        ({"model__temporal_width": 16}, "model temporal_width is 16, the workdir's 8"),
+        ({"clip__weights": "{folder}/other"}, "the backbone is .*/other .*, the workdir's .*/clip "),
+        ({"data__labels": "{folder}/other.txt"}, "class 1 is 'draw', the workdir's 'pull'"),
+    ],
+)
+def test_a_workdir_of_another_run_is_refused(changes, message, training_data, stopped, tmp_path):
+    training_run.save_clip(tmp_path / "other", seed=1)
+    (tmp_path / "other.txt").write_text("push\ndraw\nlift\nturn\nfold\n")
+    changes = {
+        name: value.format(folder=tmp_path) if isinstance(value, str) else value for name, value in changes.items()
+    }
+    with pytest.raises(UserError, match=message):
+        run(training_data, stopped[0], **changes)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(training_data, stopped, tmp_path):
+    workdir = shutil.copytree(stopped[0], tmp_path / "resumed")
+    before = newest(workdir)
+    changes = {"optimizer__learning_rate": 1e30, "checkpoint__every_steps": 1}
+    with pytest.raises(UserError, match=rf"at step {before[0] + 2} the loss \(nan\) or its gradient .* is not finite"):
+        run(training_data, workdir, **changes)
+    folder = workdir / "checkpoints"
+    kept = sorted(int(file.name) for file in folder.iterdir())
+    assert before[0] in kept
+    assert max(kept) == before[0] + 1  # the last step whose loss was finite
+
+
+@pytest.mark.parametrize(("batch_size", "shape"), [(8, EIGHT), (4, CUBE), (11, ONE)])
+def test_every_video_is_evaluated_once_whatever_the_batch(batch_size, shape, training_data, undisturbed):
+    workdir, _ = undisturbed
+    config = configured(training_data, shape, eval__batch_size=batch_size)
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[: np.prod(shape)])
+    summary = evaluate(config, str(workdir), mesh, f"batches-of-{batch_size}")
+    assert summary["videos"] == training_run.VAL
+    results = workdir / "results"
+    report = json.loads((results / f"batches-of-{batch_size}.json").read_text())
+    assert np.sum(report["confusion"]) == training_run.VAL
+    rows = [line.split(",") for line in (results / f"batches-of-{batch_size}.csv").read_text().splitlines()]
+    expected = [line.split(",") for line in (results / "val.csv").read_text().splitlines()]
+    assert [row[0] for row in rows[1:]] == [f"{training_run.TRAIN + n}.mp4" for n in video_order()]
+    numbers = lambda table: np.array([[float(cell) for cell in row[3::2]] for row in table[1:]])
+    np.testing.assert_allclose(numbers(rows), numbers(expected), atol=2e-4)  # the file has four decimals
+    np.testing.assert_allclose(numbers(rows).sum(axis=1), 1.0, atol=1e-3)
+
+
+def video_order() -> list[int]:
+    """Records in the order of shards: what was dealt out round robin to two."""
+    return [*range(0, training_run.VAL, 2), *range(1, training_run.VAL, 2)]
+
+
+def test_killed_at_random_moments_it_ends_the_same(training_data, tmp_path):
+    soak = subprocess.run(
+        [
+            *(sys.executable, "scripts/soak.py", f"--workdir={tmp_path / 'soak'}", "--kills=2", "--"),
+            *(f"--config=tests/training_run.py:{training_data}", "--config.steps=30"),
+        ],
+        cwd=training_run.ROOT,
+        env=training_run.environment(),
+        capture_output=True,
+        text=True,
+    )
+    assert soak.returncode == 0, soak.stdout + soak.stderr
+    assert soak.stdout.count("killed") == 2
+    assert "both runs end with the same parameters, bit for bit, and the same metrics" in soak.stdout
