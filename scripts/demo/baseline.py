@@ -14,16 +14,14 @@ import ml_collections
 import numpy as np
 import optax
 from absl import app, flags
-from ml_collections import config_flags
 
 from dist_jax import preprocess
 from dist_jax.data import pipeline, sources
 from dist_jax.errors import UserError, exit_with_message
-from dist_jax.main import parse_flags
+from dist_jax.main import CONFIG, parse_flags
 from dist_jax.models.clip_vision import ClipVision
 from dist_jax.weights import clip
 
-CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration of the DiST run.", lock_config=True)
 OUTPUT = flags.DEFINE_string("output", None, "JSON file for the accuracies.")
 STEPS = 500
 

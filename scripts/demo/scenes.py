@@ -4,8 +4,10 @@ A shape's pose is four numbers from 0 to 1: x, y, size, angle. A motion class mo
 stretch that is drawn at random; the others rest at a random point of such a stretch. A stretch is played in either
 direction with the same probability, so the frames of "moving left" without their order are those of "moving right", and
 a pose taken from any frame is distributed alike in all classes: a single frame says nothing about the class, and the
-average over a clip's frames at most which number moves. (Who knows that a frame is the first of its clip knows a little
-more: a shape at the far left will hardly move left. That decides three clips in ten; chance decides one in eight.)
+average over a clip's frames at most which number moves. Known limit: who
+knows that a frame is the first of its clip knows more, as a shape at the far left will hardly move left. A quadratic
+rule on the true pose finds the class of 56 in 100 clips from the first frame, 18 from the middle one (chance: 12.5).
+Shorter stretches leak less, but the demo's network did not learn them in its minutes: 38 in 100 at (0.35, 0.45).
 Camera, shape and colours are independent of the class.
 """
 
@@ -35,10 +37,10 @@ COLOURS = {
     "cyan": (80, 230, 240),
     "white": (250, 250, 250),
 }
-RADIUS = (0.1, 0.36)  # smallest and largest, as a share of the frame's height
-TURN = 300  # degrees: angle 0 points as far to the left of straight up as angle 1 does to the right
-SPREAD = 0.85  # side of the square in which the shape's centre stays, as a share of the frame's height
-TRAVEL = (0.25, 0.35)  # shortest and longest stretch: short ones, so that most points can begin and end one
+RADIUS = (0.13, 0.36)  # smallest and largest, as a share of the frame's height
+TURN = 240  # degrees: angle 0 points as far to the left of straight up as angle 1 does to the right
+SPREAD = 0.7  # side of the square in which the shape's centre stays, as a share of the frame's height
+TRAVEL = (0.5, 0.7)  # shortest and longest stretch
 TEXTURE = 128  # pixels, height and width of the background's repeating texture
 
 
