@@ -37,26 +37,24 @@ def main() -> int:
     if args.workdir.exists():
         raise UserError(f"{args.workdir} exists; give a folder that does not")
     calm, disturbed = args.workdir / "undisturbed", args.workdir / "disturbed"
-    begin = time.monotonic()
-    run = start(calm, args.training)
-    first = wait_for_line(run, calm)
-    finish(run)
-    starting, training = first - begin, time.monotonic() - first
-    print(f"undisturbed: {starting:.1f} s to the first step, {training:.1f} s from there to the end", flush=True)
+    finish(start(calm, args.training))
     logging.set_verbosity(logging.ERROR)  # Orbax's notes on reading
     rng = random.Random(args.seed)
     for number in range(args.kills):
-        pace = 2 * training / (args.kills + 1)
-        while_starting = number % 5 == 4
-        print(
-            strike(
-                number, disturbed, args.training, rng.uniform(0, starting if while_starting else pace), while_starting
-            )
-        )
+        at = moment(rng, newest(disturbed), newest(calm), args.kills - number, while_starting=number % 5 == 4)
+        print(f"{number + 1:3d}  {strike(disturbed, args.training, *at)}", flush=True)
     finish(start(disturbed, args.training))
     differences = compare(calm, disturbed)
     print("\n".join(differences) or "both runs end with the same parameters, bit for bit, and the same metrics")
     return 1 if differences else 0
+
+
+def moment(rng: random.Random, reached: int, last: int, kills: int, while_starting: bool) -> tuple[int, float]:
+    """When to kill: a step to wait for and seconds after it; step 0 is the start, where every fifth kill strikes."""
+    if while_starting:
+        return 0, rng.uniform(0, 10)
+    furthest = reached + 2 * (last - reached) // (kills + 1)  # on average the kills are spread evenly
+    return min(rng.randint(reached + 1, max(furthest, reached + 1)), last - 1), rng.expovariate(10)
 
 
 def start(workdir: Path, training: list[str]) -> subprocess.Popen:
@@ -73,38 +71,30 @@ def finish(run: subprocess.Popen) -> None:
         raise UserError(f"training ended with status {run.returncode}; see the .log files in --workdir")
 
 
-def wait_for_line(run: subprocess.Popen, workdir: Path) -> float:
-    """Waits until the run has written a line of metrics or has ended; returns the time."""
-    before = stamp(workdir)
-    while run.poll() is None and stamp(workdir) == before:
-        time.sleep(0.01)
-    return time.monotonic()
+def newest(workdir: Path) -> int:
+    """The step of the newest line of metrics; 0 if there is none."""
+    return max((line["step"] for line in read_metrics(workdir)), default=0)
 
 
-def stamp(workdir: Path) -> int:
-    """Changes whenever metrics are written."""
-    file = workdir / METRICS
-    return file.stat().st_mtime_ns if file.exists() else 0
-
-
-def strike(number: int, workdir: Path, training: list[str], seconds: float, while_starting: bool) -> str:
-    """Starts or resumes training, kills it `seconds` after its start or its first step, and says what was there."""
+def strike(workdir: Path, training: list[str], step: int, seconds: float) -> str:
+    """Starts or resumes training, kills it `seconds` after it has logged `step`, and says what was there."""
+    metrics = workdir / METRICS
+    before = metrics.stat().st_mtime_ns if metrics.exists() else 0
     run = start(workdir, training)
-    if not while_starting:
-        wait_for_line(run, workdir)
+    while step and run.poll() is None:
+        time.sleep(0.01)
+        if metrics.exists() and metrics.stat().st_mtime_ns != before and newest(workdir) >= step:
+            break
     try:
         run.wait(seconds)
     except subprocess.TimeoutExpired:
         run.send_signal(signal.SIGKILL)
-    run.wait()
+    how = "killed" if run.wait() == -signal.SIGKILL else f"ended with {run.returncode}"
     saved = sorted(int(folder.name) for folder in (workdir / "checkpoints").glob("*") if folder.name.isdigit())
     unfinished = len(list((workdir / "checkpoints").glob("*.orbax-checkpoint-tmp*")))
-    moment = f"{seconds:5.2f} s after its {'start' if while_starting else 'first step'}"
-    how = "killed" if run.returncode == -signal.SIGKILL else f"ended with {run.returncode}"
-    steps = [line["step"] for line in read_metrics(workdir)]
     return (
-        f"{number + 1:3d}  {how} {moment:28s}  metrics to step {max(steps, default=0):5d}  "
-        f"checkpoints {' '.join(map(str, saved)) or '-'}  unfinished {unfinished}"
+        f"{how} {seconds:5.2f} s after {f'step {step}' if step else 'the start':10s}  metrics to step "
+        f"{newest(workdir):5d}  checkpoints {' '.join(map(str, saved)) or '-'}  unfinished {unfinished}"
     )
 
 
