@@ -36,7 +36,7 @@ def defaults() -> ml_collections.ConfigDict:
         alpha=2,  # CLIP sees every alpha-th frame: S = T / alpha
         selected=(),  # CLIP blocks that feed the network, counted from 0, increasing; empty: all
         integration_width=384,  # C, a multiple of 64
-        temporal_width=96,  # M
+        temporal_width=96,  # M, of the temporal encoder
         pooling_layers=4,  # P; published: 4 on Kinetics, 2 on SSv2
         dtype="auto",  # of the trained network's arithmetic (its parameters are float32); auto: as clip.dtype
         remat="none",  # what the DiST layers keep for the backward pass: none (keep all), layers (recompute all), dots
@@ -73,16 +73,16 @@ def defaults() -> ml_collections.ConfigDict:
         probability=1.0,  # that a group is mixed at all
         switch=0.5,  # share of cutmix where both are on
         group=32,  # consecutive clips that share one draw (published: the clips of one device)
-        label_smoothing=0.1,
+        label_smoothing=0.1,  # share of a target that is spread over all classes
     )
     config.optimizer = dict(
         learning_rate=3.2e-4,  # peak; published for a batch of 256, taken as it stands for any other
         warmup_epochs=6.0,  # a line from warmup_rate to the cosine's value at this epoch
-        warmup_rate=8e-7,
+        warmup_rate=8e-7,  # where that line begins
         final_rate=0.0,  # where the cosine ends
-        beta1=0.9,
-        beta2=0.999,
-        eps=1e-8,
+        beta1=0.9,  # decay of the gradient's average
+        beta2=0.999,  # decay of the squared gradient's average
+        eps=1e-8,  # added to the root of that average
         weight_decay=1e-4,  # none on biases, 1-D parameters, tokens and positions
         clip_norm=0.0,  # largest global gradient norm; 0: not limited
         nonfinite="stop",  # on a loss or gradient that is not finite: stop | skip (drop the update and count it)
@@ -264,5 +264,5 @@ _RULES = (
     ("mesh.data", lambda c: c.mesh.data == -1 or c.mesh.data >= 1, "must be -1 or at least 1"),
     ("mesh.fsdp", lambda c: c.mesh.fsdp == -1 or c.mesh.fsdp >= 1, "must be -1 or at least 1"),
     ("mesh.tensor", lambda c: c.mesh.tensor == -1 or c.mesh.tensor >= 1, "must be -1 or at least 1"),
-    ("mesh", lambda c: list(c.mesh.values()).count(-1) <= 1, "only one axis may be -1"),
+    ("mesh.data", lambda c: list(c.mesh.values()).count(-1) <= 1, "only one of data, fsdp and tensor may be -1"),
 )
