@@ -89,6 +89,8 @@ def train(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh) -> dict[s
         closing(watch),
         train_input(trainer, mesh, source, start, bad_train) as batches,
     ):
+        if 0 < start < plan.steps and start % plan.eval_every == 0 and checkpoints.metrics(start) is None:
+            evaluate_now(state)  # what a notice to stop left out
         for step in range(start + 1, plan.steps + 1):
             watch.profile(step)
             batch = next(batches)
