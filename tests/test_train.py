@@ -1,5 +1,6 @@
 """Training as a whole: stopped, resumed, on other meshes, refused, and evaluated."""
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -11,11 +12,12 @@ import pytest
 import training_run
 from training_run import CUBE, EIGHT, ONE, STEPS, configured, losses, metrics, newest, run
 
-from dist_jax import sharding
+from dist_jax import sharding, train
 from dist_jax.errors import UserError
 from dist_jax.evaluate import evaluate
 from dist_jax.weights import clip as clip_weights
 
+TIMED = ("clips_per_second", "input_wait")
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 
 
@@ -69,6 +71,17 @@ def test_stopped_and_resumed_on_the_same_mesh_it_ends_the_same_bit_for_bit(
     run(training_data, workdir)
     assert losses(workdir) == losses(undisturbed[0])
     jax.tree.map(np.testing.assert_array_equal, newest(workdir), newest(undisturbed[0]))
+
+
+def test_an_evaluation_that_a_notice_left_out_is_made_up_for(training_data, undisturbed, tmp_path):
+    workdir = tmp_path / "run"
+    with pytest.raises(train.Preempted), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train, "preemption_notice", lambda: contextlib.nullcontext(lambda step: step == 5))
+        run(training_data, workdir)
+    assert not [line for line in metrics(workdir) if "eval_top1" in line]
+    run(training_data, workdir)
+    untimed = lambda of: [{k: v for k, v in line.items() if k not in TIMED} for line in metrics(of)]
+    assert untimed(workdir) == untimed(undisturbed[0])
 
 
 @pytest.mark.parametrize("shape", [ONE, CUBE])
