@@ -16,7 +16,7 @@ def get_config() -> ml_collections.ConfigDict:
     """What differs from the defaults: a small network, and no mixing, which needs far more steps to pay."""
     config = settings.defaults()
     config.batch_size = 16
-    config.epochs = 24.0
+    config.epochs = 20.0
     config.clip.weights = "demo/clip"
     config.model.frames = 8
     config.model.integration_width = 128
