@@ -115,7 +115,6 @@ class Checkpoints:
             cleanup_tmp_directories=True,
         )
         self._manager = ocp.CheckpointManager(_folder(workdir), options=options)
-        self._best = best
 
     @property
     def latest(self) -> int | None:
@@ -130,18 +129,12 @@ class Checkpoints:
         """Starts saving; returns when the state is copied off the device. All hosts call this."""
         if step in self._manager.all_steps():
             return
-        items = {"params": state.params, "opt_state": state.opt_state, "step": state.step}
-        if state.ema is not None:
-            items["ema"] = state.ema
-        args = ocp.args.Composite(**{name: ocp.args.StandardSave(_as_tree(item)) for name, item in items.items()})
+        args = ocp.args.Composite(**{name: ocp.args.StandardSave(item) for name, item in _items(state).items()})
         self._manager.save(step, args=args, metrics=metrics, force=True)
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state saved at `step`, placed as `like` says (its leaves have shape, dtype and sharding)."""
-        items = {"params": like.params, "opt_state": like.opt_state, "step": like.step}
-        if like.ema is not None:
-            items["ema"] = like.ema
-        wanted = {name: ocp.args.StandardRestore(_as_tree(item)) for name, item in items.items()}
+        wanted = {name: ocp.args.StandardRestore(item) for name, item in _items(like).items()}
         found = self._manager.restore(step, args=ocp.args.Composite(**wanted))
         return TrainState(found["step"]["value"], found["params"], found["opt_state"], found.get("ema"))
 
@@ -208,6 +201,7 @@ def _folder(workdir: epath.PathLike) -> epath.Path:
     return epath.Path(workdir).resolve() / "checkpoints"
 
 
-def _as_tree(item: Any) -> Any:
-    """Orbax's standard handler takes trees, not single arrays."""
-    return {"value": item} if hasattr(item, "shape") else item
+def _items(state: TrainState) -> dict[str, Any]:
+    """The parts of a checkpoint, each a tree: Orbax's standard handler takes no single array."""
+    items = {"params": state.params, "opt_state": state.opt_state, "step": {"value": state.step}}
+    return items if state.ema is None else items | {"ema": state.ema}

@@ -55,8 +55,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh, name: 
         step, params = 0, load_initial(config.init_from, experiment.model.dist)
     else:
         raise UserError(f"{workdir} holds no training run; give one that does, or weights by config.init_from")
-    layout = sharding.tree_shardings(mesh, params)
-    params = jax.tree.map(lambda p, where: sharding.place(mesh, np.asarray(p), where), params, layout)
+    params = sharding.place_tree(mesh, params)
     source = open_source(config.data, "val")
     faults = Faults("val", bad_records_file(workdir))
     found = score_videos(experiment, source, make_eval_step(experiment), params, faults)

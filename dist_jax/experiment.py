@@ -52,7 +52,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> Experiment:
     def place(name: str, array: np.ndarray) -> jax.Array:
         # The text tower runs once and stays in float32, as it does wherever a trained model is loaded.
         array = np.asarray(array).astype(clip_dtype if name.startswith("vision/") else np.float32)
-        return sharding.place(mesh, array, sharding.leaf_sharding(mesh, name, array.shape))
+        return sharding.place(array, sharding.leaf_sharding(mesh, name, array.shape))
 
     clip = clip_weights.load(config.clip.weights, resolution=config.data.resolution, place=place)
     text = class_texts(clip, classes, mesh)

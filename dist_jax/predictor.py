@@ -54,7 +54,7 @@ def load(path: str | Path, dtype: jnp.dtype | None = None, mesh: Mesh | None = N
 def _place(mesh: Mesh, dtype: jnp.dtype, path: str, value: np.ndarray) -> jax.Array:
     of_clip = path.startswith("clip/") and path != "clip/logit_scale"
     where = sharding.replicated(mesh) if path == "text_features" else sharding.leaf_sharding(mesh, path, value.shape)
-    return sharding.place(mesh, np.asarray(value).astype(dtype if of_clip else np.float32), where)
+    return sharding.place(np.asarray(value).astype(dtype if of_clip else np.float32), where)
 
 
 class Predictor:

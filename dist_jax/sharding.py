@@ -33,12 +33,12 @@ PARTITIONS: tuple[tuple[str, PartitionSpec], ...] = (
     (r"logit_scale$", PartitionSpec()),
     # The DiST network: small beside CLIP; its state is spread over fsdp, and gathered for use (see Trainer).
     (r"layers/temporal/", PartitionSpec()),
-    (r"layers/(input|to_integration)/kernel$", PartitionSpec(None, None)),
+    (r"layers/(input|to_integration)/kernel$", PartitionSpec()),
     (r"layers/(ffn/(fc|proj)|to_temporal|temporal_ffn/reduce)/kernel$", PartitionSpec(None, "fsdp")),
     (r"layers/temporal_ffn/conv_time/kernel$", PartitionSpec()),
     (r"layers/temporal_ffn/expand/kernel$", PartitionSpec(None, None, "fsdp")),
     (r"layers/.*(bias|scale|class_token)$", PartitionSpec()),
-    (r"pooling/.*/attention/(query|key|value|out)/kernel$", PartitionSpec(None, None, None, None)),
+    (r"pooling/.*/attention/(query|key|value|out)/kernel$", PartitionSpec()),
     (r"pooling/.*_mlp/fc/kernel$", PartitionSpec(None, "fsdp")),
     (r"pooling/.*_mlp/proj/kernel$", PartitionSpec(None, None, "fsdp")),
     (r"pooling/.*(bias|scale)$", PartitionSpec()),
@@ -124,6 +124,11 @@ def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
     return np.asarray(sorted(rows), np.int64)
 
 
-def place(mesh: Mesh, array: np.ndarray, sharding: NamedSharding) -> jax.Array:
+def place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
     """A host array that every host has in full -> a global array, of which each device holds its part."""
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def place_tree(mesh: Mesh, tree: object) -> object:
+    """`place` for every leaf of a tree of parameters, as PARTITIONS says; raises as `tree_shardings` does."""
+    return jax.tree.map(lambda leaf, where: place(np.asarray(leaf), where), tree, tree_shardings(mesh, tree))

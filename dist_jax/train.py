@@ -138,8 +138,7 @@ def initial_state(trainer: Trainer, checkpoints: Checkpoints, mesh: Mesh) -> Tra
         return checkpoints.restore(checkpoints.latest, wanted)
     layout = jax.tree.map(lambda leaf: leaf.sharding, wanted)
     if trainer.config.init_from:
-        params = load_initial(trainer.config.init_from, trainer.model.dist)
-        params = jax.tree.map(lambda p, where: sharding.place(mesh, np.asarray(p), where), params, layout.params)
+        params = sharding.place_tree(mesh, load_initial(trainer.config.init_from, trainer.model.dist))
         return jax.jit(trainer.state_of, out_shardings=layout)(params)
     return jax.jit(trainer.init, out_shardings=layout)(jax.random.key(trainer.config.seed))
 

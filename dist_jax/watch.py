@@ -183,8 +183,7 @@ class Watch:
 
     def warn(self, message: str) -> None:
         """A line that the progress bar does not overwrite."""
-        if self._writes:
-            self.say(f"warning: {message}")
+        self.say(f"warning: {message}")
 
     def say(self, message: str) -> None:
         """As `warn`, for what is no reason to worry."""

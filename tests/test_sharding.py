@@ -146,6 +146,6 @@ def test_a_placed_array_is_spread_and_whole():
     mesh = mesh_of(2, 2, 2)
     array = np.arange(48.0, dtype=np.float32).reshape(2, 24, 1)
     where = sharding.leaf_sharding(mesh, "blocks/mlp/fc/kernel", (2, 24, 2))
-    placed = sharding.place(mesh, np.concatenate([array, array], axis=2), where)
+    placed = sharding.place(np.concatenate([array, array], axis=2), where)
     assert placed.addressable_shards[0].data.shape == (2, 12, 1)
     np.testing.assert_array_equal(placed[:, :, :1], array)

@@ -239,7 +239,7 @@ def _openai(found: _Found, open_clip: Path | None) -> tuple[table.Table, VisionC
     return rows, *clip_formats.openai_sizes(names, text, found.source, cfg)
 
 
-def _shapes(vision: VisionConfig, text: TextConfig | None) -> dict[str, tuple[int, ...]]:
+def param_shapes(vision: VisionConfig, text: TextConfig | None) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter, by path; needs no memory."""
     frames = jax.ShapeDtypeStruct((1, vision.resolution, vision.resolution, 3), jnp.float32)
     towers = {"vision": _init_shapes(ClipVision(vision), frames), "logit_scale": jax.ShapeDtypeStruct((), jnp.float32)}
@@ -271,7 +271,7 @@ def _read(
         *(["logit_scale"] if text or "logit_scale" in found.tensors else []),
     ]
     rows = clip_formats.only(rows, parts)
-    shapes = {path: shape for path, shape in _shapes(vision, text).items() if path.split("/")[0] in parts}
+    shapes = {path: shape for path, shape in param_shapes(vision, text).items() if path.split("/")[0] in parts}
     table.check(rows, shapes, found.shapes, found.source, clip_formats.buffers(found.tensors))
     place = place or (lambda _, value: jnp.array(value))
     digests, leaves = {}, {}

@@ -14,16 +14,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
 
 from dist_jax.errors import UserError
-from dist_jax.models.clip_text import ClipText, TextConfig
-from dist_jax.models.clip_vision import ClipVision, VisionConfig
+from dist_jax.models.clip_text import TextConfig
+from dist_jax.models.clip_vision import VisionConfig
 from dist_jax.models.dist_network import DistConfig
 from dist_jax.text import tokenizer
 from dist_jax.weights import checkpoint_files, dist_official, table
+from dist_jax.weights import clip as clip_weights
 from dist_jax.weights.clip import Clip
 
 CONFIG, TENSORS, LABELS = "config.json", "model.safetensors", "labels.txt"
@@ -137,12 +137,8 @@ def param_shapes(
     dist: DistConfig, vision: VisionConfig, text: TextConfig | None, classes: int
 ) -> dict[str, tuple[int, ...]]:
     """Every tensor of a model directory with its shape."""
-    towers = {"vision": _shapes(ClipVision(vision), jnp.zeros((1, vision.resolution, vision.resolution, 3)))}
-    if text is not None:
-        towers["text"] = _shapes(ClipText(text), jnp.zeros((1, text.context), jnp.int32))
     shapes = {f"dist/{path}": shape for path, shape in dist_official.param_shapes(dist).items()}
-    shapes |= {f"clip/{tower}/{path}": shape for tower, found in towers.items() for path, shape in found.items()}
-    shapes["clip/logit_scale"] = ()
+    shapes |= {f"clip/{path}": shape for path, shape in clip_weights.param_shapes(vision, text).items()}
     if classes:
         shapes["text_features"] = (classes, dist.embed)
     return shapes
@@ -158,11 +154,6 @@ def read_tensors(
     rows = tuple(table.Entry(name, (name,)) for name in shapes)
     table.check(rows, shapes, {name: tensor.shape for name, tensor in tensors.items()}, str(file))
     return {name: place(name, np.asarray(tensors[name])) for name in shapes if name.startswith(only)}
-
-
-def _shapes(module: ClipVision | ClipText, inputs: jax.Array) -> dict[str, tuple[int, ...]]:
-    params = jax.eval_shape(module.init, jax.random.key(0), inputs)["params"]
-    return {path: leaf.shape for path, leaf in table.flatten(params).items()}
 
 
 def _leaves(model: Model) -> Mapping[str, jax.Array | np.ndarray]:
