@@ -1,4 +1,4 @@
-"""The one kind of error that a user can mend, and how a program ends on it."""
+"""The one kind of error that a user can mend, how a program ends on it, and warnings, which end nothing."""
 
 import sys
 from collections.abc import Callable
@@ -6,6 +6,11 @@ from collections.abc import Callable
 
 class UserError(Exception):
     """What is wrong, with the values, and what to do about it: one line, shown without a traceback."""
+
+
+def warn(message: str) -> None:
+    """Prints one line on stderr at once, whatever the libraries' logging is set to show."""
+    print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def exit_with_message(main: Callable[[], int | None]) -> None:

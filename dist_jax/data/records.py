@@ -9,7 +9,6 @@ import concurrent.futures
 import dataclasses
 import hashlib
 import io
-import logging
 import os
 import re
 import socket
@@ -19,7 +18,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from dist_jax.errors import UserError
+from dist_jax.errors import UserError, warn
 
 LABEL = "clip/label/index"  # int64, one or several
 LABEL_TEXT = "clip/label/text"  # bytes, one a label
@@ -205,7 +204,7 @@ def load_index_of(paths: Sequence[str]) -> ShardIndex:
     try:
         _save_index(file, index)
     except (OSError, tf.errors.OpError) as error:
-        logging.warning("the index of %d records cannot be kept (%s): every start builds it anew", len(index), error)
+        warn(f"the index of {len(index)} records cannot be kept ({error}): every start builds it anew")
     return index
 
 
