@@ -182,7 +182,8 @@ def _cpu_seconds(job: tuple[Callable, str, int, int]) -> float:
 def open_sources(records: str) -> tuple["Source", "Source"]:  # noqa: F821
     """The records read as in the first epoch, whole, and as in later ones, if they are local and large."""
     from dist_jax.data import frame_reader, sources
-    from dist_jax.data.records import LABEL, load_index
+    from dist_jax.data.record_index import load_index
+    from dist_jax.data.records import LABEL
 
     index = load_index(records)
     whole = sources.encoded_source(index, sources.record_parser(LABEL), classes=1)
@@ -219,7 +220,8 @@ def stages(records: str, frames: int, resolution: int, clips: int) -> None:
     import tensorflow as tf
 
     from dist_jax.data import augment, sampling, sources
-    from dist_jax.data.records import LABEL, load_index
+    from dist_jax.data.record_index import load_index
+    from dist_jax.data.records import LABEL
 
     whole, source = open_sources(records)
     parse = sources.record_parser(LABEL)

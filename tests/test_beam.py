@@ -3,7 +3,7 @@ from built_records import hashes
 from video_files import write_video
 
 from dist_jax import build_records
-from dist_jax.data import records
+from dist_jax.data import record_index
 from dist_jax.errors import UserError
 
 
@@ -25,7 +25,7 @@ def test_the_local_runner_builds_the_same_bytes(command, tmp_path):
     assert hashes(tmp_path / "beam") == hashes(tmp_path / "alone")
     for name in ("failed.csv", "labels.txt"):
         assert (tmp_path / "beam" / name).read_text() == (tmp_path / "alone" / name).read_text()
-    assert len(records.load_index(str(tmp_path / "beam" / "train@3"))) == 4
+    assert len(record_index.load_index(str(tmp_path / "beam" / "train@3"))) == 4
 
 
 def test_an_unknown_runner(command, tmp_path):

@@ -11,7 +11,7 @@ from built_records import examples, hashes, images, integer
 from video_files import numbers, write_video
 
 from dist_jax import build_records
-from dist_jax.data import records, shards
+from dist_jax.data import record_index, records, shards
 from dist_jax.data.annotations import Clip
 from dist_jax.errors import UserError, exit_with_message
 
@@ -59,7 +59,7 @@ def test_records_hold_every_frame_with_label_and_origin(build):
 
 def test_the_index_leads_to_every_record(build):
     output = build("--shards=3")
-    index = records.load_index(str(output / "train@3"))
+    index = record_index.load_index(str(output / "train@3"))
     assert len(index) == 4 and len(index.paths) == 3
     index.verify()
 
@@ -105,7 +105,7 @@ def test_everything_on_another_file_system(videos, tmp_path):
     command = ["--videos=ram://in", "--output=ram://out", "--workers=1", "--shards=2"]
     assert build_records.main(command) == 0
     assert build_records.main(command) == 0
-    index = records.load_index("ram://out/train@2")
+    index = record_index.load_index("ram://out/train@2")
     found = b"".join(record.numpy() for record in tf.data.TFRecordDataset(index.paths))
     assert len(index) == 2 and b"up/a.mp4" in found and b"down/b.mp4" in found
 
@@ -165,7 +165,7 @@ def test_failed_videos_can_be_retried(build, videos):
     build("--shards=3", "--retry-failed", lines=lines)
     assert sorted(examples(output)) == ["a.mp4", "b.mp4", "later.mp4"]
     assert failed(output) == []
-    assert len(records.load_index(str(output / "train@3"))) == 3
+    assert len(record_index.load_index(str(output / "train@3"))) == 3
     assert sum(os.stat(path).st_mtime_ns != then for path, then in before.items()) == 1
 
 
@@ -266,5 +266,5 @@ def test_a_killed_job_goes_on_where_it_was(videos, tmp_path):
     subprocess.run([*command, str(tmp_path / "out")], check=True, capture_output=True)
     build_records.main([*command[3:], str(tmp_path / "whole")])
     assert hashes(tmp_path / "out") == hashes(tmp_path / "whole")
-    assert len(records.load_index(str(tmp_path / "out" / "train@6"))) == 6
+    assert len(record_index.load_index(str(tmp_path / "out" / "train@6"))) == 6
     assert not list((tmp_path / "out" / ".train.build").glob("*.partial"))

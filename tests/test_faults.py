@@ -9,7 +9,7 @@ import tensorflow as tf
 from small_records import CLASSES, example, jpeg, picture, write_shards
 
 from dist_jax import config as settings
-from dist_jax.data import pipeline, records, sources
+from dist_jax.data import pipeline, record_index, records, sources
 from dist_jax.data.faults import Faults
 from dist_jax.errors import UserError
 
@@ -70,7 +70,7 @@ def spoilt(tmp_path):
     examples[7] = tf.train.SequenceExample().SerializeToString()
     examples[11] = b"this is no example"
     pattern = write_shards(tmp_path, examples, shards=1)
-    index = records.build_index(records.find_shards(pattern))
+    index = record_index.build_index(records.find_shards(pattern))
     damage(index, 4)
     damage(index, 5)
     return pattern
@@ -185,7 +185,7 @@ def test_a_thousand_damaged_records_lose_none_of_the_sound_ones(tmp_path):
     size, rng = 1500, np.random.default_rng(0)
     sound = [example(record, frames=2, size=(8, 8)) for record in range(5)]
     pattern = write_shards(tmp_path, [sound[record % 5] for record in range(size)], shards=4)
-    index = records.load_index(pattern)
+    index = record_index.load_index(pattern)
     bad = set(rng.choice(size, 1000, replace=False).tolist())
     for record in bad:
         damage(index, record, byte=int(rng.integers(index.length[record])))

@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from small_records import CLASSES, example, jpeg, picture, write_shards
 
 from dist_jax import config as configuration
-from dist_jax.data import frame_reader, pipeline, records, sources
+from dist_jax.data import frame_reader, pipeline, record_index, records, sources
 from dist_jax.data.faults import Faults
 from dist_jax.errors import UserError
 
 
 def opened(pattern, label_key=records.LABEL):
-    return frame_reader.open_source(records.load_index(pattern), label_key, CLASSES)
+    return frame_reader.open_source(record_index.load_index(pattern), label_key, CLASSES)
 
 
 def chosen(source, record, indices=(4, 0, 2), window=(3, 5, 12, 20)):
@@ -32,7 +32,7 @@ def pattern(tmp_path):
 
 
 def test_every_record_is_the_same_as_read_whole(pattern):
-    whole = sources.encoded_source(records.load_index(pattern), sources.record_parser(records.LABEL), CLASSES)
+    whole = sources.encoded_source(record_index.load_index(pattern), sources.record_parser(records.LABEL), CLASSES)
     parts = opened(pattern)
     assert (parts.size, parts.classes, parts.where(3)) == (whole.size, whole.classes, whole.where(3))
     for record in [*range(7), *range(7)]:  # the second time without the check
@@ -84,7 +84,7 @@ def test_a_verb_is_a_choice_and_a_record_may_have_no_name(tmp_path):
 
 def test_a_damaged_record_is_found_when_it_is_read_first(pattern):
     source = opened(pattern)
-    index = records.load_index(pattern)
+    index = record_index.load_index(pattern)
     with open(index.paths[0], "r+b") as file:
         file.seek(index.offset[1] + 12 + int(index.length[1]) - 20)  # in the last frame
         file.write(b"\x00\x01\x02")
@@ -125,6 +125,6 @@ def test_a_shard_that_is_made_anew_is_read_anew(pattern):
     path.unlink()
     with tf.io.TFRecordWriter(str(path)) as writer:
         writer.write(example(6))
-    index = records.build_index([str(path)])
+    index = record_index.build_index([str(path)])
     features, _ = chosen(frame_reader.open_source(index, records.LABEL, CLASSES), 0)
     assert features["id"].numpy() == b"6.mp4"

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_records import example, write_shards
 
-from dist_jax.data import records
+from dist_jax.data import record_index, records
 from dist_jax.errors import UserError
 
 
@@ -87,7 +87,7 @@ def test_no_shards_is_an_error(tmp_path, name):
 
 
 def test_the_index_addresses_every_record(pattern):
-    index = records.load_index(pattern)
+    index = record_index.load_index(pattern)
     assert len(index) == 7
     for record in range(7):
         data = Path(index.paths[index.shard[record]]).read_bytes()
@@ -98,63 +98,63 @@ def test_the_index_addresses_every_record(pattern):
 
 
 def test_the_index_is_kept_beside_the_shards_and_read_again(tmp_path, pattern):
-    built = records.load_index(pattern)
+    built = record_index.load_index(pattern)
     assert (tmp_path / "train.index.npz").exists()
-    read = records.load_index(pattern)
+    read = record_index.load_index(pattern)
     assert read.paths == built.paths
     for name in ("sizes", "mtimes", "shard", "offset", "length"):
         np.testing.assert_array_equal(getattr(read, name), getattr(built, name))
 
 
 def test_the_index_moves_with_its_folder(tmp_path, pattern):
-    records.load_index(pattern)
+    record_index.load_index(pattern)
     (tmp_path / "elsewhere").mkdir()
     for path in [*tmp_path.glob("train*")]:
         path.rename(tmp_path / "elsewhere" / path.name)
-    assert len(records.load_index(str(tmp_path / "elsewhere" / "train@3"))) == 7
+    assert len(record_index.load_index(str(tmp_path / "elsewhere" / "train@3"))) == 7
 
 
 def test_a_changed_shard_is_refused(pattern):
-    records.load_index(pattern)
+    record_index.load_index(pattern)
     with tf.io.TFRecordWriter(str(shard(pattern))) as writer:
         writer.write(example(1))
     with pytest.raises(UserError, match=r"train-00001-of-00003 has changed .*delete .*train\.index\.npz"):
-        records.load_index(pattern)
+        record_index.load_index(pattern)
 
 
 def test_a_shard_of_the_same_size_but_another_time_is_refused(pattern):
-    records.load_index(pattern)
+    record_index.load_index(pattern)
     os.utime(shard(pattern), ns=(1, 1))
     with pytest.raises(UserError, match="other time of change"):
-        records.load_index(pattern)
+        record_index.load_index(pattern)
 
 
 def test_a_shard_that_changes_within_a_second_is_refused(pattern):
-    records.load_index(pattern)
+    record_index.load_index(pattern)
     stat = os.stat(shard(pattern))
     os.utime(shard(pattern), ns=(stat.st_mtime_ns, stat.st_mtime_ns + 1000))
     with pytest.raises(UserError, match="other time of change"):
-        records.load_index(pattern)
+        record_index.load_index(pattern)
 
 
 def test_an_index_of_another_format_is_built_anew(tmp_path, pattern):
-    records.load_index(pattern)
+    record_index.load_index(pattern)
     np.savez(tmp_path / "train.index.npz", format=np.array(1), names=np.array(["x"]))
-    assert len(records.load_index(pattern)) == 7
+    assert len(record_index.load_index(pattern)) == 7
 
 
 def test_write_index_replaces_an_older_one(tmp_path, pattern):
-    records.load_index(pattern)
+    record_index.load_index(pattern)
     os.utime(shard(pattern), ns=(1, 1))
-    records.write_index(str(tmp_path / "train"), 3)
-    assert len(records.load_index(pattern)) == 7
+    record_index.write_index(str(tmp_path / "train"), 3)
+    assert len(record_index.load_index(pattern)) == 7
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 damaged", b"\x80\x04N."])
 def test_a_damaged_index_is_refused(tmp_path, pattern, content):
     (tmp_path / "train.index.npz").write_bytes(content)
     with pytest.raises(UserError, match="no index of records"):
-        records.load_index(pattern)
+        record_index.load_index(pattern)
 
 
 @settings(deadline=None, max_examples=25)
@@ -166,7 +166,7 @@ def test_a_shard_cut_short_anywhere_is_found(tmp_path_factory, data):
     cut = data.draw(st.integers(1, len(whole) - 1).filter(lambda size: size != 12 + 30 + 4))
     shard(pattern, 0).write_bytes(whole[:cut])
     with pytest.raises(UserError, match="cut short"):
-        records.load_index(pattern)
+        record_index.load_index(pattern)
 
 
 @settings(deadline=None, max_examples=25)
@@ -178,20 +178,20 @@ def test_a_damaged_frame_is_found(tmp_path_factory, position, bit):
     content[position] ^= 1 << bit
     shard(pattern, 0).write_bytes(content)
     with pytest.raises(UserError, match="no TFRecord begins at byte"):
-        records.load_index(pattern)
+        record_index.load_index(pattern)
 
 
 def test_shards_without_records_are_refused(tmp_path):
     with pytest.raises(UserError, match="no record at all"):
-        records.load_index(write_shards(tmp_path, [], shards=2))
+        record_index.load_index(write_shards(tmp_path, [], shards=2))
 
 
 def test_an_index_that_cannot_be_kept_costs_only_the_copy(pattern, tmp_path, capsys):
-    records.load_index(pattern)
+    record_index.load_index(pattern)
     (tmp_path / "train.index.npz").unlink()
     # The temporary file's name is taken by a folder: writing fails, for root as well.
     (tmp_path / f"train.index.npz.{socket.gethostname()}-{os.getpid()}.tmp").mkdir()
-    assert len(records.load_index(pattern)) == 7
+    assert len(record_index.load_index(pattern)) == 7
     printed = capsys.readouterr().err
     assert printed.startswith("warning: the index of 7 records cannot be kept")
     assert printed.count("\n") == 1

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import ml_collections
 import tensorflow as tf
 
-from dist_jax.data import augment, records, sampling
+from dist_jax.data import augment, record_index, records, sampling
 from dist_jax.data.sampling import Features
 from dist_jax.data.sources import Source, encoded_clip, encoded_source
 from dist_jax.errors import UserError
@@ -126,7 +126,7 @@ def open_source(data: ml_collections.ConfigDict, split: str, classes: int) -> So
             features[builders.IMAGE_FEATURE_NAME], tf.cast(labels, tf.int64), tf.constant([], tf.string)
         )
 
-    return encoded_source(records.load_index_of(factory._shards), parse, classes)
+    return encoded_source(record_index.load_index_of(factory._shards), parse, classes)
 
 
 def _configured(data: ml_collections.ConfigDict, split: str) -> object:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import numpy as np
 import tensorflow as tf
 
-from dist_jax.data import augment, records
+from dist_jax.data import augment, record_index, records
 from dist_jax.data.sampling import Features
 from dist_jax.data.sources import Source, clip_id, clip_size, indexed_reader, parse_context
 from dist_jax.errors import UserError
@@ -23,7 +23,7 @@ _FIRST, _SECOND = 0x0A, 0x12
 _FRAMES = records.FRAMES.encode()
 
 
-def open_source(index: records.ShardIndex, label_key: str, classes: int) -> Source:
+def open_source(index: record_index.ShardIndex, label_key: str, classes: int) -> Source:
     """The clips of an index of local shards; see `Source`. `label_key` is the record's key of the labels."""
     read_whole = indexed_reader(index)
     verified = np.zeros(len(index), bool)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from dist_jax.data import annotations, records, shards
+from dist_jax.data import annotations, record_index, records, shards
 from dist_jax.data.files import read_text, write_text
 from dist_jax.errors import UserError
 
@@ -59,7 +59,7 @@ def drop_index(prefix: str) -> None:
 def keep_index(prefix: str, plan: shards.Plan) -> None:
     """Leaves the index of the job's shards beside them, where it is not there already."""
     if not tf.io.gfile.exists(prefix + records.INDEX_SUFFIX):
-        records.write_index(prefix, plan.shards)
+        record_index.write_index(prefix, plan.shards)
 
 
 def write_names(path: str, names: Sequence[str], overwrite: bool) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import ml_collections
 import tensorflow as tf
 
-from dist_jax.data import annotations, augment, records
+from dist_jax.data import annotations, augment, record_index, records
 from dist_jax.data.sampling import Features
 from dist_jax.errors import UserError
 
@@ -59,7 +59,7 @@ def open_source(data: ml_collections.ConfigDict, split: str) -> Source:
         from dist_jax.data import dmvr_factory
 
         return dmvr_factory.open_source(data, split, len(names))
-    index = records.load_index(data[split])
+    index = record_index.load_index(data[split])
     if is_large(index):
         from dist_jax.data import frame_reader
 
@@ -67,7 +67,7 @@ def open_source(data: ml_collections.ConfigDict, split: str) -> Source:
     return encoded_source(index, record_parser(_LABEL_KEYS[data.label]), len(names))
 
 
-def is_large(index: records.ShardIndex) -> bool:
+def is_large(index: record_index.ShardIndex) -> bool:
     """Whether looking for the chosen frames beats reading whole records: they are large, and in local files."""
     return index.length.mean() > _LARGE and not any("://" in path for path in index.paths)
 
@@ -101,7 +101,7 @@ def _folder(location: str) -> str:
     return location if tf.io.gfile.isdir(location) else os.path.dirname(location)
 
 
-def encoded_source(index: records.ShardIndex, parse: Callable[[tf.Tensor], Features], classes: int) -> Source:
+def encoded_source(index: record_index.ShardIndex, parse: Callable[[tf.Tensor], Features], classes: int) -> Source:
     """Clips of encoded images in TFRecords, taken out of a record's bytes by `parse` as `encoded_clip` gives them."""
     read_bytes = indexed_reader(index)
 
@@ -118,7 +118,7 @@ def clip_id(name: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
     return tf.where(joined == "", tf.strings.as_string(record), joined)
 
 
-def indexed_reader(index: records.ShardIndex) -> Callable[[tf.Tensor], tf.Tensor]:
+def indexed_reader(index: record_index.ShardIndex) -> Callable[[tf.Tensor], tf.Tensor]:
     """Record number (int64 []) -> the record's bytes, read and checked by TensorFlow's own reader; gs:// as well."""
     paths, shard = tf.constant(index.paths), tf.constant(index.shard)
     offset, length = tf.constant(index.offset), tf.constant(index.length)

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
-from dist_jax.data import records
+from dist_jax.data import record_index
 from dist_jax.data.sampling import Features
 from dist_jax.data.sources import Source, encoded_clip, encoded_source
 from dist_jax.errors import UserError
@@ -37,7 +37,7 @@ def open_source(location: str, label: str, classes: int) -> Source:
     except (KeyError, ValueError) as error:
         known = ", ".join(builder.info.splits)
         raise UserError(f"{location}: no split {split!r}; there are {known}") from error
-    index = _selected(records.load_index_of([part.filename for part in instructions]), instructions)
+    index = _selected(record_index.load_index_of([part.filename for part in instructions]), instructions)
 
     def parse(serialized: tf.Tensor) -> Features:
         skip = {video_key: tfds.decode.SkipDecoding()}
@@ -79,7 +79,7 @@ def _only_feature(builder: tfds.core.DatasetBuilder, kind: type, name: str | Non
     return found[0]
 
 
-def _selected(index: records.ShardIndex, instructions: list) -> records.ShardIndex:
+def _selected(index: record_index.ShardIndex, instructions: list) -> record_index.ShardIndex:
     """The records that the slice of a split takes of each shard."""
     firsts = np.searchsorted(index.shard, np.arange(len(instructions)))
     chosen = list(

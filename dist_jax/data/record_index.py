@@ -1,0 +1,221 @@
+"""The index of a set of shards: every record addressed by its shard and offset, kept in a file beside them.
+
+A TFRecord file is a sequence of (length uint64, masked CRC32C of it, data, masked CRC32C of the data), little-endian.
+"""
+
+import concurrent.futures
+import dataclasses
+import hashlib
+import io
+import os
+import socket
+import zipfile
+from collections.abc import Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from dist_jax.data.records import INDEX_SUFFIX, SHARD_NAME, find_shards
+from dist_jax.errors import UserError, warn
+
+_HEADER = np.dtype([("length", "<u8"), ("crc", "<u4")])  # 12 bytes before a record's data
+_FOOTER_SIZE = 4  # CRC of the data
+_FORMAT = 2  # of the index file; one of another format is built anew
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardIndex:
+    """Where every record of a set of shards is; n records in the order of shards and offsets.
+
+    Attributes:
+        paths: the shards.
+        sizes: int64 [shards], bytes, when the index was made.
+        mtimes: int64 [shards], nanoseconds, when the index was made.
+        shard: int32 [n], number of the record's shard.
+        offset: int64 [n], byte of the shard at which the record's header begins.
+        length: int64 [n], bytes of the record's data.
+    """
+
+    paths: list[str]
+    sizes: np.ndarray
+    mtimes: np.ndarray
+    shard: np.ndarray
+    offset: np.ndarray
+    length: np.ndarray
+
+    def __len__(self) -> int:
+        """Number of records."""
+        return len(self.shard)
+
+    def where(self, record: int) -> str:
+        """How a message names a record."""
+        return f"record {record} ({self.paths[self.shard[record]]} at byte {self.offset[record]})"
+
+    def verify(self, source: str = "its index") -> None:
+        """Raises UserError if a shard is not what it was when the index was made (size or time of change)."""
+        for path, size, mtime in zip(self.paths, self.sizes, self.mtimes, strict=True):
+            now = _size_and_mtime(path)
+            if now != (size, mtime):
+                what = f"{size} bytes then, {now[0]} now" if now[0] != size else "same size, other time of change"
+                raise UserError(
+                    f"{path} has changed since {source} was made ({what}); if that is meant, delete {source}"
+                )
+
+
+def load_index(pattern: str) -> ShardIndex:
+    """The index of the shards that `pattern` names: the one beside them, or built now and left beside them.
+
+    Raises:
+        UserError: as find_shards; a truncated or damaged shard; a shard that differs from the index beside it.
+    """
+    return load_index_of(find_shards(pattern))
+
+
+def load_index_of(paths: Sequence[str]) -> ShardIndex:
+    """As load_index, for the shards at `paths`."""
+    file = _index_path(paths)
+    index = _read_index(file, paths) if tf.io.gfile.exists(file) else None
+    if index is not None:
+        index.verify(file)
+        return index
+    index = build_index(paths)
+    try:
+        _save_index(file, index)
+    except (OSError, tf.errors.OpError) as error:
+        warn(f"the index of {len(index)} records cannot be kept ({error}): every start builds it anew")
+    return index
+
+
+def write_index(prefix: str, count: int) -> ShardIndex:
+    """Builds the index of the shards `prefix`-?????-of-`count` and leaves it beside them, replacing an older one."""
+    index = build_index(find_shards(f"{prefix}@{count}"))
+    _save_index(_index_path(index.paths), index)
+    return index
+
+
+def build_index(paths: Sequence[str]) -> ShardIndex:
+    """Reads the headers of all records of the shards.
+
+    Raises:
+        UserError: a shard that is cut short, whose framing is damaged, or shards without any record.
+    """
+    stats = [_size_and_mtime(path) for path in paths]
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:  # remote files answer slowly, but many at a time
+        scans = list(pool.map(_scan_shard, paths, [size for size, _ in stats]))
+    offsets = [offset for offset, _ in scans]
+    if not sum(map(len, offsets)):
+        raise UserError(f"{paths[0]}: the {len(paths)} shards hold no record at all")
+    return ShardIndex(
+        paths=list(paths),
+        sizes=np.array([size for size, _ in stats], np.int64),
+        mtimes=np.array([mtime for _, mtime in stats], np.int64),
+        shard=np.repeat(np.arange(len(paths), dtype=np.int32), list(map(len, offsets))),
+        offset=np.concatenate(offsets),
+        length=np.concatenate([length for _, length in scans]),
+    )
+
+
+def _scan_shard(path: str, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets and data lengths of a shard's records, both int64."""
+    offsets, headers, position = [], [], 0
+    with _open(path) as file:
+        while position < size:
+            file.seek(position)
+            header = file.read(_HEADER.itemsize)
+            if len(header) < _HEADER.itemsize:
+                raise UserError(_truncated(path, position, size))
+            offsets.append(position)
+            headers.append(header)
+            if not _sound(header):
+                raise UserError(
+                    f"{path}: no TFRecord begins at byte {position} (record {len(offsets) - 1} of the shard): the file "
+                    "is damaged or compressed or no TFRecord file; make or copy it again"
+                )
+            position += _HEADER.itemsize + int(np.frombuffer(header, _HEADER)["length"][0]) + _FOOTER_SIZE
+            if position > size:
+                raise UserError(_truncated(path, offsets[-1], size))
+    lengths = np.frombuffer(b"".join(headers), _HEADER)["length"].astype(np.int64)
+    return np.array(offsets, np.int64), lengths
+
+
+def _truncated(path: str, position: int, size: int) -> str:
+    return f"{path} is cut short: the record at byte {position} goes beyond its {size} bytes; make or copy it again"
+
+
+def _sound(header: bytes) -> bool:
+    return _masked_crc32c(header[:8]) == int.from_bytes(header[8:], "little")
+
+
+def _crc_table() -> list[int]:
+    table = []
+    for value in range(256):
+        for _ in range(8):
+            value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)  # Castagnoli's polynomial, reversed
+        table.append(value)
+    return table
+
+
+_CRC_TABLE = _crc_table()
+
+
+def _masked_crc32c(data: bytes) -> int:
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = _CRC_TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
+    crc ^= 0xFFFFFFFF
+    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF  # the rotation and constant of the TFRecord format
+
+
+def _open(path: str) -> io.RawIOBase | tf.io.gfile.GFile:
+    # Unbuffered: a header is 12 bytes and the next one is far away.
+    return tf.io.gfile.GFile(path, "rb") if "://" in path else open(path, "rb", buffering=0)
+
+
+def _size_and_mtime(path: str) -> tuple[int, int]:
+    try:
+        if "://" not in path:  # TensorFlow's own knows local times to the second only
+            local = os.stat(path)
+            return local.st_size, local.st_mtime_ns
+        stat = tf.io.gfile.stat(path)
+    except (FileNotFoundError, tf.errors.NotFoundError) as error:
+        raise UserError(f"{path} is missing") from error
+    return int(stat.length), int(stat.mtime_nsec)
+
+
+def _index_path(paths: Sequence[str]) -> str:
+    names = [SHARD_NAME.fullmatch(path) for path in paths]
+    if all(names):
+        return names[0]["prefix"] + (names[0]["suffix"] or "") + INDEX_SUFFIX
+    digest = hashlib.sha256("\n".join(map(os.path.basename, paths)).encode()).hexdigest()[:12]
+    return os.path.join(os.path.dirname(paths[0]), digest + INDEX_SUFFIX)
+
+
+def _save_index(file: str, index: ShardIndex) -> None:
+    """Whole or not at all: written under a temporary name, then renamed."""
+    arrays = dict(
+        format=np.array(_FORMAT),
+        names=np.array([os.path.basename(path) for path in index.paths]),
+        **{name: getattr(index, name) for name in ("sizes", "mtimes", "shard", "offset", "length")},
+    )
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    temporary = f"{file}.{socket.gethostname()}-{os.getpid()}.tmp"  # several hosts may write it at once
+    with tf.io.gfile.GFile(temporary, "wb") as out:
+        out.write(buffer.getvalue())
+    tf.io.gfile.rename(temporary, file, overwrite=True)
+
+
+def _read_index(file: str, paths: Sequence[str]) -> ShardIndex | None:
+    """The stored index; None if it is of another format."""
+    try:
+        with tf.io.gfile.GFile(file, "rb") as stored:
+            arrays = dict(np.load(io.BytesIO(stored.read()), allow_pickle=False))
+        if int(arrays.pop("format")) != _FORMAT:
+            return None
+        names = [str(name) for name in arrays.pop("names")]
+        index = ShardIndex(paths=list(paths), **arrays)
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{file} is no index of records ({error}); delete it and it is built anew") from error
+    if names != [os.path.basename(path) for path in paths]:
+        raise UserError(f"{file} was made for other shards ({names[0]}, ...); delete it and it is built anew")
+    return index
