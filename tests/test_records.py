@@ -67,6 +67,53 @@ def test_shards_are_found_by_every_kind_of_name(tmp_path, pattern):
     assert records.find_shards(expected[1:2][0].replace("00001", "0000[012]")) == expected
 
 
+def test_shards_with_an_ending_are_found(tmp_path):
+    expected = [str(tmp_path / f"train-0000{i}-of-00003.tfrecord") for i in range(3)]
+    for path, record in zip(expected, range(3), strict=True):
+        with tf.io.TFRecordWriter(path) as writer:
+            writer.write(example(record))
+    for name in ("train@3.tfrecord", "train", "train*", ""):
+        assert records.find_shards(str(tmp_path / name)) == expected
+    assert len(record_index.load_index(str(tmp_path / "train@3.tfrecord"))) == 3
+    assert (tmp_path / "train.tfrecord.index.npz").exists()
+
+
+def test_a_prefix_may_have_the_characters_of_globs(tmp_path):
+    pattern = write_shards(tmp_path / "a[1]", [example(0), example(1)], shards=2, name="x[2]*")
+    assert records.find_shards(pattern.partition("@")[0]) == records.find_shards(pattern)
+    assert records.find_shards(f"{pattern.partition('@')[0]}-00000-of-00002") == records.find_shards(pattern)[:1]
+    assert records.shards_of(str(tmp_path / "a[1]" / "x[2]")) == []
+
+
+def test_a_glob_passes_over_what_lies_beside_records(tmp_path, pattern):
+    expected = records.find_shards(pattern)
+    record_index.load_index(pattern)
+    (tmp_path / "labels.txt").unlink()
+    (tmp_path / ".train.build").mkdir()
+    (tmp_path / "train_videos").mkdir()
+    assert records.find_shards(str(tmp_path / "*")) == expected
+
+
+def test_a_shard_that_cannot_be_read_is_named(tmp_path, pattern):
+    shard(pattern).unlink()
+    shard_folder = tmp_path / "train-00001-of-00003"
+    shard_folder.mkdir()
+    with pytest.raises(UserError, match="train-00001-of-00003: cannot be read"):
+        record_index.load_index(pattern)
+    with pytest.raises(UserError, match="no shards are named"):
+        record_index.load_index_of([])
+
+
+def test_parts_of_a_set_have_indexes_of_their_own(tmp_path):
+    paths = records.find_shards(write_shards(tmp_path, [example(record) for record in range(5)], shards=5))
+    for _ in range(2):  # built, then read
+        sizes = [len(record_index.load_index_of(part)) for part in (paths[:4], paths[3:], paths, paths[::-1])]
+        assert sizes == [4, 2, 5, 5]
+    assert record_index.load_index_of(paths[3:]).paths == paths[3:]
+    assert len(list(tmp_path.glob("*.index.npz"))) == 4
+    assert (tmp_path / "train.index.npz").exists()
+
+
 def test_a_folder_with_two_sets_asks_for_one(tmp_path, pattern):
     write_shards(tmp_path, [example(0)], shards=1, name="val")
     with pytest.raises(UserError, match=r"several sets.*train@3.*val@1"):

@@ -23,7 +23,7 @@ def prepare(prefix: str, plan: shards.Plan, videos: str, overwrite: bool) -> Non
         known, _ = shards.load_plan(prefix)
     if overwrite:
         _discard(prefix)
-    elif known is None and tf.io.gfile.glob(f"{prefix}-?????-of-?????"):
+    elif known is None and records.shards_of(prefix):
         raise UserError(f"{prefix}: shards of another origin are there; choose another --name, or add --overwrite")
     if known is not None and known != plan:
         raise UserError(
@@ -119,7 +119,7 @@ def _save_plan(prefix: str, plan: shards.Plan, videos: str) -> None:
 def _discard(prefix: str) -> None:
     """Removes a job: its shards, plan, reports and index."""
     drop_index(prefix)
-    for path in tf.io.gfile.glob(f"{prefix}-?????-of-?????"):
+    for path in records.shards_of(prefix):
         tf.io.gfile.remove(path)
     if tf.io.gfile.isdir(shards.folder(prefix)):
         tf.io.gfile.rmtree(shards.folder(prefix))
@@ -127,5 +127,6 @@ def _discard(prefix: str) -> None:
 
 def _sweep(prefix: str) -> None:
     """Removes what a killed job left half written."""
-    for path in tf.io.gfile.glob(os.path.join(shards.folder(prefix), "*.partial")):
-        tf.io.gfile.remove(path)
+    for name in tf.io.gfile.listdir(shards.folder(prefix)):
+        if name.endswith(".partial"):
+            tf.io.gfile.remove(os.path.join(shards.folder(prefix), name))

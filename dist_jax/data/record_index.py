@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from dist_jax.data.records import INDEX_SUFFIX, SHARD_NAME, find_shards
+from dist_jax.data.records import INDEX_SUFFIX, SHARD_NAME, find_shards, shard_path
 from dist_jax.errors import UserError, warn
 
 _HEADER = np.dtype([("length", "<u8"), ("crc", "<u4")])  # 12 bytes before a record's data
@@ -72,7 +72,9 @@ def load_index(pattern: str) -> ShardIndex:
 
 
 def load_index_of(paths: Sequence[str]) -> ShardIndex:
-    """As load_index, for the shards at `paths`."""
+    """As load_index, for the shards at `paths`, which may be a part of a set; UserError if there are none."""
+    if not paths:
+        raise UserError("no shards are named: an index of records needs one at least")
     file = _index_path(paths)
     index = _read_index(file, paths) if tf.io.gfile.exists(file) else None
     if index is not None:
@@ -117,23 +119,30 @@ def build_index(paths: Sequence[str]) -> ShardIndex:
 
 def _scan_shard(path: str, size: int) -> tuple[np.ndarray, np.ndarray]:
     """Offsets and data lengths of a shard's records, both int64."""
+    try:
+        with _open(path) as file:
+            return _scan(file, path, size)
+    except (OSError, tf.errors.OpError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _scan(file: io.RawIOBase | tf.io.gfile.GFile, path: str, size: int) -> tuple[np.ndarray, np.ndarray]:
     offsets, headers, position = [], [], 0
-    with _open(path) as file:
-        while position < size:
-            file.seek(position)
-            header = file.read(_HEADER.itemsize)
-            if len(header) < _HEADER.itemsize:
-                raise UserError(_truncated(path, position, size))
-            offsets.append(position)
-            headers.append(header)
-            if not _sound(header):
-                raise UserError(
-                    f"{path}: no TFRecord begins at byte {position} (record {len(offsets) - 1} of the shard): the file "
-                    "is damaged or compressed or no TFRecord file; make or copy it again"
-                )
-            position += _HEADER.itemsize + int(np.frombuffer(header, _HEADER)["length"][0]) + _FOOTER_SIZE
-            if position > size:
-                raise UserError(_truncated(path, offsets[-1], size))
+    while position < size:
+        file.seek(position)
+        header = file.read(_HEADER.itemsize)
+        if len(header) < _HEADER.itemsize:
+            raise UserError(_truncated(path, position, size))
+        offsets.append(position)
+        headers.append(header)
+        if not _sound(header):
+            raise UserError(
+                f"{path}: no TFRecord begins at byte {position} (record {len(offsets) - 1} of the shard): the file "
+                "is damaged or compressed or no TFRecord file; make or copy it again"
+            )
+        position += _HEADER.itemsize + int(np.frombuffer(header, _HEADER)["length"][0]) + _FOOTER_SIZE
+        if position > size:
+            raise UserError(_truncated(path, offsets[-1], size))
     lengths = np.frombuffer(b"".join(headers), _HEADER)["length"].astype(np.int64)
     return np.array(offsets, np.int64), lengths
 
@@ -179,13 +188,23 @@ def _size_and_mtime(path: str) -> tuple[int, int]:
         stat = tf.io.gfile.stat(path)
     except (FileNotFoundError, tf.errors.NotFoundError) as error:
         raise UserError(f"{path} is missing") from error
+    except (OSError, tf.errors.OpError) as error:
+        raise _unreadable(path, error) from error
     return int(stat.length), int(stat.mtime_nsec)
 
 
+def _unreadable(path: str, error: Exception) -> UserError:
+    reason = getattr(error, "message", None) or getattr(error, "strerror", None) or error
+    return UserError(f"{path}: cannot be read ({reason})")
+
+
 def _index_path(paths: Sequence[str]) -> str:
-    names = [SHARD_NAME.fullmatch(path) for path in paths]
-    if all(names):
-        return names[0]["prefix"] + (names[0]["suffix"] or "") + INDEX_SUFFIX
+    """PREFIX.index.npz for all shards of a set in their order; for any others a name that tells them apart."""
+    first = SHARD_NAME.fullmatch(paths[0])
+    if first:
+        prefix, count, suffix = first["prefix"], int(first["count"]), first["suffix"] or ""
+        if list(paths) == [shard_path(prefix, number, count) + suffix for number in range(count)]:
+            return prefix + suffix + INDEX_SUFFIX
     digest = hashlib.sha256("\n".join(map(os.path.basename, paths)).encode()).hexdigest()[:12]
     return os.path.join(os.path.dirname(paths[0]), digest + INDEX_SUFFIX)
 

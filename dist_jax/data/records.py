@@ -92,31 +92,58 @@ def shard_path(prefix: str, number: int, count: int) -> str:
 
 
 def find_shards(pattern: str) -> list[str]:
-    """The shards that `pattern` names, sorted: NAME@N, NAME, a glob, a folder or one file; gs:// as well.
+    """The shards that `pattern` names, sorted; gs:// as well.
+
+    Args:
+        pattern: NAME@N or NAME@N.EXT (shards NAME-00000-of-0000N.EXT), NAME alone, one file, a folder that holds one
+            set of shards, or a glob.
 
     Raises:
-        UserError: nothing is there, a shard of N is missing, or a folder holds several sets.
+        UserError: nothing is there, a shard of N is missing, or several sets are.
     """
     if not pattern:
         raise UserError("no records are named: set data.train and data.val to NAME@N, a glob or a folder")
-    numbered = re.fullmatch(r"(.+)@(\d+)", pattern)
+    numbered = re.fullmatch(r"(.+)@(\d+)(\.\w+)?", pattern)
     if numbered:
-        prefix, count = numbered[1], int(numbered[2])
-        paths = [shard_path(prefix, number, count) for number in range(count)]
+        prefix, count, suffix = numbered[1], int(numbered[2]), numbered[3] or ""
+        paths = [shard_path(prefix, number, count) + suffix for number in range(count)]
         missing = [path for path in paths if not tf.io.gfile.exists(path)]
         if missing or not paths:
             raise UserError(f"{pattern}: {len(missing)} of {count} shards are missing, first {(missing or ['-'])[0]}")
         return paths
     if tf.io.gfile.isdir(pattern):
-        candidates = [os.path.join(pattern, name) for name in tf.io.gfile.listdir(pattern)]
-        paths = [path for path in candidates if SHARD_NAME.fullmatch(path) or path.endswith(".tfrecord")]
+        paths = [os.path.join(pattern, name) for name in tf.io.gfile.listdir(pattern)]
+        paths = [path for path in paths if _named_as_shard(path)]
+    elif tf.io.gfile.exists(pattern):
+        return [pattern]
     else:
-        paths = tf.io.gfile.glob(pattern) or tf.io.gfile.glob(pattern + "-?????-of-?????")
-    paths = sorted(path for path in paths if not path.endswith((INDEX_SUFFIX, ".tmp")))
+        paths = shards_of(pattern) or [path for path in tf.io.gfile.glob(pattern) if _may_be_shard(path)]
     if not paths:
         raise UserError(f"{pattern}: no records found there (wanted NAME@N, NAME-?????-of-?????, a glob or a folder)")
     _check_complete(pattern, paths)
-    return paths
+    return sorted(paths)
+
+
+def shards_of(prefix: str) -> list[str]:
+    """The shards of the name `prefix` that are there, of any number and ending, sorted; none: an empty list.
+
+    No glob: a prefix may have any characters.
+    """
+    folder = os.path.dirname(prefix)
+    names = tf.io.gfile.listdir(folder or ".") if tf.io.gfile.isdir(folder or ".") else []
+    found = [SHARD_NAME.fullmatch(os.path.join(folder, name)) for name in names]
+    return sorted(match[0] for match in found if match and match["prefix"] == prefix)
+
+
+def _named_as_shard(path: str) -> bool:
+    return bool(SHARD_NAME.fullmatch(path)) or path.endswith(".tfrecord")
+
+
+def _may_be_shard(path: str) -> bool:
+    """Whether a file that a glob found is not one of those that lie beside records."""
+    if os.path.basename(path).startswith(".") or path.endswith((INDEX_SUFFIX, ".tmp")):
+        return False
+    return _named_as_shard(path) or not tf.io.gfile.isdir(path)
 
 
 def _check_complete(pattern: str, paths: list[str]) -> None:
