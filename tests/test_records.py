@@ -217,15 +217,45 @@ def test_a_shard_cut_short_anywhere_is_found(tmp_path_factory, data):
 
 
 @settings(deadline=None, max_examples=25)
-@given(position=st.sampled_from([*range(12), *range(46, 58)]), bit=st.integers(0, 7))
-def test_a_damaged_frame_is_found(tmp_path_factory, position, bit):
+@given(position=st.integers(0, 11), bit=st.integers(0, 7), record=st.integers(0, 2))
+def test_behind_a_damaged_header_the_next_record_is_found(tmp_path_factory, position, bit, record):
     folder = tmp_path_factory.mktemp("damaged")
-    pattern = write_shards(folder, [b"a" * 30, b"b" * 50], shards=1)
+    # Zeros and a record within a record are no reason to go astray; lengths differ.
+    pattern = write_shards(folder, [bytes(30), b"b" * 50, bytes([1, 0, 0, 0] * 20)], shards=1)
+    sound = record_index.build_index([str(shard(pattern, 0))])
     content = bytearray(shard(pattern, 0).read_bytes())
-    content[position] ^= 1 << bit
+    content[sound.offset[record] + position] ^= 1 << bit
     shard(pattern, 0).write_bytes(content)
-    with pytest.raises(UserError, match="no TFRecord begins at byte"):
-        record_index.load_index(pattern)
+    index = record_index.build_index([str(shard(pattern, 0))])
+    np.testing.assert_array_equal(index.offset, sound.offset)
+    np.testing.assert_array_equal(index.length, sound.length)
+
+
+def test_a_damaged_length_does_not_lead_over_sound_records(tmp_path):
+    pattern = write_shards(tmp_path, [b"a" * 240] * 5, shards=1)  # 256 bytes with their framing
+    content = bytearray(shard(pattern, 0).read_bytes())
+    content[1] ^= 1  # 240 becomes 496: exactly the next but one
+    shard(pattern, 0).write_bytes(content)
+    index = record_index.load_index(pattern)
+    assert index.offset.tolist() == [0, 256, 512, 768, 1024]
+
+
+def test_the_next_header_is_found_across_the_border_of_two_looks(tmp_path, monkeypatch):
+    pattern = write_shards(tmp_path, [b"a" * 100, b"b" * 30], shards=1)
+    content = bytearray(shard(pattern, 0).read_bytes())
+    content[0] ^= 1
+    shard(pattern, 0).write_bytes(content)
+    for look in range(12, 130):
+        monkeypatch.setattr(record_index, "_LOOK", look)
+        assert record_index.build_index([str(shard(pattern, 0))]).offset.tolist() == [0, 116]
+
+
+@pytest.mark.parametrize("content", [b"no record" * 100, bytes(5000), b"\x1f\x8b\x08" + bytes(range(256)) * 20])
+def test_a_file_without_a_sound_header_is_no_tfrecord(tmp_path, content):
+    shard_file = tmp_path / "train-00000-of-00001"
+    shard_file.write_bytes(content)
+    with pytest.raises(UserError, match="no TFRecord begins at byte 0"):
+        record_index.load_index(str(shard_file))
 
 
 def test_shards_without_records_are_refused(tmp_path):

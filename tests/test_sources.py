@@ -234,8 +234,10 @@ def test_a_tfds_data_set_is_read_by_the_same_index_with_its_frames_encoded(tiny_
 def test_a_slice_of_a_tfds_split_is_that_slice(tiny_tfds):
     whole = sources.open_source(data(source="tfds", train=f"{tiny_tfds.data_dir}:train"), "train")
     part = sources.open_source(data(source="tfds", train=f"{tiny_tfds.data_dir}:train[2:5]"), "train")
-    assert part.size == 3
+    rest = sources.open_source(data(source="tfds", train=f"{tiny_tfds.data_dir}:train[5:]"), "train")
+    assert (part.size, rest.size) == (3, 1)
     np.testing.assert_array_equal(read(part, 0)[1], read(whole, 2)[1])
+    np.testing.assert_array_equal(read(rest, 0)[1], read(whole, 5)[1])
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,8 @@
 """The index of a set of shards: every record addressed by its shard and offset, kept in a file beside them.
 
 A TFRecord file is a sequence of (length uint64, masked CRC32C of it, data, masked CRC32C of the data), little-endian.
+Where the first two, a record's header, are damaged, the records behind it are found by looking for the next sound
+header; what lies between counts as one bad record, which fails when it is read.
 """
 
 import concurrent.futures
@@ -18,8 +20,9 @@ import tensorflow as tf
 from dist_jax.data.records import INDEX_SUFFIX, SHARD_NAME, find_shards, shard_path
 from dist_jax.errors import UserError, warn
 
-_HEADER = np.dtype([("length", "<u8"), ("crc", "<u4")])  # 12 bytes before a record's data
-_FOOTER_SIZE = 4  # CRC of the data
+_HEADER = 12  # bytes before a record's data
+_FRAMING = _HEADER + 4  # bytes of a record beside its data; the last four are the data's CRC
+_LOOK = 1 << 20  # bytes that are searched at once for the next header
 _FORMAT = 2  # of the index file; one of another format is built anew
 
 
@@ -33,7 +36,7 @@ class ShardIndex:
         mtimes: int64 [shards], nanoseconds, when the index was made.
         shard: int32 [n], number of the record's shard.
         offset: int64 [n], byte of the shard at which the record's header begins.
-        length: int64 [n], bytes of the record's data.
+        length: int64 [n], bytes of the record's data; of one with a damaged header, what lies before the next one.
     """
 
     paths: list[str]
@@ -99,7 +102,7 @@ def build_index(paths: Sequence[str]) -> ShardIndex:
     """Reads the headers of all records of the shards.
 
     Raises:
-        UserError: a shard that is cut short, whose framing is damaged, or shards without any record.
+        UserError: a shard that is cut short or has no sound header at all, or shards without any record.
     """
     stats = [_size_and_mtime(path) for path in paths]
     with concurrent.futures.ThreadPoolExecutor(16) as pool:  # remote files answer slowly, but many at a time
@@ -127,28 +130,52 @@ def _scan_shard(path: str, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _scan(file: io.RawIOBase | tf.io.gfile.GFile, path: str, size: int) -> tuple[np.ndarray, np.ndarray]:
-    offsets, headers, position = [], [], 0
+    offsets, lengths, position, sound = [], [], 0, False
     while position < size:
         file.seek(position)
-        header = file.read(_HEADER.itemsize)
-        if len(header) < _HEADER.itemsize:
-            raise UserError(_truncated(path, position, size))
-        offsets.append(position)
-        headers.append(header)
-        if not _sound(header):
+        header = file.read(_HEADER)
+        if _sound(header):
+            length, sound = int.from_bytes(header[:8], "little"), True
+            end = position + _FRAMING + length
+        else:
+            end = _next_header(file, position + 1, size)
+            length = max(end - position - _FRAMING, 0)
+        if end > size or len(header) < _HEADER:
             raise UserError(
-                f"{path}: no TFRecord begins at byte {position} (record {len(offsets) - 1} of the shard): the file "
-                "is damaged or compressed or no TFRecord file; make or copy it again"
+                f"{path} is cut short: the record at byte {position} goes beyond its {size} bytes; make or copy it "
+                "again"
             )
-        position += _HEADER.itemsize + int(np.frombuffer(header, _HEADER)["length"][0]) + _FOOTER_SIZE
-        if position > size:
-            raise UserError(_truncated(path, offsets[-1], size))
-    lengths = np.frombuffer(b"".join(headers), _HEADER)["length"].astype(np.int64)
-    return np.array(offsets, np.int64), lengths
+        offsets.append(position)
+        lengths.append(length)
+        position = end
+    if offsets and not sound:
+        raise UserError(
+            f"{path}: no TFRecord begins at byte 0 or behind: the file is damaged or compressed or no TFRecord file; "
+            "make or copy it again"
+        )
+    return np.array(offsets, np.int64), np.array(lengths, np.int64)
 
 
-def _truncated(path: str, position: int, size: int) -> str:
-    return f"{path} is cut short: the record at byte {position} goes beyond its {size} bytes; make or copy it again"
+def _next_header(file: io.RawIOBase | tf.io.gfile.GFile, position: int, size: int) -> int:
+    """The first byte from `position` on at which a sound header begins whose record fits into the file; else `size`.
+
+    The damaged header's own length is not asked: if it is wrong, it may lead behind sound records.
+    """
+    while position + _FRAMING <= size:
+        file.seek(position)
+        data = file.read(_LOOK)
+        if len(data) < _HEADER:
+            break
+        zero = np.frombuffer(data, np.uint8) == 0
+        # Only these are looked at one by one: a length below 2^40, whose bytes 5 to 7 are zero, and a CRC that is not.
+        empty = zero[8:-3] & zero[9:-2] & zero[10:-1] & zero[11:]
+        for place in np.flatnonzero(zero[5:-6] & zero[6:-5] & zero[7:-4] & ~empty).tolist():
+            header = data[place : place + _HEADER]
+            begin, length = position + place, int.from_bytes(header[:8], "little")
+            if begin + _FRAMING + length <= size and _sound(header):
+                return begin
+        position += len(data) - _HEADER + 1
+    return size
 
 
 def _sound(header: bytes) -> bool:

@@ -80,12 +80,12 @@ def _only_feature(builder: tfds.core.DatasetBuilder, kind: type, name: str | Non
 
 
 def _selected(index: record_index.ShardIndex, instructions: list) -> record_index.ShardIndex:
-    """The records that the slice of a split takes of each shard."""
-    firsts = np.searchsorted(index.shard, np.arange(len(instructions)))
+    """The records that the slice of a split takes of each shard; damage may have left a shard fewer of them."""
+    firsts = np.searchsorted(index.shard, np.arange(len(instructions) + 1))
     chosen = list(
         itertools.chain.from_iterable(
-            range(first + part.skip, first + part.skip + part.take)
-            for first, part in zip(firsts, instructions, strict=True)
+            range(first + part.skip, min(first + part.skip + part.take, end))
+            for first, end, part in zip(firsts[:-1], firsts[1:], instructions, strict=True)
         )
     )
     return dataclasses.replace(
