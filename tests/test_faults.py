@@ -1,7 +1,9 @@
 """Bad records: skipped, replaced, counted, listed; too many stop the run; none takes a sound one with it."""
 
 import csv
+import dataclasses
 import itertools
+import os
 
 import numpy as np
 import pytest
@@ -108,14 +110,90 @@ def test_bad_records_are_counted_by_kind_and_listed_once(spoilt, tmp_path):
     assert any("no frames" in row["message"] for row in rows)
 
 
-def test_the_list_is_taken_up_by_a_resumed_run(spoilt, tmp_path):
-    path = tmp_path / "bad_records.csv"
+def test_a_resumed_run_goes_on_with_the_list(spoilt, tmp_path):
+    path, config = tmp_path / "bad_records.csv", make_config(spoilt)
+    identity = sources.open_source(config.data, "train").identity
     for _ in range(2):
-        faults = Faults("train", path)
-        train(make_config(spoilt), 4, faults)
-    assert len(path.read_text().splitlines()) == 1 + len(BAD)
-    assert faults.counts == {"image": 1, "checksum": 2, "record": 2}
-    assert Faults("val", path).counts == {}
+        faults = Faults("train", path, identity)
+        train(config, 4, faults)
+        assert faults.counts == {"image": 1, "checksum": 2, "record": 2}
+        assert len(path.read_text().splitlines()) == 1 + len(BAD)
+    assert Faults("val", path, identity).counts == {}
+
+
+def test_what_an_earlier_run_met_counts_only_if_it_is_met_again(tmp_path):
+    path = tmp_path / "bad_records.csv"
+    faults = Faults("train", path, "the data")
+    for record in range(5):
+        faults.add(record, "image", "here", "")
+    faults.settle(0.5, 10)
+    resumed = Faults("train", path, "the data")
+    resumed.settle(0.1, 10)
+    assert resumed.counts == {} and not resumed.knows(3)
+    resumed.add(3, "image", "here", "again")
+    resumed.add(7, "image", "here", "")
+    resumed.settle(0.2, 10)
+    rows = list(csv.DictReader(path.read_text().splitlines()))
+    assert sorted(row["record"] for row in rows) == ["0", "1", "2", "3", "4", "7"]
+
+
+def test_a_list_of_other_data_or_of_an_older_form_is_dropped(tmp_path):
+    path = tmp_path / "bad_records.csv"
+    path.write_text("split,record,kind,where,message\ntrain,2,image,here,\n")
+    for data in ("the data", "the data mended"):
+        faults = Faults("train", path, data)
+        faults.add(3, "image", "here", "")
+        faults.settle(1.0, 10)
+        (row,) = csv.DictReader(path.read_text().splitlines())
+        assert (row["record"], row["data"]) == ("3", data)
+
+
+def test_a_shard_made_anew_is_other_data(spoilt):
+    before = sources.open_source(make_config(spoilt).data, "train").identity
+    (path,) = records.find_shards(spoilt)
+    assert sources.open_source(make_config(spoilt).data, "train").identity == before
+    os.utime(path, ns=(1, 1))
+    tf.io.gfile.remove(f"{path.partition('-00000')[0]}.index.npz")
+    assert sources.open_source(make_config(spoilt).data, "train").identity != before
+
+
+def faltering(source, record, error, times):
+    """The source, whose `read` of one record fails so many times in Python."""
+    left = [times]
+
+    def check(number):
+        if number == record and left[0] > 0:
+            left[0] -= 1
+            raise error
+        return np.True_
+
+    def read(number):
+        with tf.control_dependencies([tf.numpy_function(check, [number], tf.bool)]):
+            return source.read(tf.identity(number))
+
+    return dataclasses.replace(source, read=read)
+
+
+def test_a_record_that_is_read_at_the_second_try_keeps_its_place(tmp_path):
+    config = make_config(write_shards(tmp_path, [example(record) for record in range(8)], shards=1), batch_size=8)
+    config.data.threads = 1
+    source, faults = sources.open_source(config.data, "train"), Faults("train")
+    flaky = faltering(source, 3, OSError("the network is away"), 1)
+    batch = next(pipeline.train_batches(config, flaky, 0, slice(None), 8, faults))
+    expected = next(pipeline.train_batches(config, source, 0, slice(None), 8))
+    for name in expected:
+        np.testing.assert_array_equal(batch[name], expected[name])
+    assert (faults.counts, faults.reads, faults.bad_reads) == ({}, 8, 0)
+
+
+@pytest.mark.parametrize("error", [ValueError("odd"), TypeError(), RuntimeError("decoder")])
+def test_whatever_python_raises_makes_a_bad_record(tmp_path, error):
+    config = make_config(write_shards(tmp_path, [example(record) for record in range(8)], shards=1), batch_size=8)
+    path, faults = tmp_path / "bad_records.csv", Faults("train", tmp_path / "bad_records.csv")
+    source = faltering(sources.open_source(config.data, "train"), 3, error, 100)
+    batch = next(pipeline.train_batches(config, source, 0, slice(None), 8, faults))
+    assert 3 not in batch["record"] and faults.counts == {"record": 1}
+    assert f"{type(error).__name__}: {error}".strip() in path.read_text()
 
 
 def test_two_splits_share_a_list(tmp_path):
@@ -132,7 +210,6 @@ def test_two_splits_share_a_list(tmp_path):
         ["train", "4", "image"],
         ["val", "3", "checksum"],
     ]
-    assert Faults("train", tmp_path / "bad_records.csv").counts == {"image": 2}
 
 
 def test_above_the_limit_the_run_stops(spoilt):

@@ -101,6 +101,36 @@ def test_a_record_without_frames_or_of_another_kind_is_a_bad_one(tmp_path):
     assert [features["clip"] for features in read.as_numpy_iterator()] == [0]
 
 
+def emptied(record, frame, empty_value):
+    sequence = tf.train.SequenceExample.FromString(example(record))
+    feature = sequence.feature_lists.feature_list[records.FRAMES].feature[frame]
+    feature.Clear()
+    if empty_value:
+        feature.bytes_list.SetInParent()
+    return sequence.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("frame", [0, 2, 5])
+@pytest.mark.parametrize("empty_value", [True, False])
+@pytest.mark.parametrize("large", [True, False])
+def test_a_frame_without_bytes_makes_a_bad_record(tmp_path, monkeypatch, frame, empty_value, large):
+    pattern = write_shards(tmp_path, [example(0), emptied(1, frame, empty_value), example(2)], shards=1)
+    monkeypatch.setattr(sources, "_LARGE", 0 if large else 1 << 20)
+    config = configuration.defaults()
+    config.data.train, config.data.max_bad_fraction = pattern, 1.0
+    config.batch_size, config.mix.group, config.model.frames = 3, 1, 6
+    source, faults = sources.open_source(config.data, "train"), Faults("train")
+    batch = next(pipeline.train_batches(config, source, 0, slice(None), 16, faults))
+    assert set(batch["record"].tolist()) == {0, 2}
+    assert sum(faults.counts.values()) == 1
+
+
+def test_bytes_beyond_the_end_are_an_error():
+    for data in (b"", b"\x0a", b"\x0a\x04\x0a\x09ab", b"\x0a\x00", b"\x0a\x7f"):
+        with pytest.raises(UserError):
+            frame_reader._value(memoryview(data), 0)
+
+
 def test_large_records_in_local_files_are_read_this_way_and_batches_stay_the_same(tmp_path, monkeypatch):
     pattern = write_shards(tmp_path, [example(0), b"broken", *(example(record) for record in range(2, 9))], shards=2)
     config = configuration.defaults()

@@ -10,34 +10,37 @@ from pathlib import Path
 from dist_jax.data.files import write_text
 from dist_jax.errors import UserError
 
-_COLUMNS = ("split", "record", "kind", "where", "message")
+_COLUMNS = ("split", "record", "kind", "where", "message", "data")
 _writing = threading.Lock()  # the splits share a file and are read by threads of their own
 
 
 @dataclasses.dataclass
 class Faults:
-    """The bad records that this host has met.
+    """The bad records that this host has met in this run.
 
     Attributes:
         split: "train" or "val", for the list and the messages.
         path: CSV file that gets a line for every bad record, once, over restarts too; None: no list. Anything with
-            pathlib's methods, so remote files as well.
+            pathlib's methods, so remote files as well. Each host has a file of its own.
+        data: `Source.identity` of the split. What the file says of other data (or of these before they were mended)
+            is dropped.
         reads: records wanted so far, without the replacements of bad ones.
         bad_reads: of these, the bad ones; a record counts every time that it comes.
     """
 
     split: str
     path: Path | None = None
+    data: str = ""
     reads: int = 0
     bad_reads: int = 0
     _found: dict[int, tuple[str, str, str]] = dataclasses.field(default_factory=dict)  # record: kind, where, message
+    _before: dict[int, tuple[str, str, str]] = dataclasses.field(default_factory=dict)  # as listed by earlier runs
     _written: int = 0
 
     def __post_init__(self) -> None:
-        """Takes up the list that an interrupted run left."""
-        own = [row for row in self._rows() if row[0] == self.split]
-        self._found = {int(record): tuple(rest) for _, record, *rest in own}
-        self._written = len(self._found)
+        """Takes up the list of an earlier run: what it met stays listed, but counts only if it is met again."""
+        own = [row for row in self._rows() if row[0] == self.split and row[-1] == self.data]
+        self._before = {int(record): tuple(rest) for _, record, *rest, _ in own}
 
     @property
     def counts(self) -> dict[str, int]:
@@ -57,7 +60,8 @@ class Faults:
         """Lists what was added, and raises UserError if more than the share `limit` of `size` records are bad.
 
         That is so when so many different ones were met here, or when the reads so far leave no doubt: six standard
-        deviations above the limit, which matters where each of many hosts meets only a few.
+        deviations above the limit, which matters where each of many hosts meets only a few: every host decides by what
+        it has met itself.
         """
         self._write()
         tolerated = limit * self.reads + 6 * math.sqrt(limit * self.reads + 1)
@@ -78,7 +82,8 @@ class Faults:
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow(_COLUMNS)
             writer.writerows(others)
-            writer.writerows((self.split, record, *found) for record, found in self._found.items())
+            rows = self._before | self._found
+            writer.writerows((self.split, record, *found, self.data) for record, found in rows.items())
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_text(str(self.path), text.getvalue())
         self._written = len(self._found)
@@ -86,4 +91,5 @@ class Faults:
     def _rows(self) -> list[list[str]]:
         if self.path is None or not self.path.exists():
             return []
-        return list(csv.reader(io.StringIO(self.path.read_text())))[1:]
+        rows = csv.reader(io.StringIO(self.path.read_text()))
+        return [row for row in rows if len(row) == len(_COLUMNS) and row[1].isdecimal()]  # without the header

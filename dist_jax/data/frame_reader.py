@@ -2,7 +2,8 @@
 
 A record of 300 frames has some 9 MB, of which a clip of 16 needs half a megabyte; copying, checking and parsing the
 rest takes longer than decoding the clip. Here a record is read whole once, when a process comes to it first, to verify
-its checksum. Afterwards its shard, mapped into memory, gives the chosen frames; only lengths are read on the way there.
+its checksum and its form. Afterwards its shard, mapped into memory, gives the chosen frames; only lengths are read on
+the way there.
 """
 
 import functools
@@ -42,6 +43,9 @@ def open_source(index: record_index.ShardIndex, label_key: str, classes: int) ->
             return tf.numpy_function(mark, [record], tf.bool)
 
     def mark(record: np.int64) -> np.bool_:
+        data = data_of(record)
+        for start in _layout(data)[1]:
+            _value(data, start)  # every frame has bytes, as the parser of whole records wants it
         verified[record] = True
         return np.True_
 
@@ -68,7 +72,7 @@ def open_source(index: record_index.ShardIndex, label_key: str, classes: int) ->
         encoded = tf.ensure_shape(tf.numpy_function(fetch, [features["clip"], chosen], tf.string), [None])
         return features | {"video": augment.decode_images(encoded, features["window"])}
 
-    return Source(len(index), classes, read, decode, index.where)
+    return Source(len(index), classes, read, decode, index.where, index.identity)
 
 
 def _layout(data: memoryview) -> tuple[bytes, list[int]]:
@@ -91,16 +95,24 @@ def _frames_of(data: memoryview, begin: int, end: int) -> list[int]:
     if bytes(data[name_begin:name_end]) != _FRAMES:
         return []
     first, last = parts.get(_SECOND, (0, 0))
-    return [start for _, start, _ in _fields(data, first, last)]
+    features = [(start, stop) for _, start, stop in _fields(data, first, last)]
+    for start, stop in features:
+        if start == stop:
+            raise UserError(f"the frame at byte {start} of the record is empty")
+    return [start for start, _ in features]
 
 
 def _value(data: memoryview, start: int) -> bytes:
-    """The bytes of the `Feature` {bytes_list {value}} whose fields begin at `start`."""
+    """The bytes of the `Feature` {bytes_list {value}} whose fields begin at `start`; UserError if there are none."""
+    begin, end = start, len(data)
     for _ in range(2):  # into bytes_list, then into its first value
-        if data[start] != _FIRST:
-            raise UserError(f"the frame at byte {start} of the record is no list of bytes")
-        size, start = _varint(data, start + 1)
-    return bytes(data[start : start + size])
+        if begin >= end or data[begin] != _FIRST:
+            raise UserError(f"the frame at byte {start} of the record is no list of bytes, or an empty one")
+        size, begin = _varint(data, begin + 1)
+        if begin + size > end:
+            raise UserError(f"the frame at byte {start} of the record goes beyond its end")
+        end = begin + size
+    return bytes(data[begin:end])
 
 
 def _fields(data: memoryview, position: int, end: int) -> Iterator[tuple[int, int, int]]:

@@ -63,9 +63,9 @@ def train_batches(
     for batch in _batches(config, positions, clip, shape, len(rows)):
         _settle(batch, source, clip, faults)
         faults.settle(config.data.max_bad_fraction, source.size)
-        for record in batch["record"][batch["mask"] == 0]:
-            tried = min(source.size, _CANDIDATES)
-            raise UserError(f"train: from {source.where(int(record))} on, {tried} records in a row are bad")
+        if np.any(batch["mask"] == 0):
+            record, tried = int(batch["record"][np.argmin(batch["mask"])]), min(source.size, _CANDIDATES)
+            raise UserError(f"train: from {source.where(record)} on, {tried} records in a row are bad")
         yield batch
 
 
@@ -164,12 +164,17 @@ def _batches(
 def _settle(batch: Batch, source: Source, clip: MakeClip, faults: Faults) -> None:
     """Takes the book-keeping out of the batch, hands its bad records to `faults`, and checks its labels."""
     wanted, epoch = batch.pop("wanted"), batch.pop("epoch")
-    bad = (wanted >= 0) & (batch["record"] != wanted)
     faults.reads += int(np.sum(wanted >= 0))
-    faults.bad_reads += int(np.sum(bad))
-    for record, its_epoch in zip(wanted[bad], epoch[bad], strict=True):
-        if not faults.knows(int(record)):
-            faults.add(int(record), *_diagnosis(source, clip, record, its_epoch))
+    for row in np.flatnonzero((wanted >= 0) & (batch["record"] != wanted)).tolist():
+        record = int(wanted[row])
+        if not faults.knows(record):
+            found = _second_try(source, clip, wanted[row], epoch[row])
+            if isinstance(found, dict):  # the file system faltered once; the record is sound and keeps its place
+                for name, value in found.items():
+                    batch[name] = _with_row(batch[name], row, value)
+                continue
+            faults.add(record, *found)
+        faults.bad_reads += 1
     batch["record"] = np.where(batch["mask"] > 0, batch["record"], wanted)
     for record, label in zip(batch["record"], batch["label"], strict=True):
         if not 0 <= label < source.classes:
@@ -180,19 +185,31 @@ def _settle(batch: Batch, source: Source, clip: MakeClip, faults: Faults) -> Non
             )
 
 
-def _diagnosis(source: Source, clip: MakeClip, record: np.integer, epoch: np.integer) -> tuple[str, str, str]:
-    """Kind, place and message of what is wrong with a record: does again, step by step, what failed."""
-    kind, message = "record", ""
+def _second_try(
+    source: Source, clip: MakeClip, record: np.integer, epoch: np.integer
+) -> dict[str, np.ndarray] | tuple[str, str, str]:
+    """The row of a record that failed, or else kind, place and message of what is wrong with it.
+
+    The kinds are checksum (of the record's bytes), image (a frame) and record (all else).
+    """
+    kind = "record"
     try:
         source.read(tf.constant(record))
         kind = "image"
-        clip(tf.constant(record), tf.constant(epoch))
-        kind, message = "passing", "could be read at the second try"
+        return {name: value.numpy() for name, value in clip(tf.constant(record), tf.constant(epoch)).items()}
     except tf.errors.DataLossError as error:
         kind, message = "checksum", error.message
     except (tf.errors.OpError, UserError) as error:  # the latter from Python in the pipeline, as PyAV's
         message = str(error)
+    except Exception as error:  # whatever one record does to a source, the others are read
+        message = f"{type(error).__name__}: {error}"
     return kind, source.where(int(record)), " ".join(message.split())[:300]
+
+
+def _with_row(array: np.ndarray, row: int, value: np.ndarray) -> np.ndarray:
+    copy = array.copy()  # TensorFlow's own memory is not to be written to
+    copy[row] = value
+    return copy
 
 
 class Prefetcher(Generic[Item]):

@@ -50,6 +50,14 @@ class ShardIndex:
         """Number of records."""
         return len(self.shard)
 
+    @property
+    def identity(self) -> str:
+        """Tells these records, as they are, from any others: twelve hexadecimal digits."""
+        digest = hashlib.sha256("\n".join(map(os.path.basename, self.paths)).encode())
+        for array in (self.sizes, self.mtimes, self.shard, self.offset):
+            digest.update(array.tobytes())
+        return digest.hexdigest()[:12]
+
     def where(self, record: int) -> str:
         """How a message names a record."""
         return f"record {record} ({self.paths[self.shard[record]]} at byte {self.offset[record]})"
@@ -57,7 +65,7 @@ class ShardIndex:
     def verify(self, source: str = "its index") -> None:
         """Raises UserError if a shard is not what it was when the index was made (size or time of change)."""
         for path, size, mtime in zip(self.paths, self.sizes, self.mtimes, strict=True):
-            now = _size_and_mtime(path)
+            now = size_and_mtime(path)
             if now != (size, mtime):
                 what = f"{size} bytes then, {now[0]} now" if now[0] != size else "same size, other time of change"
                 raise UserError(
@@ -104,7 +112,7 @@ def build_index(paths: Sequence[str]) -> ShardIndex:
     Raises:
         UserError: a shard that is cut short or has no sound header at all, or shards without any record.
     """
-    stats = [_size_and_mtime(path) for path in paths]
+    stats = [size_and_mtime(path) for path in paths]
     with concurrent.futures.ThreadPoolExecutor(16) as pool:  # remote files answer slowly, but many at a time
         scans = list(pool.map(_scan_shard, paths, [size for size, _ in stats]))
     offsets = [offset for offset, _ in scans]
@@ -207,7 +215,8 @@ def _open(path: str) -> io.RawIOBase | tf.io.gfile.GFile:
     return tf.io.gfile.GFile(path, "rb") if "://" in path else open(path, "rb", buffering=0)
 
 
-def _size_and_mtime(path: str) -> tuple[int, int]:
+def size_and_mtime(path: str) -> tuple[int, int]:
+    """Bytes of a file and its time of change in nanoseconds; UserError if it is missing or cannot be asked."""
     try:
         if "://" not in path:  # TensorFlow's own knows local times to the second only
             local = os.stat(path)

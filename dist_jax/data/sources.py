@@ -28,6 +28,7 @@ class Source:
             if the record cannot be read.
         decode: adds `video`, uint8 [m, h, w, 3]: the frames `indices` (int32 [m]), cut to `window` (int32 [4]).
         where: record number -> how a message names the record.
+        identity: tells these clips, as they are, from any others.
     """
 
     size: int
@@ -35,6 +36,7 @@ class Source:
     read: Callable[[tf.Tensor], Features]
     decode: Callable[[Features], Features]
     where: Callable[[int], str]
+    identity: str
 
 
 def open_source(data: ml_collections.ConfigDict, split: str) -> Source:
@@ -109,7 +111,7 @@ def encoded_source(index: record_index.ShardIndex, parse: Callable[[tf.Tensor], 
         features = parse(read_bytes(record))
         return features | {"id": clip_id(features["id"], record)}
 
-    return Source(len(index), classes, read, decode_encoded, index.where)
+    return Source(len(index), classes, read, decode_encoded, index.where, index.identity)
 
 
 def clip_id(name: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
@@ -143,7 +145,12 @@ def record_parser(label_key: str) -> Callable[[tf.Tensor], Features]:
 
     def parse(serialized: tf.Tensor) -> Features:
         labels, name, lists = _parsed(serialized, label_key, {records.FRAMES: tf.io.RaggedFeature(tf.string)})
-        return encoded_clip(lists[records.FRAMES].flat_values, labels, name)
+        frames = lists[records.FRAMES].values  # [num_frames, 1 each]
+        one_each = tf.debugging.assert_equal(
+            tf.cast(frames.row_lengths(), tf.int32), 1, "a frame of the record is empty"
+        )
+        with tf.control_dependencies([one_each]):
+            return encoded_clip(tf.identity(frames.flat_values), labels, name)
 
     return parse
 

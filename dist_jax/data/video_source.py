@@ -3,6 +3,7 @@
 PyAV decodes the chosen frames and what they depend on, one video per thread of the pipeline.
 """
 
+import hashlib
 import os
 from collections.abc import Sequence
 
@@ -11,6 +12,7 @@ import tensorflow as tf
 
 from dist_jax.data import annotations, video
 from dist_jax.data.annotations import Clip
+from dist_jax.data.record_index import size_and_mtime
 from dist_jax.data.sampling import Features
 from dist_jax.data.sources import Source
 from dist_jax.errors import UserError
@@ -34,6 +36,8 @@ def open_source(location: str, videos: str, names: Sequence[str]) -> Source:
     missing = [path for path in paths if not tf.io.gfile.exists(path)]
     if missing:
         raise UserError(f"{location}: {len(missing)} of {len(paths)} videos are missing, first {missing[0]}")
+    states = [(path, *size_and_mtime(path)) for path in paths]
+    identity = hashlib.sha256(repr((clips, states)).encode()).hexdigest()[:12]
     numbers = {name: number for number, name in enumerate(names)}
 
     def probe(record: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -67,7 +71,7 @@ def open_source(location: str, videos: str, names: Sequence[str]) -> Source:
         frames = tf.numpy_function(decode_chosen, arguments, tf.uint8)
         return features | {"video": tf.ensure_shape(frames, [None, None, None, 3])}
 
-    return Source(len(clips), len(names), read, decode, lambda record: f"clip {record} ({paths[record]})")
+    return Source(len(clips), len(names), read, decode, lambda record: f"clip {record} ({paths[record]})", identity)
 
 
 def read_clips(location: str, names: Sequence[str] | None = None) -> list[Clip]:
