@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 
 import tensorflow as tf
 
+from dist_jax import class_names
 from dist_jax.data.files import read_text
 from dist_jax.errors import UserError
 
@@ -36,15 +37,7 @@ class Clip:
 
 def read_labels(path: str) -> list[str]:
     """Class names, one a line, in the order of their numbers; UserError on an empty line or a name given twice."""
-    names = [line.strip() for line in read_text(path).splitlines()]
-    if not names:
-        raise UserError(f"{path}: holds no class names; write one a line")
-    for number, name in enumerate(names):
-        if not name:
-            raise UserError(f"{path}: line {number + 1} is empty; every line is a class, numbered from 0")
-        if names.index(name) != number:
-            raise UserError(f"{path}: lines {names.index(name) + 1} and {number + 1} are both {name!r}")
-    return names
+    return class_names.parse(read_text(path), path)
 
 
 def read_list(path: str, labels: Sequence[str] | None = None) -> list[Clip]:
