@@ -13,12 +13,12 @@ from pathlib import Path
 
 import numpy as np
 
+from dist_jax import class_names
 from dist_jax.errors import UserError, exit_with_message
 from dist_jax.text import tokenizer
-from dist_jax.text.embedding import encode_tokens
 from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import dist_official, model_directory, table
-from dist_jax.weights.clip import Clip
+from dist_jax.weights.checkpoint_files import to_torch
 from dist_jax.weights.model_directory import Model
 from dist_jax.weights.model_files import KINDS, read_model
 
@@ -28,15 +28,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _arguments().parse_args(argv)
     if args.use_clip and not args.clip:
         raise UserError(f"--use-clip {args.use_clip} chooses between two CLIPs; name the other one with --clip")
-    if args.tokenizer and not tokenizer.files(Path(args.tokenizer)):
-        raise UserError(f"--tokenizer {args.tokenizer}: no tokenizer's files are there (vocab.json and merges.txt)")
+    tokens = str(tokenizer.locate(args.tokenizer)) if args.tokenizer else None
     model = read_model(args.input, clip=args.clip, use_clip=args.use_clip, selected=args.selected)
     if args.to == "pytorch":
         write_pytorch(args.output, model)
     else:
-        tokens = args.tokenizer or model.clip.tokenizer
-        model = dataclasses.replace(model, clip=dataclasses.replace(model.clip, tokenizer=tokens))
-        names = model_directory.read_class_names(Path(args.labels)) if args.labels else model.classes
+        clip = dataclasses.replace(model.clip, tokenizer=tokens or model.clip.tokenizer)
+        model = dataclasses.replace(model, clip=clip)
+        names = tuple(class_names.read(Path(args.labels))) if args.labels else model.classes
         model = with_classes(model, names, renew=bool(args.labels or args.clip or args.tokenizer))
         model_directory.write(args.output, model)
     print(f"wrote {args.output}: {describe(model)}")
@@ -48,25 +47,15 @@ def with_classes(model: Model, names: tuple[str, ...], renew: bool = True) -> Mo
         return dataclasses.replace(model, classes=(), text_features=None)
     features = model.text_features
     if features is None or renew:
-        features = text_features(model.clip, names)
+        features = np.asarray(model.clip.encode_texts(names))  # taken as they are, as in training
     return dataclasses.replace(model, classes=names, text_features=features)
-
-
-def text_features(clip: Clip, names: Sequence[str]) -> np.ndarray:
-    """CLIP's features of class names (taken as they are, as in training): float32 [K, E], unit length."""
-    if clip.text is None or clip.tokenizer is None:
-        missing = "text tower" if clip.text is None else "tokenizer files"
-        mend = "a complete --clip" if clip.text is None else "--tokenizer DIR (the folder of a CLIP model)"
-        raise UserError(f"{clip.name} has no {missing}, which class names need; give {mend}")
-    tokens = tokenizer.encode(tokenizer.load(clip.tokenizer), names, clip.text.context)
-    return np.asarray(encode_tokens(clip.text, clip.params["text"], tokens, np.dtype(np.float32)))
 
 
 def write_pytorch(path: str | Path, model: Model) -> None:
     """Writes {"model_state": ...} with the published names, whole or not at all.
 
     Raises:
-        UserError: without PyTorch, without a text tower, or if the file exists.
+        UserError: without PyTorch, without a text tower, if the file exists, or for a CLIP that it cannot express.
     """
     try:
         import torch
@@ -78,8 +67,7 @@ def write_pytorch(path: str | Path, model: Model) -> None:
     if model.clip.text is None:
         raise UserError(f"the published model has a text tower, {model.clip.name} has none; give a complete --clip")
     tensors = dist_official.to_published(model.dist_params, clip_weights.to_openai(model.clip))
-    # A copy: what is read from a file may be read-only memory, which torch warns of.
-    state = {name: torch.from_numpy(np.array(tensor)) for name, tensor in tensors.items()}
+    state = {name: to_torch(tensor) for name, tensor in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".unfinished")
     torch.save({"model_state": state}, unfinished)
@@ -115,7 +103,7 @@ def _arguments() -> argparse.ArgumentParser:
         "--selected", type=_numbers, help="CLIP blocks that a published network reads, counted from 0, e.g. 1,3"
     )
     parser.add_argument("--labels", default="", help="file of class names, one a line, in the order of their numbers")
-    parser.add_argument("--tokenizer", default="", help="directory with CLIP's tokenizer files")
+    parser.add_argument("--tokenizer", default="", help="CLIP's tokenizer: directory or hub id")
     return parser
 
 

@@ -8,6 +8,11 @@ class UserError(Exception):
     """What is wrong, with the values, and what to do about it: one line, shown without a traceback."""
 
 
+def first_line(error: Exception) -> str:
+    """The beginning of a library's message, for a line of one's own; the error's kind where there is no message."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
 def warn(message: str) -> None:
     """Prints one line on stderr at once, whatever the libraries' logging is set to show."""
     print(f"warning: {message}", file=sys.stderr, flush=True)

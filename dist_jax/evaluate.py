@@ -52,7 +52,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh, name: 
             )
         step, params = load_params(workdir, config.checkpoint.best)
     elif config.init_from:
-        step, params = 0, load_initial(config.init_from, experiment.model.dist)
+        step, params = 0, load_initial(config.init_from, experiment.model.dist, experiment.backbone, same_backbone=True)
     else:
         raise UserError(f"{workdir} holds no training run; give one that does, or weights by config.init_from")
     params = sharding.place_tree(mesh, params)

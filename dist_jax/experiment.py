@@ -1,6 +1,7 @@
 """What a run is made of, built from its configuration: the classes, the frozen backbone, the texts, the network."""
 
 import dataclasses
+import os
 
 import jax
 import jax.numpy as jnp
@@ -15,9 +16,8 @@ from dist_jax.errors import UserError
 from dist_jax.models.clip_vision import first_blocks
 from dist_jax.models.dist_network import DistConfig
 from dist_jax.models.video_model import VideoModel
-from dist_jax.text import tokenizer
-from dist_jax.text.embedding import check_tokens, encode_tokens
 from dist_jax.weights import clip as clip_weights
+from dist_jax.weights import model_files
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +31,17 @@ class Experiment:
     frozen: dict  # {"vision", "logit_scale"}, placed on the mesh
     text: jax.Array  # float32 [K, E], unit length, replicated
     backbone: dict[str, str]  # name and fingerprint
+    activations: list[str]  # of the backbone's towers, which the fingerprint does not tell
 
     def run(self, records: int) -> Run:
         """What the workdir remembers of this experiment."""
         sizes = dataclasses.asdict(self.model.dist) | {"resolution": self.model.vision.resolution}
-        sizes["selected"] = list(self.model.dist.selected)
-        return Run(_plain(self.config.to_dict()), self.classes, self.backbone, sizes, records)
+        sizes |= {"selected": list(self.model.dist.selected), "activations": self.activations}
+        settings = _plain(self.config.to_dict())
+        weights = os.path.expanduser(settings["clip"]["weights"])
+        if os.path.exists(weights):  # no hub id; wherever the model is loaded from, it is found again
+            settings["clip"]["weights"] = os.path.abspath(weights)
+        return Run(settings, self.classes, self.backbone, sizes, records)
 
 
 def build(config: ml_collections.ConfigDict, mesh: Mesh) -> Experiment:
@@ -55,7 +60,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> Experiment:
         return sharding.place(array, sharding.leaf_sharding(mesh, name, array.shape))
 
     clip = clip_weights.load(config.clip.weights, resolution=config.data.resolution, place=place)
-    text = class_texts(clip, classes, mesh)
+    text = jax.device_put(clip.encode_texts(classes), sharding.replicated(mesh))
     selected = tuple(config.model.selected) or tuple(range(clip.vision.layers))
     if selected[-1] >= clip.vision.layers:
         raise UserError(f"model.selected={selected}: {clip.name} has blocks 0 to {clip.vision.layers - 1}")
@@ -76,17 +81,10 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> Experiment:
     model = VideoModel(vision, dist, clip_dtype, dtype, config.model.remat)
     frozen = {"vision": tower, "logit_scale": clip.params["logit_scale"]}
     backbone = {"name": clip.name, "fingerprint": clip.fingerprint}
-    return Experiment(ml_collections.FrozenConfigDict(config), mesh, classes, model, frozen, text, backbone)
-
-
-def class_texts(clip: clip_weights.Clip, classes: list[str], mesh: Mesh) -> jax.Array:
-    """Features of the class names, taken as they are (no prompt): float32 [K, E], unit length, replicated."""
-    if clip.text is None or clip.tokenizer is None:
-        missing = "text tower" if clip.text is None else "tokenizer files"
-        raise UserError(f"{clip.name} has no {missing}, which the class names need; give a complete CLIP directory")
-    tokens = tokenizer.encode(tokenizer.load(clip.tokenizer), classes, clip.text.context)
-    features = encode_tokens(clip.text, clip.params["text"], check_tokens(tokens, clip.text), jnp.float32)
-    return jax.device_put(features, sharding.replicated(mesh))
+    activations = model_files.activations(clip)
+    return Experiment(
+        ml_collections.FrozenConfigDict(config), mesh, classes, model, frozen, text, backbone, activations
+    )
 
 
 def _dtype(name: str, auto: jnp.dtype) -> jnp.dtype:

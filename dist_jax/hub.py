@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from dist_jax.errors import UserError
+from dist_jax.errors import UserError, first_line
 
 
 def is_id(source: str) -> bool:
@@ -14,15 +14,15 @@ def is_id(source: str) -> bool:
 
 def download(repository: str, patterns: Sequence[str]) -> Path:
     """The directory with those files of a repository that match `patterns`, downloaded unless they are cached."""
+    import httpx
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError
 
     try:
         return Path(snapshot_download(repository, allow_patterns=list(patterns)))
-    except (OSError, HfHubHTTPError, ValueError) as error:
-        # The hub's messages have many lines; their first sentence says whether it is the network or the name.
+    except (OSError, httpx.HTTPError, ValueError) as error:  # the hub's own errors are OSErrors or HTTPErrors
+        # Their messages have many lines; the first sentence says whether it is the network or the name.
         raise UserError(
             f"{repository}: no such directory or file here, and not to be had from the Hugging Face hub either "
-            f"({str(error).strip().splitlines()[0]}); without network, copy the model's files by other means "
+            f"({first_line(error)}); without network, copy the model's files by other means "
             "(config.json, model.safetensors, tokenizer.json or vocab.json and merges.txt) and give their directory"
         ) from error

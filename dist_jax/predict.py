@@ -3,12 +3,15 @@
     python -m dist_jax.predict --model DIR --video x.mp4 [--video y.mp4]
         [--labels "a,b,c" | --labels labels.txt] [--top 5] [--json out.json] [--plot out.png]
 
-Frames are taken as in evaluation: V temporal views of T frames each, whose probabilities are averaged.
+Frames are taken as in evaluation: V temporal views of T frames each, whose probabilities are averaged. A video that
+cannot be read is told at the end and does not keep the others from being looked at. A long picture goes on in files
+beside the first: out.png, out-2.png, ...
 """
 
 import argparse
 import dataclasses
 import json
+import os
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,15 +21,19 @@ import jax
 import numpy as np
 
 import dist_jax
+from dist_jax import class_names
 from dist_jax.data import augment, sampling, video
 from dist_jax.errors import UserError, exit_with_message
-from dist_jax.weights.model_directory import Evaluation, read_class_names
+from dist_jax.weights.model_directory import Evaluation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 BAR = 24  # characters of a full bar in the terminal
 BAR_INCHES = 0.45  # height of a bar with its name in the picture
+DPI = 110
+PAGE_INCHES = 150  # height of a picture, unless one video needs more
+LARGEST_INCHES = 65_000 / DPI  # what matplotlib can draw: below 65,536 pixels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,28 +53,40 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.top < 1:
         raise UserError(f"--top {args.top}: must be at least 1")
     model = dist_jax.load(args.model)
-    names = class_names(args.labels) if args.labels else model.class_names
+    names = read_labels(args.labels) if args.labels else model.class_names
     if not names:
         raise UserError(f'{args.model} has no class names of its own; give --labels "a,b,c" or a file of them')
     text = model.encode_text(names) if args.labels else None
-    found = [predict(model, path, names, text, args.top) for path in args.video]
-    print("\n\n".join(map(as_table, found)))
+    found, failed = [], []
+    pages = Pages(args.plot) if args.plot else None
+    for path in args.video:
+        try:
+            one = predict(model, path, names, text, args.top)
+        except video.VideoError as error:
+            failed.append(str(error))
+            continue
+        print(as_table(one), end="\n\n", flush=True)
+        found.append(as_dict(one))
+        if pages:
+            pages.add(one)
     if args.json:
         try:
-            Path(args.json).write_text(json.dumps([as_dict(one) for one in found], indent=1) + "\n")
+            Path(args.json).write_text(json.dumps(found, indent=1) + "\n")
         except OSError as error:
             raise UserError(f"--json {args.json}: {error}") from error
-    if args.plot:
-        plot(found, args.plot)
+    if pages:
+        pages.finish()
+    if failed:
+        raise UserError(f"{len(failed)} of {len(args.video)} videos could not be read: {'; '.join(failed)}")
 
 
-def class_names(labels: str) -> tuple[str, ...]:
+def read_labels(labels: str) -> list[str]:
     """The names in a file (one a line), or those that are written out with commas between them."""
-    if Path(labels).is_file():
-        return read_class_names(Path(labels))
+    if os.path.isfile(labels):  # which, unlike Path's, takes names that are too long for a file
+        return class_names.read(Path(labels))
     if labels.endswith(".txt"):
         raise UserError(f"--labels {labels}: no such file")
-    names = tuple(name.strip() for name in labels.split(","))
+    names = [name.strip() for name in labels.split(",")]
     if "" in names or len(set(names)) < len(names):
         raise UserError(f"--labels {labels!r}: a name is empty or there twice")
     return names
@@ -84,7 +103,7 @@ def predict(model: dist_jax.Predictor, path: str, names: Sequence[str], text: ja
         top: how many of the most probable are wanted.
 
     Raises:
-        UserError: if the video cannot be read.
+        VideoError: if the video cannot be read.
     """
     indices = choose_frames(video.probe(path).frames, model.frames, model.evaluation)  # [V, T]
     clips = read_clips(path, indices, model.resolution, model.evaluation.crops)  # [crops, V, T, H, W, 3]
@@ -135,11 +154,35 @@ def as_dict(found: Prediction) -> dict:
     return {"video": found.path, "frames": found.indices.tolist(), "predictions": classes}
 
 
+class Pages:
+    """The pictures of many videos, drawn as soon as one is full: the frames of few videos are kept at a time."""
+
+    def __init__(self, path: str) -> None:
+        """`path` is that of the first picture; the others get numbers from 2."""
+        self._path, self._drawn = Path(path), 0
+        self._waiting: list[Prediction] = []
+
+    def add(self, one: Prediction) -> None:
+        """Takes a video into the picture that is being filled, or begins the next."""
+        if self._waiting and sum(map(_height, [*self._waiting, one])) > PAGE_INCHES:
+            self.finish()
+        self._waiting.append(one)
+
+    def finish(self) -> None:
+        """Draws what is waiting."""
+        if self._waiting:
+            self._drawn += 1
+            number = f"-{self._drawn}" if self._drawn > 1 else ""
+            plot(self._waiting, str(self._path.with_stem(self._path.stem + number)))
+            self._waiting = []
+
+
 def plot(found: Sequence[Prediction], path: str) -> None:
     """A picture (its kind by the ending of `path`): for each video the frames that were looked at, and bars."""
     from matplotlib.figure import Figure  # no pyplot: no window system is touched
 
-    figure = Figure(figsize=(12, 0.4 + sum(map(_height, found))), layout="constrained")
+    height = 0.4 + sum(map(_height, found))
+    figure = Figure(figsize=(12, height), layout="constrained")
     rows = figure.subplots(
         len(found), 2, squeeze=False, width_ratios=(3, 1.3), height_ratios=[_height(one) for one in found]
     )
@@ -149,7 +192,7 @@ def plot(found: Sequence[Prediction], path: str) -> None:
         left.axis("off")
         _bars(right, one)
     try:
-        figure.savefig(path, dpi=110)
+        figure.savefig(path, dpi=DPI * min(1, LARGEST_INCHES / height))
     except (ValueError, OSError) as error:
         raise UserError(f"--plot {path}: {error}") from error
 

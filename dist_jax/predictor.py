@@ -4,7 +4,7 @@ No TensorFlow is imported on this path.
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -15,26 +15,25 @@ from jax.sharding import Mesh
 
 from dist_jax import sharding
 from dist_jax.errors import UserError
-from dist_jax.models.clip_text import TextConfig
 from dist_jax.models.layers import unit
 from dist_jax.models.video_model import VideoModel
 from dist_jax.preprocess import normalize
-from dist_jax.text import tokenizer
-from dist_jax.text.embedding import check_tokens, encode_tokens, precision_of
+from dist_jax.text.embedding import precision_of
+from dist_jax.weights.clip import Texts
 from dist_jax.weights.init_from import adapt
 from dist_jax.weights.model_directory import Evaluation, Model
 from dist_jax.weights.model_files import read_model
 
-Texts = Sequence[str] | np.ndarray | jax.Array
 
-
-def load(path: str | Path, dtype: jnp.dtype | None = None, mesh: Mesh | None = None) -> "Predictor":
+def load(path: str | Path, dtype: jnp.dtype | None = None, mesh: Mesh | None = None, clip: str = "") -> "Predictor":
     """Loads a trained model.
 
     Args:
         path: a model directory (`python -m dist_jax.convert`), a training workdir or a published .pyth file.
-        dtype: of the frozen CLIP's parameters and of the arithmetic: float32, in full precision on every device, or
-          bfloat16, which is faster on an accelerator; default float32. Results are float32 either way.
+        dtype: of the frozen image tower's parameters and of the arithmetic on videos: float32, in full precision on
+          every device, or bfloat16, which is faster on an accelerator; default float32. Texts are encoded in float32,
+          and results are float32, either way.
+        clip: where the model's CLIP is, if not where the training found it: whatever config.clip.weights takes.
         mesh: the devices to use, from `dist_jax.sharding.make_mesh`; clips are split over its axes data and fsdp.
           Default: the first device.
 
@@ -48,13 +47,12 @@ def load(path: str | Path, dtype: jnp.dtype | None = None, mesh: Mesh | None = N
         mesh = sharding.make_mesh(dict.fromkeys(sharding.AXES, 1), jax.local_devices()[:1])
     elif set(mesh.axis_names) != set(sharding.AXES):
         raise UserError(f"mesh has the axes {mesh.axis_names}; make it with dist_jax.sharding.make_mesh")
-    return Predictor(read_model(path, place=partial(_place, mesh, dtype)), mesh, dtype)
+    return Predictor(read_model(path, clip=clip, place=partial(_place, mesh, dtype)), mesh, dtype)
 
 
 def _place(mesh: Mesh, dtype: jnp.dtype, path: str, value: np.ndarray) -> jax.Array:
-    of_clip = path.startswith("clip/") and path != "clip/logit_scale"
     where = sharding.replicated(mesh) if path == "text_features" else sharding.leaf_sharding(mesh, path, value.shape)
-    return sharding.place(np.asarray(value).astype(dtype if of_clip else np.float32), where)
+    return sharding.place(np.asarray(value).astype(dtype if path.startswith("clip/vision/") else np.float32), where)
 
 
 class Predictor:
@@ -102,17 +100,12 @@ class Predictor:
         return self._run(_features, video, batch_axis=1)
 
     def encode_text(self, texts: Texts) -> jax.Array:
-        """Texts, or their token numbers int [K, context], -> text embeddings float32 [K, E], unit length.
+        """Texts, or their token ids int [K, any length], -> text embeddings float32 [K, E], unit length.
 
         A text longer than the context loses its last tokens, not its end token. Texts are taken as they are, without
         a prompt, as in training.
         """
-        config = self._files.clip.text
-        if config is None:
-            raise UserError(
-                f"{self._files.clip.name} has no text tower; convert the model again with a complete --clip"
-            )
-        return encode_tokens(config, self._files.clip.params["text"], self._tokens(texts, config), self._dtype)
+        return self._files.clip.encode_texts(texts)
 
     def logits(self, video: np.ndarray | jax.Array, text: np.ndarray | jax.Array, fuse: float = 0.0) -> jax.Array:
         """Class logits: exp(logit_scale) * cosine.
@@ -140,7 +133,7 @@ class Predictor:
 
         Args:
             video: pixels, uint8 [B, T, H, W, 3].
-            texts: class names, or token numbers int [K, context], or features from `encode_text` float [K, E]; default:
+            texts: class names, or token ids int [K, any length], or features from `encode_text` float [K, E]; default:
               the classes that the model was trained on.
             fuse: as in `logits`; the paper's zero-shot setting is 0.5.
 
@@ -176,25 +169,6 @@ class Predictor:
             return texts
         return self.encode_text(texts)
 
-    def _tokens(self, texts: Texts, config: TextConfig) -> np.ndarray:
-        if not hasattr(texts, "dtype"):
-            if isinstance(texts, str):
-                raise UserError(f"texts is the string {texts!r}; give a list of strings")
-            return tokenizer.encode(self._tokenizer, list(texts), config.context) if len(texts) else _no_texts()
-        tokens = np.asarray(texts)
-        if tokens.ndim != 2 or not tokens.size or not np.issubdtype(tokens.dtype, np.integer):
-            raise UserError(f"token numbers are {tokens.dtype}{list(tokens.shape)}; wanted int [K, {config.context}]")
-        return check_tokens(tokens, config)
-
-    @cached_property
-    def _tokenizer(self) -> object:
-        if self._files.clip.tokenizer is None:
-            raise UserError(
-                "this model has no tokenizer files, so it takes token numbers (int [K, context]) but no strings; "
-                "convert it again with --tokenizer DIR"
-            )
-        return tokenizer.load(self._files.clip.tokenizer)
-
     def _run(
         self, function: Callable, video: np.ndarray | jax.Array, *rest: jax.Array, batch_axis: int = 0
     ) -> jax.Array:
@@ -220,10 +194,6 @@ class Predictor:
             wanted += f" (model.for_frames({video.shape[1]}) makes a model for clips of that length)"
         if video.ndim != 5 or video.shape[0] < 1 or video.shape[1:] != (self.frames, size, size, 3):
             raise UserError(f"video has shape {list(video.shape)}; wanted {wanted}")
-
-
-def _no_texts() -> np.ndarray:
-    raise UserError("no texts are given; wanted at least one")
 
 
 @partial(jax.jit, static_argnums=0)

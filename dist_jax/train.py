@@ -55,7 +55,7 @@ def train(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh) -> dict[s
     plan = Plan(config, source.size)
     trainer = Trainer(experiment.model, plan.optimizer, experiment.config, sharding.replicated(mesh))
     checkpoints = Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.best)
-    state = initial_state(trainer, checkpoints, mesh)
+    state = initial_state(trainer, checkpoints, mesh, experiment.backbone)
     start = int(state.step)
     if jax.process_index() == 0:
         write_run(workdir, run)
@@ -131,14 +131,15 @@ class Plan:
         return f"{self._line} ({self.epochs:g} epochs)"
 
 
-def initial_state(trainer: Trainer, checkpoints: Checkpoints, mesh: Mesh) -> TrainState:
+def initial_state(trainer: Trainer, checkpoints: Checkpoints, mesh: Mesh, backbone: dict[str, str]) -> TrainState:
     """The newest checkpoint, else the parameters of config.init_from, else fresh ones; placed on the mesh."""
     wanted = abstract_state(trainer, mesh)
     if checkpoints.latest is not None:
         return checkpoints.restore(checkpoints.latest, wanted)
     layout = jax.tree.map(lambda leaf: leaf.sharding, wanted)
     if trainer.config.init_from:
-        params = sharding.place_tree(mesh, load_initial(trainer.config.init_from, trainer.model.dist))
+        params = load_initial(trainer.config.init_from, trainer.model.dist, backbone, same_backbone=False)
+        params = sharding.place_tree(mesh, params)
         return jax.jit(trainer.state_of, out_shardings=layout)(params)
     return jax.jit(trainer.init, out_shardings=layout)(jax.random.key(trainer.config.seed))
 

@@ -1,5 +1,6 @@
 """Small random CLIPs and DiST models, no parameter of which is 0 or 1, and a tokenizer of letters."""
 
+import dataclasses
 import json
 import tempfile
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 import dist_jax
+from dist_jax import config
 from dist_jax.models.clip_text import TextConfig
 from dist_jax.models.clip_vision import VisionConfig
 from dist_jax.models.dist_network import DistConfig
@@ -65,6 +67,11 @@ def clip(
 def model(seed: int = 0, dist: DistConfig = DIST, **of_clip: object) -> model_directory.Model:
     """A DiST model on that CLIP, without classes."""
     return model_directory.Model(dist, random_params(dist_official.param_shapes(dist), seed + 1), clip(seed, **of_clip))
+
+
+def evaluation(**changes: object) -> model_directory.Evaluation:
+    """The published recipe's, with changes."""
+    return dataclasses.replace(model_directory.Evaluation.of(config.defaults()), **changes)
 
 
 def predictor(of: model_directory.Model, **options: object) -> Predictor:

@@ -10,7 +10,7 @@ import small_models
 from small_models import CLASSES, DIST, TEXT, VISION
 
 import dist_jax
-from dist_jax import checkpoint, config, convert
+from dist_jax import checkpoint, class_names, config, convert
 from dist_jax.errors import UserError
 from dist_jax.steps import TrainState
 from dist_jax.weights import clip as clip_weights
@@ -81,7 +81,7 @@ def test_a_workdir_on_other_clip_weights_is_refused(tmp_path, workdir):
     arguments = ["--input", workdir, "--clip", tmp_path / "other", "--output", tmp_path / "model"]
     with pytest.raises(UserError, match=r"trained with the CLIP .*clip .*but .*other holds another one .*--use-clip"):
         run(*arguments)
-    with pytest.raises(UserError, match="has no tokenizer files, which class names need"):
+    with pytest.raises(UserError, match="has no tokenizer files, so it takes token ids"):
         run(*arguments, "--use-clip", "given")
 
 
@@ -131,7 +131,7 @@ def test_what_a_model_knows_is_not_asked_for(tmp_path, workdir):
 
 
 def test_a_folder_without_tokenizer_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"--tokenizer .*: no tokenizer's files are there"):
+    with pytest.raises(UserError, match=r"no tokenizer there .*vocab\.json"):
         run("--input", "x", "--output", tmp_path / "new", "--tokenizer", tmp_path)
 
 
@@ -165,11 +165,14 @@ def test_wrong_selections_are_refused(text, capsys):
     assert "--selected" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("content", "message"), [("a\n\nb\n", "empty"), ("", "empty"), ("a\nb\na\n", "'a' is there")])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [("a\n\nb\n", "line 2 is empty"), ("", "no class names"), ("a\nb\na\n", "1 and 3 are both 'a'")],
+)
 def test_broken_label_files_are_refused(tmp_path, content, message):
     (tmp_path / "labels.txt").write_text(content)
     with pytest.raises(UserError, match=message):
-        model_directory.read_class_names(tmp_path / "labels.txt")
+        class_names.read(tmp_path / "labels.txt")
 
 
 # Damage to a model directory.

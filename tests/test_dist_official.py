@@ -35,9 +35,8 @@ CONFIGS = st.builds(
 def published(config=small_models.DIST, seed=1):
     """A network's tensors by today's names without `dist_net.`."""
     params = small_models.random_params(official.param_shapes(config), seed)
-    return {
-        name.removeprefix("dist_net."): tensor for name, tensor in official.to_published(params, {}, prefix="").items()
-    }
+    prefix = official.PREFIX + official.NETWORK
+    return {name.removeprefix(prefix): tensor for name, tensor in official.to_published(params, {}).items()}
 
 
 @settings(max_examples=10, deadline=None)
@@ -46,10 +45,10 @@ def test_all_sizes_are_read_off_the_tensors_and_the_round_trip_is_bit_for_bit(co
     tensors = published(config)
     found, params = official.params_from_published(tensors, "x.pyth")
     assert found == config
-    back = official.to_published(params, {}, prefix="dist_net.")
-    assert set(back) == {f"dist_net.dist_net.{name}" for name in tensors}
+    back = official.to_published(params, {})
+    assert set(back) == {f"backbone.base_encoder.dist_net.{name}" for name in tensors}
     for name, tensor in tensors.items():
-        again = back[f"dist_net.dist_net.{name}"]
+        again = back[f"backbone.base_encoder.dist_net.{name}"]
         assert (again.dtype, again.shape, again.tobytes()) == (tensor.dtype, tensor.shape, tensor.tobytes()), name
 
 
@@ -155,9 +154,9 @@ def full_state(model):
 def test_a_file_gives_back_the_network_and_its_clip(tmp_path):
     model = small_models.model()
     path = small_models.write_pyth(tmp_path / "x.pyth", full_state(model))
-    config, params = official.read_network(path)
+    config, params, clip = official.read(path)
     assert config == model.dist
-    assert official.holds_clip(path)
+    np.testing.assert_array_equal(clip["visual.proj"], model.clip.params["vision"]["proj"])
     for path_, leaf in table.flatten(model.dist_params).items():
         np.testing.assert_array_equal(table.flatten(params)[path_], leaf, err_msg=path_)
 
@@ -165,7 +164,7 @@ def test_a_file_gives_back_the_network_and_its_clip(tmp_path):
 def test_a_network_without_its_clip(tmp_path):
     state = {name: x for name, x in full_state(small_models.model()).items() if ".dist_net." in name}
     path = small_models.write_pyth(tmp_path / "x.pyth", state)
-    assert not official.holds_clip(path)
+    assert official.read(path)[2] == {}
 
 
 OTHER_SIZES = {

@@ -14,6 +14,12 @@ from dist_jax.errors import UserError
 from dist_jax.weights import dist_official, model_directory, table
 from dist_jax.weights.init_from import adapt, interpolate, load_initial
 
+BACKBONE = {"name": "small CLIP", "fingerprint": f"{0:064}"}  # that of small_models.model()
+
+
+def start(path, target, backbone=BACKBONE, same_backbone=True):
+    return load_initial(path, target, backbone, same_backbone)
+
 
 def test_halving_averages_neighbours():
     np.testing.assert_array_equal(interpolate(np.array([1.0, 3.0, 10.0, 20.0]), 2, 0), [2, 15])
@@ -72,19 +78,19 @@ def test_every_other_difference_is_named_with_both_sides():
 def test_reads_a_model_directory(tmp_path):
     model = small_models.model()
     model_directory.write(tmp_path / "model", model)
-    same = load_initial(tmp_path / "model", DIST)
+    same = start(tmp_path / "model", DIST)
     jax.tree.map(np.testing.assert_array_equal, same, model.dist_params)
-    longer = load_initial(tmp_path / "model", dataclasses.replace(DIST, frames=6))
+    longer = start(tmp_path / "model", dataclasses.replace(DIST, frames=6))
     assert longer["pooling"]["positions"].shape == (2, 3, 64)
     with pytest.raises(UserError, match=r"init_from=.*model: .*pooling_layers is 2 there and 4 here"):
-        load_initial(tmp_path / "model", dataclasses.replace(DIST, pooling_layers=4))
+        start(tmp_path / "model", dataclasses.replace(DIST, pooling_layers=4))
 
 
 def test_half_precision_starts_in_float32(tmp_path):
     model = small_models.model()
     half = jax.tree.map(lambda leaf: leaf.astype(np.float16), model.dist_params)
     model_directory.write(tmp_path / "model", dataclasses.replace(model, dist_params=half))
-    found = load_initial(tmp_path / "model", DIST)
+    found = start(tmp_path / "model", DIST)
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b.astype(np.float32), strict=True), found, half)
 
 
@@ -92,10 +98,10 @@ def test_reads_a_published_file_whatever_blocks_are_selected(tmp_path):
     dist = dataclasses.replace(DIST, selected=(0, 2))
     params = small_models.model(dist=dist).dist_params
     path = small_models.write_pyth(tmp_path / "x.pyth", dist_official.to_published(params, {}))
-    found = load_initial(path, dist)
+    found = start(path, dist)
     jax.tree.map(np.testing.assert_array_equal, found, params)
 
 
 def test_no_model_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"init_from=.*nowhere does not exist"):
-        load_initial(tmp_path / "nowhere", DIST)
+        start(tmp_path / "nowhere", DIST)

@@ -16,7 +16,6 @@ import dist_jax
 from dist_jax import convert, predict
 from dist_jax.errors import UserError
 from dist_jax.weights import model_directory
-from dist_jax.weights.model_directory import Evaluation
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +24,7 @@ def directory(tmp_path_factory):
     folder = tmp_path_factory.mktemp("predict")
     tokenizer = small_models.write_tokenizer(folder / "tokenizer")
     model = convert.with_classes(small_models.model(tokenizer=tokenizer), CLASSES)
-    model_directory.write(folder / "model", dataclasses.replace(model, evaluation=Evaluation(views=2)))
+    model_directory.write(folder / "model", dataclasses.replace(model, evaluation=small_models.evaluation(views=2)))
     return str(folder / "model")
 
 
@@ -37,10 +36,10 @@ def video(tmp_path):
 
 def test_the_recipes_frames():
     # Segments of 10 frames; view v of 2 takes their point (v+1)/2: 5, 15, ... and 10, 20, ..., the last one clamped.
-    found = predict.choose_frames(40, 4, Evaluation(views=2))
+    found = predict.choose_frames(40, 4, small_models.evaluation(views=2))
     np.testing.assert_array_equal(found, [[5, 15, 25, 35], [10, 20, 30, 39]])
     # Every third frame; view 0 starts at 0, view 1 half way to the last possible start (40 - 4 * 3) / 2.
-    found = predict.choose_frames(40, 4, Evaluation(views=2, sampling="interval", stride=3))
+    found = predict.choose_frames(40, 4, small_models.evaluation(views=2, sampling="interval", stride=3))
     np.testing.assert_array_equal(found, [[0, 3, 6, 9], [14, 17, 20, 23]])
 
 
@@ -92,13 +91,15 @@ def test_other_labels(directory, video, capsys):
 
 def test_labels_with_commas_or_from_a_file(tmp_path):
     (tmp_path / "labels.txt").write_text("one, two\nthree\n")
-    assert predict.class_names(str(tmp_path / "labels.txt")) == ("one, two", "three")
-    assert predict.class_names("one, two") == ("one", "two")
+    assert predict.read_labels(str(tmp_path / "labels.txt")) == ["one, two", "three"]
+    assert predict.read_labels("one, two") == ["one", "two"]
+    many = [f"class {number}" for number in range(99)]  # longer than a file's name can be
+    assert predict.read_labels(",".join(many)) == many
     with pytest.raises(UserError, match=r"nowhere\.txt: no such file"):
-        predict.class_names(str(tmp_path / "nowhere.txt"))
+        predict.read_labels(str(tmp_path / "nowhere.txt"))
     for wrong in ("a,,b", "a,a"):
         with pytest.raises(UserError, match="a name is empty or there twice"):
-            predict.class_names(wrong)
+            predict.read_labels(wrong)
 
 
 def test_the_montage_keeps_every_frame_whole():
@@ -110,6 +111,40 @@ def test_the_montage_keeps_every_frame_whole():
     np.testing.assert_array_equal(picture[8:14, 9:16], frames[0, 4])
     np.testing.assert_array_equal(picture[22:28, 18:25], frames[1, 2])
     assert (picture[8:14, 18:] == 255).all()
+
+
+def test_a_video_that_cannot_be_read_does_not_hide_the_others(directory, video, tmp_path, capsys):
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    videos = [tmp_path / "broken.mp4", video, tmp_path / "absent.mp4"]
+    arguments = [part for path in videos for part in ("--video", str(path))]
+    with pytest.raises(
+        UserError, match=r"^2 of 3 videos could not be read: .*broken\.mp4: .*; .*absent\.mp4: "
+    ) as error:
+        predict.main(["--model", directory, *arguments, "--json", str(tmp_path / "out.json")])
+    assert "\n" not in str(error.value)
+    assert "grey.mp4 (2 views" in capsys.readouterr().out
+    assert [one["video"] for one in json.loads((tmp_path / "out.json").read_text())] == [video]
+
+
+def test_a_picture_of_many_videos_goes_on_in_other_files(tmp_path, monkeypatch):
+    frames = np.zeros((1, 4, 8, 8, 3), np.uint8)
+    one = predict.Prediction("x.mp4", np.zeros((1, 4), int), frames, ["a"], np.ones(1, np.float32))
+    monkeypatch.setattr(predict, "PAGE_INCHES", 6)  # of which a video takes 2.8
+    pages = predict.Pages(str(tmp_path / "out.png"))
+    for _ in range(3):
+        pages.add(one)
+    assert [file.name for file in tmp_path.iterdir()] == ["out.png"]  # drawn when the second one began
+    pages.finish()
+    first, second = (matplotlib.image.imread(tmp_path / name).shape[0] for name in ("out.png", "out-2.png"))
+    assert first > 1.7 * second
+
+
+def test_a_picture_that_is_too_high_is_drawn_smaller(tmp_path, monkeypatch):
+    frames = np.zeros((1, 4, 8, 8, 3), np.uint8)
+    one = predict.Prediction("x.mp4", np.zeros((1, 4), int), frames, ["a"], np.ones(1, np.float32))
+    monkeypatch.setattr(predict, "LARGEST_INCHES", 1)
+    predict.plot([one], str(tmp_path / "out.png"))
+    assert matplotlib.image.imread(tmp_path / "out.png").shape[0] <= predict.DPI + 1
 
 
 def test_what_cannot_be_is_said(directory, video, tmp_path):

@@ -197,11 +197,11 @@ def test_wrong_videos_are_refused(model, video, message):
 
 
 WRONG_TEXTS = {
-    "one string": ("a dog", r"texts is the string 'a dog'; give a list"),
+    "one string": ("a dog", r"texts must be a list of strings, not 'a dog'"),
     "none": ([], r"no texts are given"),
     "no strings": ([3], r"must be a list of strings"),
     "a token outside of the vocabulary": (np.array([[52, 99, 53]]), r"from 52 to 99; wanted 0 to 53"),
-    "a flat row": (np.array([52, 3, 53]), r"int64\[3\]; wanted int \[K, 8\]"),
+    "a flat row": (np.array([52, 3, 53]), r"token ids are int64\[3\]; wanted int \[K, 8\]"),
     "no integers": (np.zeros((1, 8), bool), r"bool\[1, 8\]; wanted int"),
 }
 
@@ -227,10 +227,10 @@ def test_a_text_without_its_end_token_is_refused():
         model.encode_text(np.array([[52, 53], [52, 3]]))
 
 
-def test_without_tokenizer_token_numbers_still_work():
+def test_without_tokenizer_token_ids_still_work():
     model = small_models.predictor(small_models.model())
     assert model.encode_text(TOKENS).shape == (2, 32)
-    with pytest.raises(UserError, match=r"no tokenizer files, so it takes token numbers .* --tokenizer DIR"):
+    with pytest.raises(UserError, match=r"no tokenizer files, so it takes token ids .* --tokenizer DIR"):
         model.encode_text(["a dog"])
     with pytest.raises(UserError, match="no class names of its own"):
         model.classify(VIDEO)

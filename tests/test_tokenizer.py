@@ -1,4 +1,4 @@
-"""Texts to token numbers, with a tokenizer small enough to know by heart."""
+"""Texts to token ids, with a tokenizer small enough to know by heart."""
 
 import json
 import subprocess

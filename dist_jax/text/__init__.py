@@ -1,1 +1,1 @@
-"""Class names as token numbers."""
+"""Class names as token ids."""

@@ -1,4 +1,4 @@
-"""Token numbers -> text embeddings, by CLIP's text tower."""
+"""Token ids -> text embeddings, by CLIP's text tower."""
 
 from contextlib import AbstractContextManager
 from functools import partial
@@ -14,25 +14,34 @@ from dist_jax.models.layers import unit
 _ROWS = 128  # texts encoded at a time
 
 
-def encode_tokens(config: TextConfig, params: dict, tokens: np.ndarray, dtype: jnp.dtype) -> jax.Array:
-    """Token numbers int32 [K, context] -> text embeddings float32 [K, E], unit length, some texts at a time."""
-    module = ClipText(config, dtype)
+def encode_tokens(config: TextConfig, params: dict, tokens: np.ndarray) -> jax.Array:
+    """Token ids int [K, any length] -> text embeddings float32 [K, E], unit length, some texts at a time.
+
+    The tower is computed in float32, in full precision, whatever the image tower is computed in: it runs once.
+
+    Raises:
+        UserError: for ids that `check_tokens` refuses.
+    """
+    module = ClipText(config)
+    tokens = check_tokens(tokens, config)
     rows = min(len(tokens), _ROWS)
     padding = np.repeat(tokens[:1], -len(tokens) % rows, axis=0)  # every part as long as the first: one compilation
     padded = np.concatenate([tokens, padding])
-    with precision_of(dtype):
+    with precision_of(jnp.float32):
         parts = [_embed_text(module, params, padded[row : row + rows]) for row in range(0, len(padded), rows)]
     return jnp.concatenate(parts)[: len(tokens)]
 
 
 def check_tokens(tokens: np.ndarray, config: TextConfig) -> np.ndarray:
-    """Token numbers int [K, any length] -> int32 [K, at most context]; a longer text keeps its end token.
+    """Token ids int [K, any length] -> int32 [K, at most context]; a longer text keeps its end token.
 
     Raises:
-        UserError: for numbers outside the vocabulary, or a text without its end token.
+        UserError: for another shape or dtype, ids outside the vocabulary, or a text without its end token.
     """
+    if tokens.ndim != 2 or not tokens.size or not np.issubdtype(tokens.dtype, np.integer):
+        raise UserError(f"token ids are {tokens.dtype}{list(tokens.shape)}; wanted int [K, {config.context}]")
     if tokens.min() < 0 or tokens.max() >= config.vocab:
-        raise UserError(f"token numbers reach from {tokens.min()} to {tokens.max()}; wanted 0 to {config.vocab - 1}")
+        raise UserError(f"token ids reach from {tokens.min()} to {tokens.max()}; wanted 0 to {config.vocab - 1}")
     ends = tokens == (tokens.max(axis=1, keepdims=True) if config.end_token is None else config.end_token)
     without = np.flatnonzero(~ends.any(axis=1))
     if without.size:

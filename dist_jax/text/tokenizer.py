@@ -1,4 +1,4 @@
-"""CLIP's tokenizer: texts -> token numbers, as CLIP was trained with them."""
+"""CLIP's tokenizer: texts -> token ids, as CLIP was trained with them."""
 
 import os
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dist_jax import hub
-from dist_jax.errors import UserError
+from dist_jax.errors import UserError, first_line
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -25,27 +25,38 @@ def files(directory: Path) -> list[Path]:
     return [directory / name for name in PATTERNS if (directory / name).is_file()]
 
 
-def load(source: str) -> "CLIPTokenizer":
-    """The tokenizer of a directory (tokenizer.json, or vocab.json and merges.txt) or of a Hugging Face hub id."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would tell everyone that PyTorch is missing
-    from transformers import CLIPTokenizer  # takes seconds, and most programs that import this never need it
+def beside(file: Path) -> str | None:
+    """The directory of `file` if it has a tokenizer's files."""
+    return str(file.parent) if files(file.parent) else None
 
+
+def locate(source: str) -> Path:
+    """The directory of a tokenizer's files, from its name or a Hugging Face hub id; UserError if they are not there."""
     directory = Path(source).expanduser()
     if not directory.is_dir() and hub.is_id(source):
         directory = hub.download(source, PATTERNS)
     if not files(directory):
         wanted = " or ".join(" and ".join(names) for names in FILES)
         raise UserError(f"{source}: no tokenizer there ({wanted}); copy these files of the CLIP model into it")
+    return directory
+
+
+def load(source: str) -> "CLIPTokenizer":
+    """The tokenizer of a directory (tokenizer.json, or vocab.json and merges.txt) or of a Hugging Face hub id."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would tell everyone that PyTorch is missing
+    from transformers import CLIPTokenizer  # takes seconds, and most programs that import this never need it
+
+    directory = locate(source)
     try:
         return CLIPTokenizer.from_pretrained(str(directory), local_files_only=True)
     except Exception as error:  # the tokenizers library raises bare Exception for a file that it cannot read
         raise UserError(
-            f"{source}: its tokenizer files cannot be read ({str(error).splitlines()[0]}); copy the model's own"
+            f"{source}: its tokenizer files cannot be read ({first_line(error)}); copy the model's own"
         ) from error
 
 
 def encode(tokenizer: "CLIPTokenizer", texts: Sequence[str], context: int) -> np.ndarray:
-    """Token numbers of texts by CLIP's rules: start, tokens, end, padding.
+    """Token ids of texts by CLIP's rules: start, tokens, end, padding.
 
     A text of more than `context` tokens loses its last ones; the end token stays. What the padding is does not matter:
     the text tower is causal and is read at the end token.

@@ -8,6 +8,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ml_dtypes
 import msgpack
@@ -17,7 +18,11 @@ from safetensors import SafetensorError, safe_open
 
 from dist_jax.errors import UserError
 
+if TYPE_CHECKING:
+    import torch
+
 _STATE_DICT_KEYS = ("model_state", "state_dict")  # where checkpoints of DiST and of open_clip keep the tensors
+_PICKLE = b"\x80"  # the first byte of what PyTorch saved before its files were zip archives
 _DTYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "BF16": ml_dtypes.bfloat16, "I64": "i8", "I32": "i4", "I16": "i2"}
 
 
@@ -108,12 +113,16 @@ def _open_torch(path: Path) -> dict[str, Tensor]:
             f"{path}: a PyTorch file is read with PyTorch, which is not installed: pip install torch "
             "(its CPU build is enough), or give the weights as safetensors"
         ) from error
-    torchscript = zipfile.is_zipfile(path) and _is_torchscript(path)
+    archive = zipfile.is_zipfile(path)
+    with path.open("rb") as file:
+        beginning = file.read(len(_PICKLE))
+    if not archive and beginning != _PICKLE:  # a pointer of git-lfs, a page of HTML, half a download
+        raise UserError(f"{path}: truncated or not a PyTorch file (it begins with {beginning!r}); download it again")
     try:
-        if torchscript:
+        if archive and _is_torchscript(path):
             found = _load_torchscript(path)
         else:
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path}: refused, as it holds more than tensors, so that opening it could run code "
@@ -162,6 +171,16 @@ def _torch_tensor(value: object) -> Tensor:
     bfloat16 = value.dtype == torch.bfloat16
     dtype = ml_dtypes.bfloat16 if bfloat16 else torch.empty(0, dtype=value.dtype).numpy().dtype
     return Tensor(tuple(value.shape), np.dtype(dtype), read)
+
+
+def to_torch(array: np.ndarray) -> "torch.Tensor":
+    """A copy as a torch tensor of the same dtype, bfloat16 as well."""
+    import torch
+
+    array = np.array(array)  # what is read from a file may be read-only memory, which torch warns of
+    if array.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+    return torch.from_numpy(array)
 
 
 def _is_torchscript(path: Path) -> bool:

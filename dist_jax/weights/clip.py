@@ -3,40 +3,31 @@
 import dataclasses
 import hashlib
 import json
-import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import save_file
 
-from dist_jax import hub
-from dist_jax.errors import UserError
+from dist_jax.errors import UserError, warn
 from dist_jax.models.clip_text import ClipText, TextConfig
 from dist_jax.models.clip_vision import ClipVision, VisionConfig
-from dist_jax.preprocess import MEAN, STD
 from dist_jax.text import tokenizer
-from dist_jax.weights import clip_formats, dist_official, table
+from dist_jax.text.embedding import encode_tokens
+from dist_jax.weights import clip_files, clip_formats, dist_official, table
 from dist_jax.weights.checkpoint_files import Tensor, open_sharded, open_tensors
+from dist_jax.weights.table import Place, keep
 
-Place = Callable[[str, np.ndarray], jax.Array]  # (path, value in its final dtype) -> the value on its devices
+if TYPE_CHECKING:
+    from transformers import CLIPTokenizer
 
-# A directory's weights are the first of these that it has; those that need torch come last.
-_WEIGHTS = (
-    "model.safetensors",
-    "model.safetensors.index.json",
-    "open_clip_model.safetensors",
-    "flax_model.msgpack",
-    "pytorch_model.bin",
-    "pytorch_model.bin.index.json",
-    "open_clip_pytorch_model.bin",
-)
-_CONFIGS = ("config.json", "open_clip_config.json", "preprocessor_config.json")
-_LOG_SCALE_LIMIT = np.float32(np.log(100.0))  # CLIP's training keeps the scale below 100, where its models end up
+Texts = Sequence[str] | np.ndarray | jax.Array  # strings, or their token ids int [K, any length]
 
-_log = logging.getLogger(__name__)
+_LOG_SCALE_LIMIT = np.log(np.full((), 100, np.float32))  # CLIP's training keeps the scale below, where models end up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,18 +41,55 @@ class Clip:
     name: str  # as it was asked for
     fingerprint: str  # of the float32 values before any cast or interpolation: equal for equal weights in any format
 
+    def encode_texts(self, texts: Texts) -> jax.Array:
+        """Texts, or their token ids int [K, any length], -> text embeddings float32 [K, E], unit length.
 
-def load(weights: str, *, dtype: jnp.dtype = jnp.float32, resolution: int = 0, place: Place | None = None) -> Clip:
+        A text longer than the context loses its last tokens, not its end token. Texts are taken as they are, without
+        a prompt, as in training.
+
+        Raises:
+            UserError: if there is no text tower, for strings no tokenizer or one of another text tower; for what is
+              no list of strings; for ids that cannot be.
+        """
+        if self.text is None:
+            raise UserError(f"{self.name} has no text tower, which texts need; give a complete CLIP")
+        if hasattr(texts, "dtype"):
+            return encode_tokens(self.text, self.params["text"], np.asarray(texts))
+        if self.tokenizer is None:
+            raise UserError(
+                f"{self.name} has no tokenizer files, so it takes token ids (int [K, context]) but no strings; copy "
+                "the CLIP model's beside its weights, or give them to python -m dist_jax.convert by --tokenizer DIR"
+            )
+        if not len(texts):
+            raise UserError("no texts are given; wanted at least one")
+        tokens = tokenizer.encode(self._loaded_tokenizer, texts, self.text.context)
+        read = tokens.max(axis=1) if self.text.end_token is None else np.full(len(tokens), self.text.end_token)
+        strangers = f"the tokenizer of {self.tokenizer} does not belong to the text tower of {self.name}"
+        if (read != self._loaded_tokenizer.eos_token_id).any():
+            raise UserError(
+                f"{strangers}: it ends a text with token {self._loaded_tokenizer.eos_token_id}, the tower reads a text "
+                f"at {'the highest token' if self.text.end_token is None else f'token {self.text.end_token}'}"
+            )
+        try:
+            return encode_tokens(self.text, self.params["text"], tokens)
+        except UserError as error:
+            raise UserError(f"{strangers}: {error}") from error
+
+    @cached_property
+    def _loaded_tokenizer(self) -> "CLIPTokenizer":
+        return tokenizer.load(self.tokenizer)
+
+
+def load(weights: str, *, resolution: int = 0, place: Place = keep) -> Clip:
     """Loads a CLIP ViT.
 
     Args:
         weights: Hugging Face hub id (owner/name); directory of Hugging Face's or open_clip's files; or a file: OpenAI's
           .pt, open_clip's .bin or .safetensors, a published DiST .pyth (which has CLIP inside).
-        dtype: of the parameters; logit_scale is float32 always.
         resolution: pixels, height and width of the frames that it shall see; 0: of those that it was trained with.
           Positions are interpolated where that differs.
-        place: puts a parameter on its devices, sharded as it says. Parameters are read one after the other, so that
-          the host never holds more than two copies of the largest.
+        place: what becomes of each parameter, by its path ("vision/...", "text/...", "logit_scale"). They are read one
+          after the other, so that the host never holds more than two copies of the largest, if `place` keeps none.
 
     Returns:
         The CLIP.
@@ -69,41 +97,43 @@ def load(weights: str, *, dtype: jnp.dtype = jnp.float32, resolution: int = 0, p
     Raises:
         UserError: naming all tensors that are missing, unknown or of the wrong shape; or why the file is no CLIP ViT.
     """
-    file = _find(weights)
+    file = clip_files.find(weights)
     tensors = open_sharded(file) if file.name.endswith(".index.json") else open_tensors(file)
-    files = tokenizer.files(file.parent)
-    found = _Found(tensors, str(file), weights, str(file.parent) if files else None)
-    _check_normalization(file.parent)
+    found = _Found(tensors, str(file), weights, tokenizer.beside(file))
     if any(name.startswith(("vision_model.", "text_model.")) for name in tensors):
-        rows, vision, text = _huggingface(found, file.parent / "config.json")
-    else:
-        found = dataclasses.replace(found, tensors=_without_network(tensors, str(file)))
-        sure = "input_resolution" in found.tensors or len(found.tensors) < len(tensors)  # OpenAI's archive; DiST's file
-        if not sure and not (file.parent / "open_clip_config.json").is_file():
-            _log.warning("%s: taken as OpenAI's, with QuickGELU; a model of open_clip needs its config beside it", file)
-        rows, vision, text = _openai(found, file.parent / "open_clip_config.json")
-    return _read(found, rows, vision, text, dtype=dtype, resolution=resolution, place=place)
+        clip_files.check_normalization(file.parent)
+        return _read(found, *_huggingface(found, file.parent / clip_files.CONFIG), resolution, place)
+    network, names = dist_official.split(list(tensors), str(file))
+    found = dataclasses.replace(found, tensors={today: tensors[name] for today, name in names.items()})
+    # OpenAI's archives, which tell their input_resolution, and DiST's files are OpenAI's models: what lies beside them
+    # in their folder is none of theirs.
+    open_clip = None
+    if not network and "input_resolution" not in tensors:
+        clip_files.check_normalization(file.parent)
+        open_clip = file.parent / clip_files.OPEN_CLIP_CONFIG
+        if not open_clip.is_file():
+            warn(f"{file}: taken as OpenAI's, with QuickGELU; a model of open_clip needs its config beside it")
+    return _read(found, *_openai(found, open_clip), resolution, place)
 
 
-def from_openai(
-    tensors: Mapping[str, Tensor],
-    source: str,
-    *,
-    dtype: jnp.dtype = jnp.float32,
-    resolution: int = 0,
-    place: Place | None = None,
-) -> Clip:
+def from_openai(tensors: Mapping[str, Tensor], source: str, place: Place = keep) -> Clip:
     """A CLIP from tensors by OpenAI's names (as a published DiST file has them), with QuickGELU; see `load`.
 
     `source` is what error messages and `Clip.name` say.
     """
     found = _Found(tensors, source, source, None)
-    rows, vision, text = _openai(found, None)
-    return _read(found, rows, vision, text, dtype=dtype, resolution=resolution, place=place)
+    return _read(found, *_openai(found, None), 0, place)
 
 
 def to_openai(clip: Clip) -> dict[str, np.ndarray]:
-    """The tensors by OpenAI's names, in the parameters' dtype."""
+    """The tensors by OpenAI's names, in the parameters' dtype.
+
+    Raises:
+        UserError: naming all sizes that readers of these names would take for others.
+    """
+    conflicts = clip_formats.openai_conflicts(clip.vision, clip.text)
+    if conflicts:
+        raise UserError(f"the published PyTorch format cannot express {clip.name}: {'; '.join(conflicts)}")
     return _to_theirs(clip_formats.OPENAI, clip)
 
 
@@ -160,64 +190,12 @@ class _Found:
         return {name: tensor.shape for name, tensor in self.tensors.items()}
 
 
-def _find(weights: str) -> Path:
-    """The file that holds the weights; from the hub, only what is needed is downloaded."""
-    path = Path(weights).expanduser()
-    if path.is_file():
-        return path
-    if path.is_dir():
-        file = _first_weights(path)
-        if file is None:
-            raise UserError(f"{weights}: none of {', '.join(_WEIGHTS)} is there")
-        return file
-    if not hub.is_id(weights):
-        raise UserError(f"{weights}: no such file or directory, nor a hub id (owner/name)")
-    for name in _WEIGHTS:
-        shards = [name.replace(".safetensors.index.json", "-*").replace(".bin.index.json", "-*")]
-        directory = hub.download(weights, [*_CONFIGS, *tokenizer.PATTERNS, name, *shards])
-        file = _first_weights(directory)
-        if file is not None:
-            return file
-    raise UserError(f"{weights}: the hub repository has none of {', '.join(_WEIGHTS)}")
-
-
-def _first_weights(directory: Path) -> Path | None:
-    return next((directory / name for name in _WEIGHTS if (directory / name).is_file()), None)
-
-
-def _check_normalization(directory: Path) -> None:
-    """Refuses a model that wants pixels normalised other than by CLIP's statistics, which the networks get."""
-    for name, part, mean, std in (
-        ("preprocessor_config.json", None, "image_mean", "image_std"),
-        ("open_clip_config.json", "preprocess_cfg", "mean", "std"),
-    ):
-        file = directory / name
-        config = _read_json(file) if file.is_file() else {}
-        config = config.get(part, {}) if part else config
-        for key, ours in ((mean, MEAN), (std, STD)):
-            if key in config and not np.allclose(config[key], ours, atol=1e-3):
-                raise UserError(f"{file}: {key} is {config[key]}; models with CLIP's, {list(ours)}, can be loaded")
-
-
-def _read_json(file: Path) -> dict:
-    try:
-        return json.loads(file.read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file}: no readable JSON ({error})") from error
-
-
 def _huggingface(found: _Found, config: Path) -> tuple[table.Table, VisionConfig, TextConfig | None]:
     if not config.is_file():
         raise UserError(f"{found.source}: config.json is not beside it, which says the sizes; copy it from the model")
     rows = clip_formats.HUGGINGFACE
     text = clip_formats.has_text(rows, found.shapes)
-    return rows, *clip_formats.huggingface_sizes(_read_json(config), text, str(config))
-
-
-def _without_network(tensors: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-    """OpenAI's names without prefixes; of a published DiST file CLIP's tensors alone."""
-    _, names = dist_official.split(list(tensors), source)
-    return {today: tensors[name] for today, name in names.items()}
+    return rows, *clip_formats.huggingface_sizes(clip_files.read_json(config), text, str(config))
 
 
 def _openai(found: _Found, open_clip: Path | None) -> tuple[table.Table, VisionConfig, TextConfig | None]:
@@ -230,7 +208,7 @@ def _openai(found: _Found, open_clip: Path | None) -> tuple[table.Table, VisionC
         raise UserError(f"{found.source}: no CLIP: its tensors are {', '.join(sorted(names)[:5])}, ...")
     cfg = None
     if open_clip is not None and open_clip.is_file():
-        cfg = _read_json(open_clip).get("model_cfg", {})
+        cfg = clip_files.read_json(open_clip).get("model_cfg") or {}
         clip_formats.check_open_clip(cfg, str(open_clip))
     elif Path(found.source).name.startswith("open_clip"):
         raise UserError(f"{found.source}: open_clip_config.json is not beside it, which says the activation; copy it")
@@ -253,14 +231,7 @@ def _init_shapes(module: ClipVision | ClipText, example: jax.ShapeDtypeStruct) -
 
 
 def _read(
-    found: _Found,
-    rows: table.Table,
-    vision: VisionConfig,
-    text: TextConfig | None,
-    *,
-    dtype: jnp.dtype,
-    resolution: int,
-    place: Place | None,
+    found: _Found, rows: table.Table, vision: VisionConfig, text: TextConfig | None, resolution: int, place: Place
 ) -> Clip:
     resolution = resolution or vision.resolution
     if resolution % vision.patch:
@@ -273,15 +244,14 @@ def _read(
     rows = clip_formats.only(rows, parts)
     shapes = {path: shape for path, shape in param_shapes(vision, text).items() if path.split("/")[0] in parts}
     table.check(rows, shapes, found.shapes, found.source, clip_formats.buffers(found.tensors))
-    place = place or (lambda _, value: jnp.array(value))
     digests, leaves = {}, {}
     for path, value in table.to_ours(rows, lambda name: np.asarray(found.tensors[name], np.float32), shapes):
         digests[path] = _digest(path, value)
         if path == "vision/positions":
             value = resize_positions(value, resolution // vision.patch)
-        leaves[path] = place(path, value.astype(np.float32 if path == "logit_scale" else dtype))
+        leaves[path] = place(path, value)
     if "logit_scale" not in leaves:
-        _log.warning("%s has no text tower and no logit_scale: the scale of its logits is taken as 100", found.source)
+        warn(f"{found.source} has no text tower and no logit_scale: the scale of its logits is taken as 100")
         leaves["logit_scale"] = place("logit_scale", _LOG_SCALE_LIMIT)
     fingerprint = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
     vision = dataclasses.replace(vision, resolution=resolution)

@@ -112,6 +112,8 @@ def has_text(table: Table, found: Shapes) -> bool:
     return any(name in found for name in first)
 
 
+HUGGINGFACE_MODELS = ("clip", "clip_vision_model")  # a config.json's model_type; the second is an image tower alone
+
 # Hugging Face's config.json may leave out what equals its default.
 _VISION_DEFAULTS = dict(
     hidden_size=768, num_hidden_layers=12, num_attention_heads=12, patch_size=32, image_size=224,
@@ -124,8 +126,8 @@ _TEXT_DEFAULTS = dict(
 
 
 def huggingface_sizes(config: Mapping, text: bool, source: str) -> tuple[VisionConfig, TextConfig | None]:
-    """Sizes of the towers by a Hugging Face config.json (model_type clip or clip_vision_model)."""
-    if config.get("model_type") not in ("clip", "clip_vision_model"):
+    """Sizes of the towers by a Hugging Face config.json (model_type one of HUGGINGFACE_MODELS)."""
+    if config.get("model_type") not in HUGGINGFACE_MODELS:
         raise UserError(f"{source}: model_type is {config.get('model_type')!r}; only clip can be loaded")
     alone = config["model_type"] == "clip_vision_model"
     v = {**_VISION_DEFAULTS, **(config if alone else _tower(config, "vision"))}
@@ -216,6 +218,9 @@ def _check_heads(width: int, heads: int, source: str) -> None:
         raise UserError(f"{source}: width {width} cannot be split into {heads} attention heads")
 
 
+_HEAD_WIDTH = 64  # in OpenAI's models, whose files do not say it
+
+
 def openai_sizes(
     found: Shapes, text: bool, source: str, open_clip: Mapping | None = None
 ) -> tuple[VisionConfig, TextConfig | None]:
@@ -232,7 +237,7 @@ def openai_sizes(
     """
     cfg = open_clip or {}
     activation = "quick_gelu" if open_clip is None or cfg.get("quick_gelu") else "gelu"
-    v, t = cfg.get("vision_cfg", {}), cfg.get("text_cfg", {})
+    v, t = cfg.get("vision_cfg") or {}, cfg.get("text_cfg") or {}
     width = _size(found, ("visual.class_embedding", 0), ("visual.ln_pre.weight", 0), ("visual.ln_post.weight", 0))
     patch = _size(found, ("visual.conv1.weight", -1))
     patches = _size(found, ("visual.positional_embedding", 0)) - 1
@@ -240,14 +245,14 @@ def openai_sizes(
     grid = round(patches**0.5)
     if grid**2 != patches:
         raise UserError(f"{source}: visual.positional_embedding has {patches} patches, which are no square")
-    vision_heads = max(1, width // v.get("head_width", 64))
+    vision_heads = max(1, width // v.get("head_width", _HEAD_WIDTH))
     _check_heads(width, vision_heads, source)
     layers = _layers(found, "visual.transformer.resblocks.")
     vision = VisionConfig(width, layers, vision_heads, patch, max(grid, 1) * patch, embed, activation)
     if not text:
         return vision, None
     width = _size(found, ("ln_final.weight", 0), ("ln_final.bias", 0), ("token_embedding.weight", 1))
-    heads = t.get("heads", max(1, width // 64))
+    heads = t.get("heads", max(1, width // _HEAD_WIDTH))
     _check_heads(width, heads, source)
     return vision, TextConfig(
         width=width,
@@ -258,6 +263,24 @@ def openai_sizes(
         embed=embed,
         activation=activation,
     )
+
+
+def openai_conflicts(vision: VisionConfig, text: TextConfig | None) -> list[str]:
+    """What tensors by OpenAI's names alone cannot say of these towers, one phrase each."""
+    found = []
+    for tower, config in (("vision", vision), ("text", text)):
+        if config is not None and config.heads * _HEAD_WIDTH != config.width:
+            found.append(f"{tower} heads are {config.heads} where its width implies {config.width // _HEAD_WIDTH}")
+        if config is not None and config.activation != "quick_gelu":
+            found.append(f"{tower} activation is {config.activation} where quick_gelu is taken")
+    if text is not None and end_token(text) != text.vocab - 1:
+        found.append(f"text end_token is {text.end_token} where the largest id, {text.vocab - 1}, is read")
+    return found
+
+
+def end_token(text: TextConfig) -> int:
+    """The token at which a text is read: the largest id where the format says no other."""
+    return text.vocab - 1 if text.end_token is None else text.end_token
 
 
 def _size(found: Shapes, *places: tuple[str, int]) -> int:
@@ -274,8 +297,8 @@ def check_open_clip(cfg: Mapping, source: str) -> None:
     plain_vision = {"image_size", "layers", "width", "patch_size", "head_width", "mlp_ratio"}
     plain_text = {"context_length", "vocab_size", "width", "heads", "layers", "mlp_ratio"}
     names = {f"model_cfg.{key}" for key in set(cfg) - {"embed_dim", "quick_gelu", "vision_cfg", "text_cfg"}}
-    names |= {f"vision_cfg.{key}" for key in set(cfg.get("vision_cfg", {})) - plain_vision}
-    names |= {f"text_cfg.{key}" for key in set(cfg.get("text_cfg", {})) - plain_text}
+    names |= {f"vision_cfg.{key}" for key in set(cfg.get("vision_cfg") or {}) - plain_vision}
+    names |= {f"text_cfg.{key}" for key in set(cfg.get("text_cfg") or {}) - plain_text}
     if names:
         raise UserError(
             f"{source}: not OpenAI's architecture, by {', '.join(sorted(names))}; CLIP models with none of these "

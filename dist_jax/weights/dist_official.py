@@ -42,17 +42,6 @@ def _mlp(name: str, path: str) -> Table:
     return *table.linear(f"{name}.c_fc", f"{path}/fc"), *table.linear(f"{name}.c_proj", f"{path}/proj")
 
 
-def _pooling(name: str, path: str, query: str) -> Table:
-    """Cross-attention, LayerNorm and MLP of one of a pooling layer's two queries, which the names call `query`."""
-    short = query.replace("spatial", "spat") if "spatial" in query else f"temp_{query}"
-    return (
-        *table.joint_attention(f"{name}.{path}_transformer.attn", f"pooling/{path}/attention"),
-        *table.layer_norm(f"{name}.{path}_transformer.ln_1", f"pooling/{path}/ln"),
-        *_mlp(f"{name}.output_map_{query}", f"pooling/{path}_mlp"),
-        *table.layer_norm(f"{name}.ln_out_{short}", f"pooling/{path}_ln"),
-    )
-
-
 _TOKEN = axes(2, ones=(0, 1))  # [1, 1, C] -> [C]
 
 TABLE: Table = (
@@ -74,8 +63,14 @@ TABLE: Table = (
     *table.layer_norm("integration_nets.{}.ln", "layers/ln"),
     *table.layer_norm("integration_nets.{}.ln_temporal", "layers/ln_temporal"),
     Entry("adapooling_nets.{}.positional_embedding", ("pooling/positions",), axes(1, 2, ones=(0,))),
-    *_pooling("adapooling_nets.{}", "temporal", "cls_token"),
-    *_pooling("adapooling_nets.{}", "spatial", "spatial_cls_token"),
+    *table.joint_attention("adapooling_nets.{}.temporal_transformer.attn", "pooling/temporal/attention"),
+    *table.layer_norm("adapooling_nets.{}.temporal_transformer.ln_1", "pooling/temporal/ln"),
+    *_mlp("adapooling_nets.{}.output_map_cls_token", "pooling/temporal_mlp"),
+    *table.layer_norm("adapooling_nets.{}.ln_out_temp_cls_token", "pooling/temporal_ln"),
+    *table.joint_attention("adapooling_nets.{}.spatial_transformer.attn", "pooling/spatial/attention"),
+    *table.layer_norm("adapooling_nets.{}.spatial_transformer.ln_1", "pooling/spatial/ln"),
+    *_mlp("adapooling_nets.{}.output_map_spatial_cls_token", "pooling/spatial_mlp"),
+    *table.layer_norm("adapooling_nets.{}.ln_out_spat_cls_token", "pooling/spatial_ln"),
     *table.linear("proj_spatial_cls_token", "class_projection"),
     *table.layer_norm("ln_post", "ln_post"),
 )
@@ -189,28 +184,29 @@ def params_from_published(
     return config, table.unflatten(dict(table.to_ours(TABLE, lambda name: np.asarray(tensors[name]), shapes)))
 
 
-def to_published(params: dict, clip: Mapping[str, np.ndarray], prefix: str = PREFIX) -> dict[str, np.ndarray]:
+def to_published(params: dict, clip: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The published state dict, which the PyTorch code loads with strict=True.
 
     Args:
         params: the DiST network's, in any dtype, which is kept.
         clip: CLIP's tensors by OpenAI's names (`weights.clip.to_openai`).
-        prefix: of every name.
     """
     leaves = {path: np.asarray(leaf) for path, leaf in table.flatten(params).items()}
     tensors = {NETWORK + name: tensor for name, tensor in table.to_theirs(TABLE, leaves)}
-    return {prefix + name: np.asarray(tensor, order="C") for name, tensor in (tensors | dict(clip)).items()}
+    return {PREFIX + name: np.asarray(tensor, order="C") for name, tensor in (tensors | dict(clip)).items()}
 
 
-def read_network(path: Path, selected: tuple[int, ...] | None = None) -> tuple[DistConfig, dict]:
-    """The DiST network of a published file; see `params_from_published`."""
+def read(
+    path: Path, selected: tuple[int, ...] | None = None
+) -> tuple[DistConfig, dict, dict[str, checkpoint_files.Tensor]]:
+    """A published file: the network's sizes and parameters (see `params_from_published`), CLIP's tensors, unread.
+
+    CLIP's are by OpenAI's names; none, if the file holds the network alone.
+    """
     tensors = checkpoint_files.open_tensors(path)
-    network, _ = split(list(tensors), str(path))
+    network, clip = split(list(tensors), str(path))
     if not network:
         raise UserError(f"{path} holds no DiST network ({NETWORK}*); if it is a CLIP, name it with --clip")
-    return params_from_published({today: tensors[name] for today, name in network.items()}, str(path), selected)
-
-
-def holds_clip(path: Path) -> bool:
-    """Whether a published file has anything beside its DiST network."""
-    return bool(split(list(checkpoint_files.open_tensors(path)), str(path))[1])
+    found = {today: tensors[name] for today, name in network.items()}
+    config, params = params_from_published(found, str(path), selected)
+    return config, params, {today: tensors[name] for today, name in clip.items()}

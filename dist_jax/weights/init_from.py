@@ -1,12 +1,13 @@
 """Starting a network from another one's parameters: the same sizes, but perhaps another number of frames."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from dist_jax.errors import UserError
+from dist_jax.errors import UserError, warn
 from dist_jax.models.dist_network import DistConfig
 from dist_jax.weights import table
 from dist_jax.weights.model_files import read_dist
@@ -15,20 +16,37 @@ from dist_jax.weights.model_files import read_dist
 FRAME_AXES = {"layers/class_token": 1, "pooling/positions": 1}
 
 
-def load_initial(path: str | Path, target: DistConfig) -> dict:
+def load_initial(path: str | Path, target: DistConfig, backbone: Mapping[str, str], same_backbone: bool) -> dict:
     """Parameters to start the network `target` from, float32: those of the model at `path`, see `adapt`.
 
+    Args:
+        path: a model directory, a training workdir or a published .pyth file.
+        target: sizes that are wanted.
+        backbone: "name" and "fingerprint" of the CLIP that the network will read.
+        same_backbone: whether the model must have been trained on that CLIP, as it must to be evaluated; to be trained
+          further it need not, and a warning says so. Where the model does not tell, it is taken to be the same.
+
     Raises:
-        UserError: if there is no model, or one whose sizes differ in more than the number of frames.
+        UserError: if there is no model, or one whose sizes differ in more than the number of frames, or its CLIP does.
     """
     try:
-        source, params = read_dist(path)
-        if Path(path).is_file() and len(source.selected) == len(target.selected):
-            source = dataclasses.replace(source, selected=target.selected)  # which a published file does not know
-        params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), params)  # some files hold half precision
-        return adapt(params, source, target)
+        source = read_dist(path)
+        dist = source.dist
+        if Path(path).is_file() and len(dist.selected) == len(target.selected):
+            dist = dataclasses.replace(dist, selected=target.selected)  # which a published file does not know
+        params = jax.tree.map(
+            lambda leaf: np.asarray(leaf, np.float32), source.params
+        )  # some files hold half precision
+        params = adapt(params, dist, target)
     except UserError as error:
         raise UserError(f"init_from={path}: {error}") from error
+    if source.backbone is not None and source.backbone["fingerprint"] != backbone["fingerprint"]:
+        theirs, ours = (f"{one['name']} ({one['fingerprint'][:12]})" for one in (source.backbone, backbone))
+        differ = f"init_from={path}: the network was trained on the CLIP {theirs}, clip.weights is {ours}"
+        if same_backbone:
+            raise UserError(f"{differ}, which it cannot read; set clip.weights to the same CLIP")
+        warn(f"{differ}: it starts on features that it has not seen")
+    return params
 
 
 def adapt(params: dict, source: DistConfig, target: DistConfig) -> dict:

@@ -10,13 +10,14 @@ import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import jax
 import numpy as np
 import safetensors.numpy
 
+from dist_jax import class_names, config
 from dist_jax.errors import UserError
 from dist_jax.models.clip_text import TextConfig
 from dist_jax.models.clip_vision import VisionConfig
@@ -25,27 +26,29 @@ from dist_jax.text import tokenizer
 from dist_jax.weights import checkpoint_files, dist_official, table
 from dist_jax.weights import clip as clip_weights
 from dist_jax.weights.clip import Clip
+from dist_jax.weights.table import Place, keep
 
 CONFIG, TENSORS, LABELS = "config.json", "model.safetensors", "labels.txt"
 FORMAT = "dist_jax model 1"
 
-Place = Callable[[str, np.ndarray], jax.Array | np.ndarray]  # (path, value) -> the value where it shall lie
-
-
-def keep(_: str, value: np.ndarray) -> np.ndarray:
-    """The Place that leaves a tensor in NumPy's memory."""
-    return value
-
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """How clips are taken from a video to classify it."""
+    """How clips are taken from a video to classify it: settings of `config.py`, which says what they mean."""
 
-    views: int = 3  # V, temporal views
-    crops: int = 1  # of a view: 1 (centre) or 3 (along the long side)
-    fuse: float = 0.0  # share of plain CLIP in the logits
-    sampling: str = "segments"  # segments: one frame of each of T equal parts | interval: every `stride`-th frame
-    stride: int = 4  # sampling=interval: distance of a clip's frames, in frames of the video
+    views: int
+    crops: int
+    fuse: float
+    sampling: str
+    stride: int
+
+    @classmethod
+    def of(cls, settings: Mapping) -> "Evaluation":
+        """That of a run's configuration."""
+        return cls(
+            **{name: settings["eval"][name] for name in ("views", "crops", "fuse")},
+            **{name: settings["data"][name] for name in ("sampling", "stride")},
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,21 +60,19 @@ class Model:
     clip: Clip
     classes: tuple[str, ...] = ()  # K names; empty: the model has no classes of its own
     text_features: np.ndarray | None = None  # of the class names, float32 [K, E], unit length
-    evaluation: Evaluation = Evaluation()
+    evaluation: Evaluation = dataclasses.field(default_factory=lambda: Evaluation.of(config.defaults()))
 
 
 def write(directory: str | Path, model: Model) -> None:
     """Writes a model directory, whole or not at all.
 
     Raises:
-        UserError: if the directory exists and is not empty, or a class name has a line break.
+        UserError: if the directory exists and is not empty, or the class names are none that a file can hold.
     """
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory} exists and is not empty; give another --output")
-    broken = [name for name in model.classes if "\n" in name or not name.strip()]
-    if broken:
-        raise UserError(f"class name {broken[0]!r} is empty or has a line break, which {LABELS} cannot hold")
+    labels = class_names.to_text(model.classes)
     unfinished = directory.with_name(directory.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
@@ -80,7 +81,7 @@ def write(directory: str | Path, model: Model) -> None:
     tensors = {name: np.asarray(leaf, order="C") for name, leaf in _leaves(model).items()}
     safetensors.numpy.save_file(tensors, unfinished / TENSORS)
     if model.classes:
-        (unfinished / LABELS).write_text("".join(f"{name}\n" for name in model.classes), encoding="utf-8")
+        (unfinished / LABELS).write_text(labels, encoding="utf-8")
     if model.clip.tokenizer is not None:
         for file in tokenizer.files(Path(model.clip.tokenizer)):
             shutil.copy(file, unfinished / file.name)
@@ -108,29 +109,20 @@ def read(directory: str | Path, place: Place = keep) -> Model:
         UserError: for a missing, extra, misshapen or truncated tensor file, or a broken config.json.
     """
     directory = Path(directory)
-    dist, vision, text, config = _read_config(directory / CONFIG)
+    model = _read_config(directory / CONFIG)
     classes = _read_classes(directory)
-    shapes = param_shapes(dist, vision, text, len(classes))
-    leaves = read_tensors(directory / TENSORS, shapes, place)
-    tree = table.unflatten(leaves)
-    clip = Clip(
-        vision=vision,
-        text=text,
-        params=tree["clip"],
-        tokenizer=str(directory) if tokenizer.files(directory) else None,
-        name=config["clip"]["name"],
-        fingerprint=config["clip"]["fingerprint"],
-    )
-    evaluation = Evaluation(**config["evaluation"])
-    return Model(dist, tree["dist"], clip, classes, tree.get("text_features"), evaluation)
+    shapes = param_shapes(model.dist, model.clip.vision, model.clip.text, len(classes))
+    tree = table.unflatten(read_tensors(directory / TENSORS, shapes, place))
+    clip = dataclasses.replace(model.clip, params=tree["clip"], tokenizer=tokenizer.beside(directory / CONFIG))
+    return Model(model.dist, tree["dist"], clip, classes, tree.get("text_features"), model.evaluation)
 
 
-def read_dist(directory: str | Path) -> tuple[DistConfig, dict]:
-    """The DiST network of a model directory alone: its sizes and parameters (NumPy)."""
-    dist, vision, text, _ = _read_config(Path(directory) / CONFIG)
-    shapes = param_shapes(dist, vision, text, len(_read_classes(Path(directory))))
+def read_dist(directory: str | Path) -> Model:
+    """The DiST network of a model directory alone (NumPy): CLIP is there without parameters, by name."""
+    model = _read_config(Path(directory) / CONFIG)
+    shapes = param_shapes(model.dist, model.clip.vision, model.clip.text, len(_read_classes(Path(directory))))
     leaves = read_tensors(Path(directory) / TENSORS, shapes, only="dist/")
-    return dist, table.unflatten(leaves)["dist"]
+    return dataclasses.replace(model, dist_params=table.unflatten(leaves)["dist"])
 
 
 def param_shapes(
@@ -175,34 +167,21 @@ def _config(model: Model) -> dict:
     }
 
 
-def _read_config(file: Path) -> tuple[DistConfig, VisionConfig, TextConfig | None, dict]:
+def _read_config(file: Path) -> Model:
+    """What a config.json says: the model without parameters, classes and tokenizer."""
     try:
-        config = json.loads(file.read_text())
-        if config["format"] != FORMAT:
-            raise ValueError(f"format is {config['format']!r}, not {FORMAT!r}")
-        dist = DistConfig(**{**config["dist"], "selected": tuple(config["dist"]["selected"])})
-        text = None if config["text"] is None else TextConfig(**config["text"])
-        return dist, VisionConfig(**config["vision"]), text, config
+        found = json.loads(file.read_text())
+        if found["format"] != FORMAT:
+            raise ValueError(f"format is {found['format']!r}, not {FORMAT!r}")
+        dist = DistConfig(**{**found["dist"], "selected": tuple(found["dist"]["selected"])})
+        text = None if found["text"] is None else TextConfig(**found["text"])
+        named = found["clip"]
+        clip = Clip(VisionConfig(**found["vision"]), text, {}, None, named["name"], named["fingerprint"])
+        return Model(dist, {}, clip, evaluation=Evaluation(**found["evaluation"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{file} is not the configuration of a model directory ({error})") from error
-
-
-def read_class_names(file: Path) -> tuple[str, ...]:
-    """The class names of a file, one a line.
-
-    Raises:
-        UserError: if there is no such file, none in it, an empty one, or one twice.
-    """
-    try:
-        names = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: no file of class names, one a line ({error})") from error
-    twice = [name for name in names if names.count(name) > 1]
-    if not names or "" in names or twice:
-        problem = f"{twice[0]!r} is there twice" if twice and twice[0] else "a line (or the whole file) is empty"
-        raise UserError(f"{file}: {problem}; wanted one class name a line, in the order of their numbers")
-    return names
+        problem = f"{error} is missing" if isinstance(error, KeyError) else error
+        raise UserError(f"{file} is not the configuration of a model directory ({problem})") from error
 
 
 def _read_classes(directory: Path) -> tuple[str, ...]:
-    return read_class_names(directory / LABELS) if (directory / LABELS).exists() else ()
+    return tuple(class_names.read(directory / LABELS)) if (directory / LABELS).exists() else ()

@@ -8,12 +8,15 @@ import numpy as np
 from etils import epath
 
 from dist_jax.errors import UserError
+from dist_jax.models.clip_text import TextConfig
 from dist_jax.models.clip_vision import VisionConfig
 from dist_jax.models.dist_network import DistConfig
+from dist_jax.text import tokenizer
 from dist_jax.weights import clip as clip_weights
-from dist_jax.weights import dist_official, model_directory, table
+from dist_jax.weights import clip_formats, dist_official, model_directory, table
 from dist_jax.weights.clip import Clip
-from dist_jax.weights.model_directory import Evaluation, Model, Place
+from dist_jax.weights.model_directory import Evaluation, Model
+from dist_jax.weights.table import Place, keep
 
 if TYPE_CHECKING:
     from dist_jax.checkpoint import Run
@@ -22,13 +25,22 @@ KINDS = "a model directory, a training workdir or a published .pyth file"
 RUN_FILE = "run.json"  # what makes a folder a training workdir
 
 
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A trained DiST network without its CLIP."""
+
+    dist: DistConfig
+    params: dict  # NumPy, in the dtype of their file
+    backbone: dict[str, str] | None  # "name" and "fingerprint" of the CLIP that it was trained on; None: not known
+
+
 def read_model(
     path: str | Path,
     *,
     clip: str = "",
     use_clip: str = "",
     selected: tuple[int, ...] | None = None,
-    place: Place = model_directory.keep,
+    place: Place = keep,
 ) -> Model:
     """Reads a trained model with its CLIP.
 
@@ -59,18 +71,27 @@ def read_model(
     return model
 
 
-def read_dist(path: str | Path) -> tuple[DistConfig, dict]:
-    """The DiST network of a model alone: its sizes and its parameters (NumPy).
+def read_dist(path: str | Path) -> Network:
+    """The DiST network of a model alone.
 
     A published file does not say which CLIP blocks it reads: here they are the first ones, as many as it has layers.
     """
     if _is_workdir(path):
-        return _run_network(str(path))
+        run = _run(str(path))
+        return Network(*_run_network(str(path), run), run.backbone)
     if model_directory.is_model_directory(path):
-        return model_directory.read_dist(path)
+        model = model_directory.read_dist(path)
+        return Network(model.dist, model.dist_params, _named(model.clip))
     if Path(path).is_file():
-        return dist_official.read_network(Path(path))
+        dist, params, of_clip = dist_official.read(Path(path))
+        # For the fingerprint every parameter is looked at, and none is kept.
+        tower = clip_weights.from_openai(of_clip, str(path), place=lambda *_: None) if of_clip else None
+        return Network(dist, params, tower and _named(tower))
     raise UserError(_not_a_model(Path(path)))
+
+
+def _named(clip: Clip) -> dict[str, str]:
+    return {"name": clip.name, "fingerprint": clip.fingerprint}
 
 
 def check_fits(dist: DistConfig, vision: VisionConfig, name: str) -> None:
@@ -90,13 +111,15 @@ def check_fits(dist: DistConfig, vision: VisionConfig, name: str) -> None:
 
 
 def _read_pyth(path: Path, clip: str, use_clip: str, selected: tuple[int, ...] | None, place: Place) -> Model:
-    dist, params = dist_official.read_network(path, selected)
-    inside = dist_official.holds_clip(path)
-    if not inside and not clip:
+    dist, params, of_clip = dist_official.read(path, selected)
+    if not of_clip and not clip:
         raise UserError(f"{path} holds a DiST network without its CLIP; name the CLIP weights with --clip")
-    tower = clip_weights.load(str(path) if inside else clip, dtype=np.float32, place=_below_clip(place))
-    if inside and clip:
-        tower = _choose_clip(tower, clip, use_clip, path, place)
+    if of_clip:
+        tower = clip_weights.from_openai(of_clip, str(path), _below_clip(place))
+        tower = dataclasses.replace(tower, tokenizer=tokenizer.beside(path))
+        tower = _choose_clip(tower, clip, use_clip, path, place) if clip else tower
+    else:
+        tower = clip_weights.load(clip, place=_below_clip(place))
     if selected is None and len(dist.selected) != tower.vision.layers:
         raise UserError(
             f"{path} has {len(dist.selected)} layers, but its CLIP {tower.vision.layers} blocks; say which blocks it "
@@ -107,29 +130,48 @@ def _read_pyth(path: Path, clip: str, use_clip: str, selected: tuple[int, ...] |
 
 def _read_workdir(path: str, clip: str, use_clip: str, place: Place) -> Model:
     run = _run(path)
-    dist, params = _run_network(path)
-    weights = run.config["clip"]["weights"] if use_clip == "inside" or not clip else clip
-    resolution = run.model["resolution"]
-    tower = clip_weights.load(weights, dtype=np.float32, resolution=resolution, place=_below_clip(place))
-    if tower.fingerprint != run.backbone["fingerprint"] and use_clip != "given":
+    dist, params = _run_network(path, run)
+    own = run.config["clip"]["weights"]
+    weights = own if use_clip == "inside" or not clip else clip
+    try:
+        tower = clip_weights.load(weights, resolution=run.model["resolution"], place=_below_clip(place))
+    except UserError as error:
+        if weights != own:
+            raise
+        raise UserError(
+            f"{path} holds no CLIP, and the one that it was trained with cannot be loaded ({error}); say where it is "
+            "now: dist_jax.load(path, clip=...) or python -m dist_jax.convert --clip ..."
+        ) from error
+    if use_clip != "given":
+        _check_same_clip(path, run, tower)
+    return Model(dist, _placed(params, place), tower, tuple(run.classes), None, Evaluation.of(run.config))
+
+
+def _check_same_clip(path: str, run: "Run", tower: Clip) -> None:
+    """Raises UserError if a run was trained with another CLIP."""
+    mend = "give --clip the same weights, or say --use-clip given to use these"
+    if tower.fingerprint != run.backbone["fingerprint"]:
         raise UserError(
             f"{path} was trained with the CLIP {run.backbone['name']} ({run.backbone['fingerprint'][:12]}), but "
-            f"{weights} holds another one ({tower.fingerprint[:12]}); give --clip the same weights, or say "
-            "--use-clip given to use these"
+            f"{tower.name} holds another one ({tower.fingerprint[:12]}); {mend}"
         )
-    settings = run.config
-    evaluation = Evaluation(
-        **{name: settings["eval"][name] for name in ("views", "crops", "fuse")},
-        **{name: settings["data"][name] for name in ("sampling", "stride")},
-    )
-    return Model(dist, _placed(params, place), tower, tuple(run.classes), None, evaluation)
+    before = run.model.get("activations")  # which runs did not tell at first
+    if before and before != activations(tower):
+        raise UserError(
+            f"{path} was trained with the activations {', '.join(before)} in CLIP, but {tower.name} has "
+            f"{', '.join(activations(tower))}; {mend}"
+        )
 
 
-def _run_network(workdir: str) -> tuple[DistConfig, dict]:
+def activations(clip: Clip) -> list[str]:
+    """Those of CLIP's image and text tower, which the fingerprint of its parameters does not tell."""
+    return [tower.activation for tower in (clip.vision, clip.text) if tower is not None]
+
+
+def _run_network(workdir: str, run: "Run") -> tuple[DistConfig, dict]:
     from dist_jax import checkpoint  # Orbax takes seconds to import and is needed for workdirs alone
 
-    run = _run(workdir)
-    sizes = {name: value for name, value in run.model.items() if name != "resolution"}
+    sizes = {field.name: run.model[field.name] for field in dataclasses.fields(DistConfig)}
     dist = DistConfig(**sizes | {"selected": tuple(sizes["selected"])})
     return dist, checkpoint.load_params(workdir, best=run.config["checkpoint"]["best"])[1]
 
@@ -155,8 +197,10 @@ def _not_a_model(path: Path) -> str:
 def _choose_clip(inside: Clip, weights: str, use_clip: str, path: str | Path, place: Place) -> Clip:
     """The model's own CLIP or the given weights: whichever if they are the same, else the one asked for."""
     resolution = inside.vision.resolution
-    given = clip_weights.load(weights, dtype=np.float32, resolution=resolution, place=_below_clip(place))
-    if use_clip == "given" or (given.fingerprint == inside.fingerprint and not _size_differences(inside, given)):
+    given = clip_weights.load(weights, resolution=resolution, place=_below_clip(place))
+    if given.fingerprint == inside.fingerprint and not _size_differences(inside, given):
+        return dataclasses.replace(given, tokenizer=given.tokenizer or inside.tokenizer)
+    if use_clip == "given":
         return given
     if use_clip == "inside":
         return dataclasses.replace(inside, tokenizer=given.tokenizer or inside.tokenizer)
@@ -187,12 +231,16 @@ def _size_differences(one: Clip, other: Clip) -> list[str]:
         return [f"only {(other if one.text is None else one).name} has a text tower"]
     return [
         f"{tower} {field.name} {getattr(a, field.name)} and {getattr(b, field.name)}"
-        for tower, a, b in (("vision", one.vision, other.vision), ("text", one.text, other.text))
+        for tower, a, b in (("vision", one.vision, other.vision), ("text", _text_sizes(one), _text_sizes(other)))
         if a is not None
         for field in dataclasses.fields(a)
-        # The end token is also the highest one, by which some formats find it.
-        if field.name != "end_token" and getattr(a, field.name) != getattr(b, field.name)
+        if getattr(a, field.name) != getattr(b, field.name)
     ]
+
+
+def _text_sizes(clip: Clip) -> TextConfig | None:
+    """Some formats say the end token, others find it as the largest id."""
+    return clip.text and dataclasses.replace(clip.text, end_token=clip_formats.end_token(clip.text))
 
 
 def _below_clip(place: Place) -> Place:

@@ -15,6 +15,12 @@ from dist_jax.errors import UserError
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]  # of parameters, by path
+Place = Callable[[str, np.ndarray], jax.Array | np.ndarray]  # (path, value) -> the value where it shall lie
+
+
+def keep(_: str, value: np.ndarray) -> np.ndarray:
+    """The Place that leaves a parameter in NumPy's memory."""
+    return value
 
 
 @dataclasses.dataclass(frozen=True)
