@@ -6,15 +6,19 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import dist_jax
-from dist_jax import config
+from dist_jax import checkpoint, config
 from dist_jax.models.clip_text import TextConfig
 from dist_jax.models.clip_vision import VisionConfig
 from dist_jax.models.dist_network import DistConfig
 from dist_jax.predictor import Predictor
+from dist_jax.steps import TrainState
+from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import dist_official, model_directory, table
 from dist_jax.weights.clip import Clip
 
@@ -79,6 +83,23 @@ def predictor(of: model_directory.Model, **options: object) -> Predictor:
     with tempfile.TemporaryDirectory() as folder:
         model_directory.write(Path(folder) / "model", of)
         return dist_jax.load(Path(folder) / "model", **options)
+
+
+def write_workdir(directory: Path, clip_directory: str, **of_model: object) -> str:
+    """What training of `model()` on a CLIP leaves behind; `of_model` are further entries of run.json's "model"."""
+    settings = config.defaults()
+    settings.clip.weights = clip_directory
+    settings.eval.views, settings.eval.fuse = 2, 0.25
+    sizes = dataclasses.asdict(DIST) | {"selected": list(DIST.selected), "resolution": VISION.resolution} | of_model
+    backbone = {"name": clip_directory, "fingerprint": clip_weights.load(clip_directory).fingerprint}
+    run = checkpoint.Run(settings.to_dict(), list(CLASSES), backbone, sizes, records=10)
+    checkpoint.write_run(directory, run)
+    checkpoints = checkpoint.Checkpoints(directory, keep=1, best="top1")
+    params = jax.tree.map(jnp.asarray, model().dist_params)
+    state = TrainState(jnp.asarray(3, jnp.int32), params, {"count": jnp.zeros(())}, None)
+    checkpoints.save(3, state, {"top1": 0.5})
+    checkpoints.close()
+    return str(directory)
 
 
 def write_tokenizer(directory: Path) -> str:

@@ -283,6 +283,13 @@ def test_a_truncated_pytorch_file(tmp_path, length):
         clip.load(str(file))
 
 
+@pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\n", b"<!DOCTYPE html>", b"(lp0\n."])
+def test_what_torch_has_not_written_is_not_called_dangerous(tmp_path, content):
+    (tmp_path / "clip.pt").write_bytes(content)
+    with pytest.raises(UserError, match=r"clip\.pt: truncated or not a PyTorch file \(it begins with b"):
+        clip.load(str(tmp_path / "clip.pt"))
+
+
 def test_what_is_no_state_dict_is_refused(tmp_path):
     torch.save({"weights": {"a": torch.ones(2)}, "epoch": 3}, tmp_path / "x.pt")
     with pytest.raises(UserError, match="no state dict"):

@@ -1,6 +1,8 @@
 """CLIP's weights from files that need no PyTorch: formats, sizes, casts, positions, and what can be wrong."""
 
 import copy
+import dataclasses
+import fnmatch
 import json
 import os
 import shutil
@@ -8,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -97,6 +100,21 @@ def test_back_to_openai_bit_for_bit(original):
         assert back[name].tobytes() == value.tobytes(), name
 
 
+@pytest.mark.parametrize(
+    ("tower", "sizes", "message"),
+    [
+        ("vision", dict(heads=4), "vision heads are 4 where its width implies 2"),
+        ("vision", dict(activation="gelu"), "vision activation is gelu where quick_gelu is taken"),
+        ("text", dict(activation="gelu"), "text activation is gelu where quick_gelu is taken"),
+        ("text", dict(end_token=40), "text end_token is 40 where the largest id, 199, is read"),
+    ],
+)
+def test_what_openais_names_cannot_say_is_refused(original, tower, sizes, message):
+    other = dataclasses.replace(original, **{tower: dataclasses.replace(getattr(original, tower), **sizes)})
+    with pytest.raises(UserError, match=f"cannot express original: {message}$"):
+        clip.to_openai(other)
+
+
 @pytest.mark.parametrize("prefix", ["", "module.", "backbone.base_encoder."])
 def test_prefixes_and_a_dist_network_beside(original, tmp_path, prefix):
     file = write(tmp_path / "model.safetensors", {prefix + name: value for name, value in state_dict().items()})
@@ -156,6 +174,48 @@ def test_open_clip_says_heads_and_activation(original, tmp_path):
     exact = {"model_cfg": {**OPEN_CLIP["model_cfg"], "quick_gelu": False}}
     write(tmp_path / "open_clip_model.safetensors", OPENAI, open_clip_config=exact)
     assert clip.load(str(tmp_path)).vision.activation == "gelu"
+
+
+@pytest.mark.parametrize("tensors", [OPENAI | {"input_resolution": np.asarray(48)}, state_dict()], ids=["pt", "pyth"])
+def test_what_is_published_whole_asks_no_neighbours(original, tmp_path, tensors):
+    config = {
+        **OPEN_CLIP,
+        "model_cfg": {**OPEN_CLIP["model_cfg"], "quick_gelu": False},
+        "preprocess_cfg": {"mean": [0.5]},
+    }
+    loaded = clip.load(write(tmp_path / "ViT.safetensors", tensors, open_clip_config=config))
+    assert (loaded.vision, loaded.text) == (original.vision, original.text)
+
+
+def timm_repository(folder: Path) -> Path:
+    """What timm's copies of open_clip's models hold: the same network in both projects' names."""
+    write(folder / "open_clip_model.safetensors", OPENAI, open_clip_config={**OPEN_CLIP, "preprocess_cfg": None})
+    write(
+        folder / "model.safetensors",
+        {"blocks.0.attn.qkv.weight": np.zeros(3, np.float32)},
+        config={"architecture": "vit"},
+    )
+    return folder
+
+
+def test_beside_timms_weights_open_clips_are_taken(tmp_path):
+    assert clip.load(str(timm_repository(tmp_path))).vision.heads == 4
+
+
+def test_timms_weights_are_not_downloaded(tmp_path, monkeypatch):
+    repository, cache = timm_repository(tmp_path / "repository"), tmp_path / "cache"
+    cache.mkdir()
+
+    def download(_, patterns):
+        for file in repository.iterdir():
+            if any(fnmatch.fnmatch(file.name, pattern) for pattern in patterns):
+                shutil.copy(file, cache)
+        return cache
+
+    monkeypatch.setattr("dist_jax.hub.download", download)
+    assert clip.load("timm/vit").vision.heads == 4
+    assert (cache / "open_clip_model.safetensors").is_file()
+    assert not (cache / "model.safetensors").exists()
 
 
 def test_an_activation_that_nothing_says_is_told(tmp_path, capsys):
@@ -360,6 +420,18 @@ def test_a_pytorch_file_without_pytorch(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)  # an import of it fails, installed or not
     with pytest.raises(UserError, match="pip install torch"):
         clip.load(str(tmp_path / "ViT-B-16.pt"))
+
+
+@pytest.mark.parametrize("error", [httpx.ConnectError("no route\nto host"), httpx.ReadTimeout(""), OSError("")])
+def test_a_hub_that_fails(monkeypatch, error):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fail)
+    with pytest.raises(
+        UserError, match=rf"somebody/something: .*\(({type(error).__name__}|no route)\); without network"
+    ):
+        clip.load("somebody/something")
 
 
 def load_offline(identifier: str, cache: Path) -> subprocess.CompletedProcess:

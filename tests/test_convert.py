@@ -2,17 +2,20 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import jax
+import ml_collections
 import numpy as np
 import pytest
 import small_models
 from small_models import CLASSES, DIST, TEXT, VISION
 
 import dist_jax
-from dist_jax import checkpoint, class_names, config, convert
+from dist_jax import class_names, config, convert
 from dist_jax.errors import UserError
-from dist_jax.steps import TrainState
+from dist_jax.experiment import Experiment
+from dist_jax.models.video_model import VideoModel
 from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import dist_official, model_directory
 from dist_jax.weights.model_files import read_model
@@ -35,23 +38,7 @@ def clip_directory(tmp_path):
 @pytest.fixture
 def workdir(tmp_path, clip_directory):
     """What training leaves behind."""
-    settings = config.defaults()
-    settings.clip.weights = clip_directory
-    settings.eval.views, settings.eval.fuse = 2, 0.25
-    model = small_models.model()
-    clip = clip_weights.load(clip_directory)
-    sizes = dataclasses.asdict(DIST) | {"selected": list(DIST.selected), "resolution": VISION.resolution}
-    run = checkpoint.Run(
-        settings.to_dict(), list(CLASSES), {"name": clip.name, "fingerprint": clip.fingerprint}, sizes, records=10
-    )
-    checkpoint.write_run(tmp_path / "run", run)
-    checkpoints = checkpoint.Checkpoints(tmp_path / "run", keep=1, best="top1")
-    params = jax.tree.map(jax.numpy.asarray, model.dist_params)
-    state = TrainState(jax.numpy.asarray(3, jax.numpy.int32), params, {"count": jax.numpy.zeros(())}, None)
-    checkpoints.save(3, state, {"top1": 0.5})
-    checkpoints.wait()
-    checkpoints.close()
-    return str(tmp_path / "run")
+    return small_models.write_workdir(tmp_path / "run", clip_directory)
 
 
 def run(*arguments):
@@ -83,6 +70,75 @@ def test_a_workdir_on_other_clip_weights_is_refused(tmp_path, workdir):
         run(*arguments)
     with pytest.raises(UserError, match="has no tokenizer files, so it takes token ids"):
         run(*arguments, "--use-clip", "given")
+
+
+def test_a_clip_that_has_moved_is_named_and_can_be_given(tmp_path, workdir, clip_directory):
+    Path(clip_directory).rename(tmp_path / "moved")
+    message = (
+        rf"run holds no CLIP, and .* cannot be loaded \({clip_directory}: no such .*\); .*dist_jax\.load\(path, clip="
+    )
+    with pytest.raises(UserError, match=message):
+        dist_jax.load(workdir)
+    assert dist_jax.load(workdir, clip=str(tmp_path / "moved")).class_names == CLASSES
+
+
+def test_a_run_remembers_where_its_clip_is_from_every_folder(tmp_path, clip_directory, monkeypatch):
+    def run_with(weights):
+        settings = config.defaults()
+        settings.clip.weights = weights
+        of_tests = ml_collections.FrozenConfigDict(settings)
+        model = VideoModel(VISION, DIST)
+        backbone = {"name": weights, "fingerprint": "0"}
+        return Experiment(of_tests, None, [], model, {}, None, backbone, ["gelu", "gelu"]).run(10)
+
+    monkeypatch.chdir(tmp_path)
+    first = run_with("clip")
+    assert first.config["clip"]["weights"] == clip_directory
+    assert run_with("openai/clip-vit-base-patch16").config["clip"]["weights"] == "openai/clip-vit-base-patch16"
+    monkeypatch.chdir("/")
+    again = run_with(clip_directory)
+    assert not first.conflicts(again)
+    other = dataclasses.replace(again, model=again.model | {"activations": ["quick_gelu", "gelu"]})
+    assert "activations is ['quick_gelu', 'gelu'], the workdir's ['gelu', 'gelu']" in first.conflicts(other)[0]
+    older = {name: value for name, value in first.model.items() if name != "activations"}
+    assert not dataclasses.replace(first, model=older).conflicts(other)
+
+
+def test_a_workdir_tells_the_activations_of_its_clip(tmp_path, clip_directory):
+    same = small_models.write_workdir(tmp_path / "same", clip_directory, activations=["quick_gelu", "quick_gelu"])
+    assert read_model(same).dist == DIST
+    other = small_models.write_workdir(tmp_path / "other", clip_directory, activations=["gelu", "quick_gelu"])
+    with pytest.raises(
+        UserError, match=r"trained with the activations gelu, quick_gelu in CLIP, but .*clip has quick_"
+    ):
+        read_model(other)
+
+
+def test_the_same_clip_without_tokenizer_leaves_the_models_own(tmp_path, clip_directory):
+    clip_weights.save_huggingface(small_models.clip(), tmp_path / "bare")
+    own = dataclasses.replace(clip_weights.load(clip_directory), name="own")
+    model_directory.write(tmp_path / "model", dataclasses.replace(small_models.model(), clip=own))
+    run("--input", tmp_path / "model", "--clip", tmp_path / "bare", "--output", tmp_path / "new")
+    assert (tmp_path / "new" / "merges.txt").is_file()
+
+
+def test_a_tokenizer_is_named_as_everywhere(tmp_path, clip_directory, monkeypatch):
+    model_directory.write(tmp_path / "model", small_models.model())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run("--input", tmp_path / "model", "--output", tmp_path / "new", "--tokenizer", "~/clip")
+    monkeypatch.setattr("dist_jax.hub.download", lambda repository, patterns: Path(clip_directory))
+    run("--input", tmp_path / "model", "--output", tmp_path / "newer", "--tokenizer", "somebody/clip")
+    for name in ("new", "newer"):
+        assert (tmp_path / name / "merges.txt").is_file()
+
+
+def test_a_tokenizer_of_another_text_tower_is_refused(tmp_path, labels, clip_directory):
+    model_directory.write(tmp_path / "model", small_models.model(text=dataclasses.replace(TEXT, vocab=53)))
+    with pytest.raises(UserError, match=r"tokenizer of .* does not belong to the text tower of small CLIP: .* to 53;"):
+        run(
+            *("--input", tmp_path / "model", "--labels", labels),
+            *("--tokenizer", clip_directory, "--output", tmp_path / "new"),
+        )
 
 
 def test_a_model_directory_gets_other_classes(tmp_path, labels, clip_directory):
@@ -227,6 +283,36 @@ def test_missing_tensors_and_broken_sizes_are_refused(directory):
         model_directory.read(directory)
 
 
+BROKEN_CONFIGS = {
+    "no evaluation": (lambda config: config.pop("evaluation"), "'evaluation' is missing"),
+    "no clip": (lambda config: config.pop("clip"), "'clip' is missing"),
+    "no fingerprint": (lambda config: config["clip"].pop("fingerprint"), "'fingerprint' is missing"),
+    "half an evaluation": (lambda config: config["evaluation"].pop("views"), "views"),
+    "an unknown field": (lambda config: config["evaluation"].update(colour=1), "colour"),
+    "an unknown size": (lambda config: config["vision"].update(colour=1), "colour"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), BROKEN_CONFIGS.values(), ids=BROKEN_CONFIGS)
+def test_broken_configurations_are_refused(directory, change, message):
+    config = json.loads((directory / "config.json").read_text())
+    change(config)
+    (directory / "config.json").write_text(json.dumps(config))
+    for read in (model_directory.read, model_directory.read_dist):
+        with pytest.raises(UserError, match=rf"config\.json is not the configuration of a model directory .*{message}"):
+            read(directory)
+
+
+@pytest.mark.parametrize("names", [("a", " b"), ("a\u2028b",), ("a\x1cb",), ("",), ("a", "b", "a")])
+def test_class_names_that_a_file_cannot_hold_are_refused(tmp_path, names):
+    features = np.zeros((len(names), 32), np.float32)
+    with pytest.raises(UserError, match=r"class name"):
+        model_directory.write(
+            tmp_path / "model", dataclasses.replace(small_models.model(), classes=names, text_features=features)
+        )
+    assert not (tmp_path / "model").exists()
+
+
 def test_an_interrupted_write_leaves_no_half_directory(tmp_path):
     broken = dataclasses.replace(small_models.model(), classes=("a\nb",), text_features=np.zeros((1, 32), np.float32))
     with pytest.raises(UserError, match="line break"):
@@ -296,6 +382,27 @@ def test_no_text_tower_no_published_state(tmp_path):
     model_directory.write(tmp_path / "model", small_models.model(text=None))
     with pytest.raises(UserError, match="the published model has a text tower"):
         run("--input", tmp_path / "model", "--to", "pytorch", "--output", tmp_path / "x.pyth")
+
+
+def test_what_the_published_format_cannot_say_is_refused(tmp_path):
+    pytest.importorskip("torch")
+    vision = dataclasses.replace(VISION, heads=4)
+    text = dataclasses.replace(TEXT, activation="gelu")
+    model_directory.write(tmp_path / "model", small_models.model(vision=vision, text=text))
+    with pytest.raises(UserError, match=r"vision heads are 4 .* implies 2; text activation is gelu where quick_gelu"):
+        run("--input", tmp_path / "model", "--to", "pytorch", "--output", tmp_path / "x.pyth")
+    assert not (tmp_path / "x.pyth").exists()
+
+
+def test_bfloat16_stays_bfloat16(tmp_path):
+    torch = pytest.importorskip("torch")
+    model = small_models.model()
+    half = jax.tree.map(lambda leaf: leaf.astype(jax.numpy.bfloat16), model.dist_params)
+    model_directory.write(tmp_path / "model", dataclasses.replace(model, dist_params=half))
+    run("--input", tmp_path / "model", "--to", "pytorch", "--output", tmp_path / "x.pyth")
+    proj = torch.load(tmp_path / "x.pyth", weights_only=True)["model_state"]["backbone.base_encoder.dist_net.proj"]
+    assert proj.dtype == torch.bfloat16
+    np.testing.assert_array_equal(proj.float().numpy(), half["proj"].astype(np.float32))
 
 
 class Trap:

@@ -8,9 +8,11 @@ import pytest
 import small_models
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 from small_models import DIST
 
 from dist_jax.errors import UserError
+from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import dist_official, model_directory, table
 from dist_jax.weights.init_from import adapt, interpolate, load_initial
 
@@ -84,6 +86,31 @@ def test_reads_a_model_directory(tmp_path):
     assert longer["pooling"]["positions"].shape == (2, 3, 64)
     with pytest.raises(UserError, match=r"init_from=.*model: .*pooling_layers is 2 there and 4 here"):
         start(tmp_path / "model", dataclasses.replace(DIST, pooling_layers=4))
+
+
+def sources(folder):
+    """The three kinds of models, and the fingerprint of the CLIP that each was trained on."""
+    model_directory.write(folder / "model", small_models.model())
+    clip_weights.save_huggingface(small_models.clip(), folder / "clip")
+    own = clip_weights.load(str(folder / "clip")).fingerprint
+    state = dist_official.to_published(small_models.model().dist_params, clip_weights.to_openai(small_models.clip()))
+    save_file({name: np.array(tensor) for name, tensor in state.items()}, folder / "published.safetensors")
+    workdir = small_models.write_workdir(folder / "run", str(folder / "clip"))
+    return {folder / "model": BACKBONE["fingerprint"], folder / "published.safetensors": own, workdir: own}
+
+
+def test_the_clip_that_a_model_was_trained_on_is_compared(tmp_path, capsys):
+    other = {"name": "another", "fingerprint": "f" * 64}
+    for path, fingerprint in sources(tmp_path).items():
+        start(path, DIST, BACKBONE | {"fingerprint": fingerprint})
+        message = rf"init_from={path}: .* trained on the CLIP .* \({fingerprint[:12]}\), clip\.weights is another \(fff"
+        with pytest.raises(UserError, match=message):
+            start(path, DIST, other)
+        assert not capsys.readouterr().err
+        start(path, DIST, other, same_backbone=False)
+        printed = capsys.readouterr().err
+        assert printed.startswith(f"warning: init_from={path}: ")
+        assert printed.count("\n") == 1
 
 
 def test_half_precision_starts_in_float32(tmp_path):

@@ -227,6 +227,26 @@ def test_a_text_without_its_end_token_is_refused():
         model.encode_text(np.array([[52, 53], [52, 3]]))
 
 
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        (dict(vocab=53), "token ids reach from 26 to 53; wanted 0 to 52"),  # whose embeddings would be NaN
+        (dict(end_token=20), "it ends a text with token 53, the tower reads a text at token 20"),  # never there
+    ],
+)
+def test_a_tokenizer_of_another_text_tower_is_refused(tmp_path, sizes, message):
+    tokenizer = small_models.write_tokenizer(tmp_path)
+    model = small_models.predictor(small_models.model(text=dataclasses.replace(TEXT, **sizes), tokenizer=tokenizer))
+    with pytest.raises(UserError, match=f"does not belong to the text tower of small CLIP: {message}"):
+        model.encode_text(["a dog", "a cat"])
+
+
+def test_texts_are_encoded_in_float32_whatever_the_videos_are(directory, model):
+    half = dist_jax.load(directory, dtype=jnp.bfloat16)
+    np.testing.assert_array_equal(half.encode_text(CLASSES), model.encode_text(CLASSES))
+    assert half.features(VIDEO).dtype == jnp.bfloat16
+
+
 def test_without_tokenizer_token_ids_still_work():
     model = small_models.predictor(small_models.model())
     assert model.encode_text(TOKENS).shape == (2, 32)
