@@ -5,7 +5,8 @@ the released configuration files).
 """
 
 import difflib
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 
 import ml_collections
 
@@ -72,7 +73,7 @@ def defaults() -> ml_collections.ConfigDict:
         cutmix=1.0,  # alpha of the Beta distribution; 0: no cutmix
         probability=1.0,  # that a group is mixed at all
         switch=0.5,  # share of cutmix where both are on
-        group=32,  # consecutive clips that share one draw (published: the clips of one device)
+        group=32,  # consecutive clips that share one draw (published: a device's); above batch_size: the whole batch
         label_smoothing=0.1,  # share of a target that is spread over all classes
     )
     config.optimizer = dict(
@@ -112,10 +113,26 @@ def defaults() -> ml_collections.ConfigDict:
 
 
 def validate(config: ml_collections.ConfigDict) -> None:
-    """Raises UserError naming every field whose value cannot be, and what it may be."""
-    problems = [f"{name}={_get(config, name)!r}: {wanted}" for name, allowed, wanted in _RULES if not allowed(config)]
+    """Raises UserError naming every field that is missing, unknown or cannot have its value, and what it may be."""
+    if not isinstance(config, ml_collections.ConfigDict):
+        raise UserError(f"configuration: get_config gave a {type(config).__name__}; {_BEGIN}")
+    default = dict(_fields(defaults()))
+    given = dict(_fields(config))
+    wrong = [f"{name} is missing" for name in default if name not in given]
+    wrong += [f"{name} is not known" for name in given if name not in default]
+    if wrong:
+        raise UserError(f"configuration: {', '.join(wrong)}; {_BEGIN}")
+    kinds = [(name, *_kind(value)) for name, value in default.items()]
+    problems = [
+        f"{name}={given[name]!r}: must be {wanted}" for name, allowed, wanted in kinds if not allowed(given[name])
+    ] or [f"{name}={given[name]!r}: {wanted}" for name, allowed, wanted in _RULES if not _holds(allowed, config)]
     if problems:
         raise UserError("configuration: " + "; ".join(problems))
+
+
+def mix_group(config: ml_collections.ConfigDict) -> int:
+    """Clips that share one draw of mixing: config.mix.group, or the whole batch where that is smaller."""
+    return min(config.mix.group, config.batch_size)
 
 
 def check_overrides(argv: Sequence[str]) -> None:
@@ -128,13 +145,42 @@ def check_overrides(argv: Sequence[str]) -> None:
             raise UserError(f"configuration has no field {name!r}; the nearest is {near!r} (all: dist_jax/config.py)")
 
 
-def field_names(config: ml_collections.ConfigDict, prefix: str = "") -> list[str]:
+def field_names(config: ml_collections.ConfigDict) -> list[str]:
     """Dotted names of all fields, in their order."""
-    names = []
+    return [name for name, _ in _fields(config)]
+
+
+_BEGIN = "a configuration file begins with dist_jax.config.defaults() and changes its fields"
+
+
+def _fields(config: ml_collections.ConfigDict, prefix: str = "") -> list[tuple[str, object]]:
+    fields = []
     for key, value in config.items():
         nested = isinstance(value, ml_collections.ConfigDict)
-        names += field_names(value, f"{prefix}{key}.") if nested else [prefix + key]
-    return names
+        fields += _fields(value, f"{prefix}{key}.") if nested else [(prefix + key, value)]
+    return fields
+
+
+def _kind(default: object) -> tuple:
+    """Whether a value is of its default's kind, and the kind's name."""
+    if isinstance(default, int):
+        return lambda value: isinstance(value, int) and not isinstance(value, bool), "a whole number"
+    if isinstance(default, float):
+        return _is_number, "a finite number"
+    if isinstance(default, tuple):
+        return lambda v: isinstance(v, (tuple, list)) and all(map(_is_number, v)), "finite numbers, a,b or (a,b,...)"
+    return lambda value: isinstance(value, str), "text"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _holds(allowed: Callable[[ml_collections.ConfigDict], bool], config: ml_collections.ConfigDict) -> bool:
+    try:
+        return bool(allowed(config))
+    except (ArithmeticError, LookupError, TypeError, ValueError):  # a value that a rule cannot even look at
+        return False
 
 
 def _get(config: ml_collections.ConfigDict, name: str) -> object:
@@ -152,16 +198,29 @@ def _within(name: str, low: float, high: float = float("inf")) -> tuple:
     return name, lambda c: low <= _get(c, name) <= high, f"must be {bounds}"
 
 
-def _increasing(values: tuple) -> bool:
-    return list(values) == sorted(set(values)) and all(v >= 0 for v in values)
+def _above_zero(name: str) -> tuple:
+    return name, lambda c: _get(c, name) > 0, "must be above 0"
 
 
-def _range_within(name: str, high: float) -> tuple:
+def _below_one(name: str) -> tuple:
+    return name, lambda c: 0 <= _get(c, name) < 1, "must be at least 0 and below 1"
+
+
+def _axis(name: str) -> tuple:
+    return name, lambda c: _get(c, name) == -1 or _get(c, name) >= 1, "must be -1 or at least 1"
+
+
+def _from_zero(values: Sequence[float]) -> bool:
+    return all(isinstance(v, int) and v >= 0 for v in values)
+
+
+def _range_within(name: str, high: float = float("inf")) -> tuple:
     def allowed(config: ml_collections.ConfigDict) -> bool:
-        value = _get(config, name)
-        return len(value) == 2 and 0 < value[0] <= value[1] <= high
+        low_end, high_end = _get(config, name)
+        return 0 < low_end <= high_end <= high
 
-    return name, allowed, f"must be two numbers (low, high) with 0 < low <= high <= {high:g}"
+    bounds = "0 < low <= high" + (f" <= {high:g}" if high < float("inf") else "")
+    return name, allowed, f"must be two numbers (low, high) with {bounds}"
 
 
 _RULES = (
@@ -170,16 +229,20 @@ _RULES = (
     _within("accumulate", 1),
     (
         "accumulate",
-        lambda c: c.batch_size % (max(c.accumulate, 1) * min(max(c.mix.group, 1), 2)) == 0,
+        lambda c: c.batch_size % (c.accumulate * min(mix_group(c), 2)) == 0,
         "must divide batch_size into parts of whole pairs (mix.group=1: of whole clips)",
     ),
     _within("epochs", 0),
     _within("steps", 0),
     ("epochs", lambda c: c.epochs > 0 or c.steps > 0, "must be above 0 unless `steps` is"),
-    ("ema", lambda c: 0 <= c.ema < 1, "must be at least 0 and below 1"),
+    _below_one("ema"),
     (
         "profile_steps",
-        lambda c: len(c.profile_steps) == 0 or (len(c.profile_steps) == 2 and c.profile_steps[0] <= c.profile_steps[1]),
+        lambda c: (
+            _from_zero(c.profile_steps)
+            and len(c.profile_steps) in (0, 2)
+            and [*c.profile_steps] == sorted(c.profile_steps)
+        ),
         "must be empty or two steps FIRST,LAST",
     ),
     _one_of("clip.dtype", "auto", "float32", "bfloat16"),
@@ -187,8 +250,12 @@ _RULES = (
     _one_of("model.remat", "none", "layers", "dots"),
     _within("model.frames", 1),
     _within("model.alpha", 1),
-    ("model.alpha", lambda c: c.model.frames % max(c.model.alpha, 1) == 0, "must divide model.frames"),
-    ("model.selected", lambda c: _increasing(c.model.selected), "must be increasing block numbers from 0"),
+    ("model.alpha", lambda c: c.model.frames % c.model.alpha == 0, "must divide model.frames"),
+    (
+        "model.selected",
+        lambda c: _from_zero(c.model.selected) and [*c.model.selected] == sorted(set(c.model.selected)),
+        "must be increasing block numbers from 0",
+    ),
     (
         "model.integration_width",
         lambda c: c.model.integration_width > 0 and c.model.integration_width % 64 == 0,
@@ -205,14 +272,14 @@ _RULES = (
     _within("data.threads", 0),
     _within("data.prefetch", 1),
     _range_within("augment.crop_area", 1),
-    _range_within("augment.crop_aspect", float("inf")),
+    _range_within("augment.crop_aspect"),
     _within("augment.flip", 0, 1),
     (
         "augment.flip_labels",
         lambda c: (
             len(c.augment.flip_labels) % 2 == 0
             and len(set(c.augment.flip_labels)) == len(c.augment.flip_labels)
-            and all(v >= 0 for v in c.augment.flip_labels)
+            and _from_zero(c.augment.flip_labels)
         ),
         "must be pairs of different class numbers",
     ),
@@ -237,21 +304,22 @@ _RULES = (
     _within("mix.group", 1),
     (
         "mix.group",
-        lambda c: c.batch_size % max(c.mix.group, 1) == 0 and (c.mix.group == 1 or c.mix.group % 2 == 0),
-        "must be 1 or an even number that divides batch_size",
+        lambda c: c.batch_size % mix_group(c) == 0 and (mix_group(c) == 1 or mix_group(c) % 2 == 0),
+        "must be 1 or an even number that divides batch_size, or, for one group, at least an even batch_size: set "
+        "mix.group or batch_size",
     ),
-    ("mix.label_smoothing", lambda c: 0 <= c.mix.label_smoothing < 1, "must be at least 0 and below 1"),
-    ("optimizer.learning_rate", lambda c: c.optimizer.learning_rate > 0, "must be above 0"),
+    _below_one("mix.label_smoothing"),
+    _above_zero("optimizer.learning_rate"),
     _within("optimizer.warmup_epochs", 0),
     _within("optimizer.warmup_rate", 0),
     _within("optimizer.final_rate", 0),
-    ("optimizer.beta1", lambda c: 0 <= c.optimizer.beta1 < 1, "must be at least 0 and below 1"),
-    ("optimizer.beta2", lambda c: 0 <= c.optimizer.beta2 < 1, "must be at least 0 and below 1"),
-    ("optimizer.eps", lambda c: c.optimizer.eps > 0, "must be above 0"),
+    _below_one("optimizer.beta1"),
+    _below_one("optimizer.beta2"),
+    _above_zero("optimizer.eps"),
     _within("optimizer.weight_decay", 0),
     _within("optimizer.clip_norm", 0),
     _one_of("optimizer.nonfinite", "stop", "skip"),
-    ("eval.every_epochs", lambda c: c.eval.every_epochs > 0, "must be above 0"),
+    _above_zero("eval.every_epochs"),
     _within("eval.batch_size", 1),
     _within("eval.views", 1),
     _one_of("eval.crops", 1, 3),
@@ -261,8 +329,8 @@ _RULES = (
     _one_of("checkpoint.best", "", "top1", "top5", "mean_class_accuracy"),
     _within("log.every_steps", 1),
     _within("log.slow_input", 0, 1),
-    ("mesh.data", lambda c: c.mesh.data == -1 or c.mesh.data >= 1, "must be -1 or at least 1"),
-    ("mesh.fsdp", lambda c: c.mesh.fsdp == -1 or c.mesh.fsdp >= 1, "must be -1 or at least 1"),
-    ("mesh.tensor", lambda c: c.mesh.tensor == -1 or c.mesh.tensor >= 1, "must be -1 or at least 1"),
+    _axis("mesh.data"),
+    _axis("mesh.fsdp"),
+    _axis("mesh.tensor"),
     ("mesh.data", lambda c: list(c.mesh.values()).count(-1) <= 1, "only one of data, fsdp and tensor may be -1"),
 )

@@ -9,15 +9,16 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from dist_jax import command_line, evaluate, hosts, sharding, train
 from dist_jax import config as settings
-from dist_jax import evaluate, hosts, sharding, train
 from dist_jax.errors import UserError, exit_with_message
 
+EXAMPLE = "--config=configs/demo.py --workdir=runs/demo"
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration, e.g. configs/demo.py.", lock_config=True)
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run: checkpoints, metrics, results.")
 EVALUATE = flags.DEFINE_bool("evaluate", False, "Evaluate the best checkpoint in --workdir instead of training.")
 FIND_BATCH = flags.DEFINE_bool(
-    "find_batch", False, "Print the largest batch that fits a device's memory, by compiling."
+    "find_batch", False, "Print nearly the largest batch that fits a device's memory, by compiling; needs no --workdir."
 )
 PROFILE = flags.DEFINE_list(
     "profile_steps", [], "FIRST,LAST: a profiler trace of these steps, as in the configuration."
@@ -34,8 +35,6 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) > 1:
         raise UserError(f"unexpected arguments {' '.join(argv[1:])}; flags look like --config=configs/demo.py")
     config = read_config()
-    if WORKDIR.value is None:
-        raise UserError("--workdir is missing; for example --config=configs/demo.py --workdir=runs/demo")
     quieten()
     if COORDINATOR.value or DISTRIBUTED.value:
         hosts.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
@@ -51,18 +50,21 @@ def main(argv: Sequence[str]) -> None:
 
 
 def read_config() -> ml_collections.ConfigDict:
-    """The configuration of --config with its overrides, validated."""
-    config = CONFIG.value
-    if config is None:
-        raise UserError("--config is missing; for example --config=configs/demo.py --workdir=runs/demo")
+    """The configuration, once the flags are found to fit together."""
     if not all(step.isdecimal() for step in PROFILE.value):
         raise UserError(f"--profile_steps={','.join(PROFILE.value)}: must be two steps FIRST,LAST, e.g. 10,15")
-    try:
-        if PROFILE.value:
-            config.profile_steps = tuple(int(step) for step in PROFILE.value)
+    if not RESULTS.value or os.path.basename(RESULTS.value) != RESULTS.value:
+        raise UserError(f"--results={RESULTS.value}: is a name of files in WORKDIR/results, without a folder")
+    if not (COORDINATOR.value or DISTRIBUTED.value) and (PROCESSES.value, PROCESS.value) != (None, None):
+        raise UserError(
+            "--processes and --process need --coordinator=HOST:PORT; hosts that find each other need neither"
+        )
+    config = command_line.read_config(flags.FLAGS, EXAMPLE)
+    if WORKDIR.value is None and not FIND_BATCH.value:
+        raise UserError(f"--workdir is missing; for example {EXAMPLE}")
+    if PROFILE.value:
+        config.profile_steps = tuple(int(step) for step in PROFILE.value)
         settings.validate(config)
-    except OSError as error:  # a file that could not be loaded says so when it is first looked at
-        raise UserError(f"--config: {_one_line(error)}") from error
     return config
 
 
@@ -83,19 +85,8 @@ def use_compilation_cache(folder: str) -> None:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parsing, with mistakes told in one line and the nearest field of the configuration."""
-    settings.check_overrides(argv)
-    try:
-        return flags.FLAGS(argv)
-    except flags.Error as error:
-        raise UserError(_one_line(error)) from error
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"configuration: {_one_line(error)}") from error
-
-
-def _one_line(error: Exception) -> str:
-    text = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
-    return "; ".join(line.strip() for line in text.splitlines() if line.strip())
+    """absl's parsing, with mistakes told in one line."""
+    return command_line.parse_flags(flags.FLAGS, argv)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,15 @@
 
 import importlib
 import re
+import sys
 from pathlib import Path
 
+import ml_collections
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
+from dist_jax import command_line
 from dist_jax import config as settings
 from dist_jax.errors import UserError
 
@@ -24,6 +29,14 @@ from dist_jax.errors import UserError
         ("augment.flip_labels", (1, 2, 3), "must be pairs"),
         ("mix.group", 48, "mix.group=48: must be 1 or an even number that divides batch_size"),
         ("profile_steps", (3,), "must be empty or two steps"),
+        ("model.selected", ("a", "b"), r"model.selected=\('a', 'b'\): must be finite numbers"),
+        ("model.selected", (1.5, 2.5), r"model.selected=\(1.5, 2.5\): must be increasing block numbers"),
+        ("augment.flip_labels", (0.5, 1.5), "must be pairs of different class numbers"),
+        ("augment.crop_area", (0.5,), "must be two numbers"),
+        ("augment.crop_aspect", (2.0, 1.0), r"must be two numbers \(low, high\) with 0 < low <= high$"),
+        ("epochs", float("inf"), "epochs=inf: must be a finite number"),
+        ("epochs", None, "epochs=None: must be a finite number"),
+        ("eval.every_epochs", float("inf"), "eval.every_epochs=inf: must be a finite number"),
     ],
 )
 def test_a_value_that_cannot_be_is_refused(name, value, message):
@@ -118,7 +131,7 @@ def test_every_rule_has_a_value_that_breaks_it():
     def breaks(allowed, changes):
         config = settings.defaults()
         config.update_from_flattened_dict(changes)
-        return not allowed(config)
+        return not settings._holds(allowed, config)
 
     tried = [{name: value} for name, values in BROKEN.items() for value in values]
     tried.append({"mesh.data": -1, "mesh.fsdp": -1})
@@ -133,16 +146,80 @@ def test_all_that_is_wrong_is_told_at_once():
         settings.validate(config)
 
 
-@pytest.mark.parametrize("file", sorted(Path(__file__).parents[1].glob("configs/*.py")), ids=lambda file: file.stem)
-def test_every_shipped_configuration_is_valid_and_adds_no_field(file):
+def module_of(file: Path):
     specification = importlib.util.spec_from_file_location(file.stem, file)
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("file", sorted(Path(__file__).parents[1].glob("configs/*.py")), ids=lambda file: file.stem)
+def test_every_shipped_configuration_is_valid_and_adds_no_field(file):
+    module = module_of(file)
     config = module.get_config()
     settings.validate(config)
     assert config.is_locked
     assert settings.field_names(config) == settings.field_names(settings.defaults())
     assert "python -m dist_jax.main --config=configs/" + file.name in module.__doc__
+
+
+def of_published(name: str, batch_size: int) -> ml_collections.ConfigDict:
+    config = module_of(Path(__file__).parents[1] / "configs" / f"{name}.py").get_config()
+    config.batch_size = batch_size
+    return config
+
+
+def test_a_batch_smaller_than_a_mixing_group_is_one_group():
+    for name in ("k400_vitb", "k400_vitl", "k710_vitl", "ssv2_vitb"):
+        config = of_published(name, 8)
+        settings.validate(config)
+        assert settings.mix_group(config) == 8
+    assert settings.mix_group(of_published("k400_vitb", 64)) == 32
+    for odd in (7, 48):
+        with pytest.raises(UserError, match=r"mix.group=32: must be 1 or an even number that divides batch_size"):
+            settings.validate(of_published("k400_vitb", odd))
+
+
+def test_a_value_that_a_rule_cannot_look_at_breaks_it(monkeypatch):
+    monkeypatch.setattr(settings, "_RULES", (("seed", lambda c: c.seed < "", "must be another"),))
+    with pytest.raises(UserError, match="seed=0: must be another"):
+        settings.validate(settings.defaults())
+
+
+# Configuration files that are wrong: (text, what the line says).
+FILES = {
+    "no defaults": (
+        "import ml_collections\ndef get_config(): return ml_collections.ConfigDict(dict(batch_size=3, lr=1))",
+        "seed is missing, .*lr is not known; a configuration file begins with dist_jax.config.defaults",
+    ),
+    "another field": ("def get_config():\n c = s.defaults().unlock()\n c.more = 3\n return c", "more is not known"),
+    "misspelt": (
+        "def get_config():\n s.defaults().bach_size = 3",
+        '^configuration: no such field. Did you mean "batch_',
+    ),
+    "kind": ('def get_config():\n s.defaults().batch_size = "many"', "Could not override field 'batch_size'"),
+    "no dictionary": ("def get_config(): return {}", "get_config gave a dict"),
+    "nothing": ("def get_config(): pass", "get_config gave a NoneType"),
+    "no function": ("x = 1", "has no attribute 'get_config'"),
+    "syntax": ("def get_config(:", r"SyntaxError: invalid syntax \(.*\.py, line 2\)"),
+    "import": ("import nosuchmodule", "No module named 'nosuchmodule'"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections' flags
+@pytest.mark.parametrize("name", FILES)
+def test_a_configuration_file_that_is_wrong_is_told_in_one_line(name, tmp_path, monkeypatch):
+    text, message = FILES[name]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", None, "", lock_config=True, flag_values=values)
+    (tmp_path / "file.py").write_text(f"from dist_jax import config as s\n{text}\n")
+    argv = ["main", f"--config={tmp_path / 'file.py'}"]
+    monkeypatch.setattr("sys.argv", argv)
+    monkeypatch.delitem(sys.modules, "config_config", raising=False)
+    with pytest.raises(UserError, match=message) as error:
+        command_line.parse_flags(values, argv)
+        command_line.read_config(values, "...")
+    assert "\n" not in str(error.value)
 
 
 def test_the_defaults_are_locked():

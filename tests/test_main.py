@@ -33,6 +33,8 @@ WRONG = {
     "not all hosts": ("--coordinator=localhost:1234", "--coordinator needs --processes"),
     "no cluster": ("--distributed", "no TPU pod, Slurm or Kubernetes was found"),
     "no port": ("--coordinator=localhost --processes=2 --process=0", "localhost has no port"),
+    "hosts without a coordinator": ("--processes=2 --process=0", "--processes and --process need --coordinator"),
+    "folder of results": ("--results=a/b", "--results=a/b: is a name of files in WORKDIR/results"),
     "host number": ("--coordinator=localhost:1234 --processes=2 --process=2", "must be from 0 to 1"),
 }
 
