@@ -15,8 +15,9 @@ from jax.sharding import Mesh
 from dist_jax import sharding
 from dist_jax.checkpoint import load_params, read_run, refuse
 from dist_jax.data import pipeline
-from dist_jax.data.faults import Faults
+from dist_jax.data.faults import KINDS, Faults
 from dist_jax.data.files import write_text
+from dist_jax.data.prefetch import Prefetcher
 from dist_jax.data.sources import Source, open_source
 from dist_jax.errors import UserError
 from dist_jax.experiment import Experiment, build
@@ -57,7 +58,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh, name: 
         raise UserError(f"{workdir} holds no training run; give one that does, or weights by config.init_from")
     params = sharding.place_tree(mesh, params)
     source = open_source(config.data, "val")
-    faults = Faults("val", bad_records_file(workdir))
+    faults = Faults("val", bad_records_file(workdir), source.identity)
     found = score_videos(experiment, source, make_eval_step(experiment), params, faults)
     summary = summarize(found)
     if jax.process_index() == 0:
@@ -69,7 +70,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh, name: 
 
 
 def bad_records_file(workdir: str) -> epath.Path:
-    """Where this host lists the records that it could not read."""
+    """Where this host lists the records that it could not read: bad_records.csv, of host N bad_records-N.csv."""
     host = f"-{jax.process_index()}" if jax.process_index() else ""
     return epath.Path(workdir) / f"bad_records{host}.csv"
 
@@ -81,6 +82,7 @@ class Scores:
     scores: np.ndarray  # float32 [n, K], softmax summed over the views
     labels: np.ndarray  # int32 [n]
     ids: list[str]  # n names
+    bad: dict[str, float]  # number of videos that no host could read, by kind (see `faults.KINDS`)
 
 
 def make_eval_step(experiment: Experiment) -> Callable[[dict, jax.Array], jax.Array]:
@@ -114,18 +116,19 @@ def score_videos(
         return batch, jax.make_array_from_process_local_data(layout, video, shape)
 
     found = []
-    with pipeline.Prefetcher(batches, put, config.data.prefetch) as prefetched:
+    with Prefetcher(batches, put, config.data.prefetch) as prefetched:
         for batch, video in prefetched:
             found.append((batch, step(params, video)))
             jax.block_until_ready(found[-_AHEAD:][0][1])
-    return _gather(found, rows)
+    return _gather(found, rows, faults)
 
 
-def _gather(found: list[tuple[dict[str, np.ndarray], jax.Array]], rows: np.ndarray) -> Scores:
+def _gather(found: list[tuple[dict[str, np.ndarray], jax.Array]], rows: np.ndarray, faults: Faults) -> Scores:
     """Brings together what the hosts found, in the order of the records, without the padding."""
     mine = {name: np.concatenate([batch[name] for batch, _ in found]) for name in ("record", "label", "mask")}
     mine["scores"] = np.concatenate([np.asarray(scores)[rows] for _, scores in found])
     mine["id"] = _as_bytes([name for batch, _ in found for name in batch["id"]])
+    mine["fault"] = np.array([faults.kind(int(record)) for record in mine["record"]], np.int32)
     if jax.process_count() > 1:
         mine = multihost_utils.process_allgather(mine, tiled=True)
     real = np.flatnonzero(mine["mask"])
@@ -135,7 +138,11 @@ def _gather(found: list[tuple[dict[str, np.ndarray], jax.Array]], rows: np.ndarr
     if not order.size:
         raise UserError("no video of data.val could be read; bad_records.csv in the workdir says why")
     ids = [bytes(row).rstrip(b"\0").decode("utf-8", "replace") for row in mine["id"][order]]
-    return Scores(mine["scores"][order], mine["label"][order], ids)
+    unread = np.flatnonzero((mine["mask"] == 0) & (mine["record"] >= 0))
+    _, first = np.unique(mine["record"][unread], return_index=True)
+    kinds = [KINDS[kind] for kind in mine["fault"][unread][first]]
+    bad = {kind: float(kinds.count(kind)) for kind in sorted(set(kinds))}
+    return Scores(mine["scores"][order], mine["label"][order], ids, bad)
 
 
 def _as_bytes(names: list[bytes]) -> np.ndarray:

@@ -15,6 +15,7 @@ from dist_jax import evaluate, memory, mixing, sharding
 from dist_jax.checkpoint import Checkpoints, check_resumes, write_run
 from dist_jax.data import pipeline, sources
 from dist_jax.data.faults import Faults
+from dist_jax.data.prefetch import Prefetcher
 from dist_jax.data.sources import Source
 from dist_jax.experiment import Experiment, build
 from dist_jax.optimizer import learning_rate, make_optimizer
@@ -72,7 +73,7 @@ def train(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh) -> dict[s
         with watch.pause():
             found = evaluate.score_videos(experiment, val_source, eval_fn, params, bad_val)
         summary = evaluate.summarize(found)
-        watch.write(int(state.step), summary, "eval_")
+        watch.write(int(state.step), summary | {f"bad_{kind}": count for kind, count in found.bad.items()}, "eval_")
         watch.say(f"step {int(state.step)}: top-1 {summary['top1']:.1%}, top-5 {summary['top5']:.1%}")
         if jax.process_index() == 0:
             views = config.eval.views * config.eval.crops
@@ -82,7 +83,10 @@ def train(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh) -> dict[s
         return summary
 
     summary = None
-    bad_train, bad_val = (Faults(split, evaluate.bad_records_file(workdir)) for split in ("train", "val"))
+    bad_train, bad_val = (
+        Faults(split, evaluate.bad_records_file(workdir), opened.identity)
+        for split, opened in (("train", source), ("val", val_source))
+    )
     with (
         preemption_notice() as preempted,
         closing(checkpoints),  # whatever ends the loop, a checkpoint that was begun is finished
@@ -192,7 +196,7 @@ def batch_shapes(trainer: Trainer, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct
     }
 
 
-def train_input(trainer: Trainer, mesh: Mesh, source: Source, start: int, faults: Faults) -> pipeline.Prefetcher:
+def train_input(trainer: Trainer, mesh: Mesh, source: Source, start: int, faults: Faults) -> Prefetcher:
     """Batches on the devices from step `start` on: this host reads its rows alone."""
     config = trainer.config
     order = mixing.order(config.batch_size, config.mix.group)
@@ -206,7 +210,7 @@ def train_input(trainer: Trainer, mesh: Mesh, source: Source, start: int, faults
             for name, like in shapes.items()
         }
 
-    return pipeline.Prefetcher(batches, put, config.data.prefetch)
+    return Prefetcher(batches, put, config.data.prefetch)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import tensorflow as tf
 from small_records import CLASSES, example, jpeg, picture, write_shards
 
 from dist_jax import config as settings
+from dist_jax import evaluate
 from dist_jax.data import pipeline, record_index, records, sources
 from dist_jax.data.faults import Faults
 from dist_jax.errors import UserError
@@ -290,3 +291,12 @@ def test_a_record_with_a_damaged_header_is_listed(tmp_path):
     batch = next(pipeline.eval_batches(config, sources.open_source(config.data, "val"), slice(None), 8, faults))
     assert batch["mask"].tolist() == [1, 1, 0, 1, 0]
     assert faults.counts == {"checksum": 1}
+
+
+def test_an_evaluation_counts_what_could_not_be_read_by_kind(spoilt):
+    config, faults = make_config(spoilt), Faults("val")
+    batches = list(pipeline.eval_batches(config, sources.open_source(config.data, "val"), slice(None), 8, faults))
+    scores = np.eye(CLASSES, dtype=np.float32)
+    found = evaluate._gather([(batch, scores) for batch in batches], slice(None), faults)
+    assert len(found.labels) == 15
+    assert found.bad == {"image": 1, "checksum": 2, "record": 2}

@@ -13,6 +13,7 @@ from video_files import numbers, write_video
 from dist_jax import config as settings
 from dist_jax.data import pipeline, sources
 from dist_jax.data.faults import Faults
+from dist_jax.data.prefetch import Prefetcher
 from dist_jax.errors import UserError
 
 RECORDS = 10
@@ -222,7 +223,7 @@ def test_prefetching_keeps_the_order_and_counts_the_wait():
             time.sleep(0.01)
             yield {"number": number}
 
-    with pipeline.Prefetcher(batches(), lambda batch: batch["number"] * 10, 2) as prefetched:
+    with Prefetcher(batches(), lambda batch: batch["number"] * 10, 2) as prefetched:
         assert list(prefetched) == [0, 10, 20, 30, 40]
         assert prefetched.waited > 0
         assert list(prefetched) == []
@@ -233,7 +234,7 @@ def test_prefetching_raises_what_reading_raised_after_the_batches_before_it():
         yield {"number": 1}
         raise UserError("the disk is gone")
 
-    with pipeline.Prefetcher(batches(), lambda batch: batch["number"], 2) as prefetched:
+    with Prefetcher(batches(), lambda batch: batch["number"], 2) as prefetched:
         assert next(prefetched) == 1
         with pytest.raises(UserError, match="the disk is gone"):
             next(prefetched)
@@ -241,7 +242,7 @@ def test_prefetching_raises_what_reading_raised_after_the_batches_before_it():
 
 def test_closing_ends_the_thread_though_the_batches_do_not():
     before = threading.active_count()
-    prefetched = pipeline.Prefetcher(({"number": number} for number in itertools.count()), lambda batch: batch, 3)
+    prefetched = Prefetcher(({"number": number} for number in itertools.count()), lambda batch: batch, 3)
     next(prefetched)
     prefetched.close()
     prefetched.close()
@@ -256,7 +257,7 @@ def test_reading_stays_at_most_the_buffer_ahead():
             taken.append(number)
             yield {"number": number}
 
-    with pipeline.Prefetcher(batches(), lambda batch: batch["number"], 2) as prefetched:
+    with Prefetcher(batches(), lambda batch: batch["number"], 2) as prefetched:
         assert [next(prefetched) for _ in range(3)] == [0, 1, 2]
         time.sleep(0.05)
         assert len(taken) <= 3 + 2 + 1  # given, ready, and the one that waits for a place

@@ -11,6 +11,7 @@ from dist_jax.data.files import write_text
 from dist_jax.errors import UserError
 
 _COLUMNS = ("split", "record", "kind", "where", "message", "data")
+KINDS = ("checksum", "image", "record")  # what may be wrong: a record's bytes, a frame, all else
 _writing = threading.Lock()  # the splits share a file and are read by threads of their own
 
 
@@ -44,7 +45,10 @@ class Faults:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of different bad records by kind, for the metrics."""
+        """Number of different bad records by kind, for the metrics.
+
+        Training logs those of host 0; what the others met is in their own lists. Evaluation counts over all hosts.
+        """
         kinds = [kind for kind, _, _ in list(self._found.values())]
         return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
 
@@ -52,8 +56,12 @@ class Faults:
         """Whether the record has been added already."""
         return record in self._found
 
+    def kind(self, record: int) -> int:
+        """What is wrong with a record, as its place in KINDS; -1 for one that was not added."""
+        return KINDS.index(self._found[record][0]) if record in self._found else -1
+
     def add(self, record: int, kind: str, where: str, message: str) -> None:
-        """Counts a bad record; `settle` lists it."""
+        """Counts a bad record of one of KINDS; `settle` lists it."""
         self._found[record] = (kind, where, message)
 
     def settle(self, limit: float, size: int) -> None:

@@ -6,11 +6,7 @@ dropped, and any host can begin anywhere. What is drawn for an example depends o
 """
 
 import functools
-import queue
-import threading
-import time
 from collections.abc import Callable, Iterator
-from typing import Generic, TypeVar
 
 import ml_collections
 import numpy as np
@@ -24,7 +20,6 @@ from dist_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 MakeClip = Callable[[tf.Tensor, tf.Tensor], Features]  # record, epoch (int64 []) -> a row of a batch
-Item = TypeVar("Item")
 
 _CANDIDATES = 64  # so many bad records in a row end a run: no sound data set has them
 
@@ -210,72 +205,3 @@ def _with_row(array: np.ndarray, row: int, value: np.ndarray) -> np.ndarray:
     copy = array.copy()  # TensorFlow's own memory is not to be written to
     copy[row] = value
     return copy
-
-
-class Prefetcher(Generic[Item]):
-    """Iterator that keeps `size` batches ready on the devices, filled by a thread of its own.
-
-    Attributes:
-        waited: seconds that `next` has waited so far.
-    """
-
-    def __init__(self, batches: Iterator[Batch], put: Callable[[Batch], Item], size: int) -> None:
-        """Begins to fill.
-
-        Args:
-            batches: this host's rows of every batch.
-            put: begins a batch's transfer and gives what `next` is to give.
-            size: batches kept ready, at least 1.
-        """
-        self.waited = 0.0
-        self._batches, self._put = batches, put
-        self._ready: queue.Queue = queue.Queue(maxsize=size)
-        self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._fill, name="prefetch", daemon=True)
-        self._thread.start()
-
-    def __iter__(self) -> "Prefetcher[Item]":
-        """Itself."""
-        return self
-
-    def __next__(self) -> Item:
-        """The next batch; raises here what reading it raised."""
-        if self._closed.is_set():
-            raise StopIteration
-        begin = time.perf_counter()
-        item, error = self._ready.get()
-        self.waited += time.perf_counter() - begin
-        if error is not None:
-            self._closed.set()
-            raise error
-        return item
-
-    def close(self) -> None:
-        """Ends the thread and lets go of the batches; safe to call twice."""
-        self._closed.set()
-        self._thread.join()
-
-    def __enter__(self) -> "Prefetcher[Item]":
-        """Itself; closed at the end of the block."""
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        """Closes."""
-        self.close()
-
-    def _fill(self) -> None:
-        try:
-            for batch in self._batches:
-                self._offer(self._put(batch), None)
-                if self._closed.is_set():
-                    return
-            self._offer(None, StopIteration())
-        except Exception as error:  # raised again where the batch is asked for
-            self._offer(None, error)
-
-    def _offer(self, item: Item | None, error: Exception | None) -> None:
-        while not self._closed.is_set():
-            try:
-                return self._ready.put((item, error), timeout=0.1)
-            except queue.Full:
-                continue
