@@ -4,7 +4,7 @@
 #   --output DIR  where everything goes (default: demo); a finished stage is found there and not done again
 #   --short       the same stages with few videos and steps: shows that they work, learns next to nothing
 #
-# Needs bash and Python 3.11 or newer (PYTHON=... chooses one); under six minutes on two CPU cores after the install.
+# Needs bash and Python 3.11 to 3.13 (PYTHON=... chooses one); under six minutes on two CPU cores after the install.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -55,10 +55,10 @@ run() {
 }
 
 stage "videos: shapes that move, H.264 in mp4 files, and their lists"
-run python -m scripts.demo.render_videos --output "$output/videos" "${videos[@]}"
+run python -m scripts.demo.render_videos --output "$output/videos" ${videos[@]+"${videos[@]}"}
 
 stage "a tiny CLIP, trained on captioned stills"
-run python -m scripts.demo.train_tiny_clip --output "$output/clip" "${clip[@]}"
+run python -m scripts.demo.train_tiny_clip --output "$output/clip" ${clip[@]+"${clip[@]}"}
 
 stage "records: mp4 to DMVR TFRecords"
 run python -m dist_jax.build_records --videos "$output/videos" --list "$output/videos/train.txt" \
@@ -71,7 +71,7 @@ config=(
   "--config.clip.weights=$output/clip"
   "--config.data.train=$output/records/train@8"
   "--config.data.val=$output/records/val@2"
-  "${training[@]}"
+  ${training[@]+"${training[@]}"}
 )
 
 stage "DiST: training and evaluation"
