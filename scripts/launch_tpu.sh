@@ -22,13 +22,14 @@ makes the slice anew where it was preempted. Interrupted, it leaves training run
   --project=ID      without it, gcloud's own default
   --runtime=NAME    TPU software version; without it, the one of the type
   --restarts=N      starts again at most so often; 100 without it
-  --poll=SECONDS    time between two looks at a waiting request; 30 without it
+  --poll=SECONDS    time between two looks at a waiting request, two tries, two starts; 30 without it
   --dry-run         prints the commands of a run that meets nothing unexpected, and runs none
   -- FLAG...        more flags of dist_jax.main, e.g. --config.batch_size=512
 END_OF_USAGE
 }
 
 name="" zone="" project="" type="" runtime="" config="" workdir="" restarts=100 poll=30 capacity=()
+state="" found="" asked=0 begun=0 # what gcloud last said of the slice; whether it ever did, and whether training began
 
 parse() {
   while (($# > 0)); do
@@ -77,13 +78,26 @@ slice_state() {
     --format='value(state.state,tpu.nodeSpec[0].node.acceleratorType.basename())' "${where[@]}"
 }
 
+# look ASSUMED: asks for the state and type of the slice, as `state` and `found`. At first, what keeps gcloud from
+# answering is the user's to mend (no login, no such project); in a run of days it may pass, and is waited for.
+look() {
+  local answer
+  until answer="$(slice_state "$1")"; do
+    ((asked)) || fail "gcloud, whose message is above, does not say whether there is a slice $name"
+    note "no answer from gcloud; asking again in $poll seconds"
+    sleep "$poll"
+  done
+  asked=1
+  state="" found=""
+  read -r state found <<<"$answer" || true
+}
+
 # Returns when the slice is there: asks for one where there is none, and anew where it was preempted.
 # The functions below run where errexit does not reach, hence `|| return`.
 bring_up() {
-  local answer state found assumed=""
+  local assumed=""
   while true; do
-    answer="$(slice_state "$assumed")" || return
-    read -r state found <<<"$answer" || true
+    look "$assumed"
     if [[ -n "$found" && "$found" != "$type" ]]; then
       fail "$name is a $found, not --type=$type: choose another --name, or delete it first"
     fi
@@ -118,11 +132,12 @@ attempt() {
   install || return
   on_workers all bash dist_jax/scripts/tpu_worker.sh start \
     --config="$config" --workdir="$workdir" ${flags[@]+"${flags[@]}"} || return
+  begun=1
   on_workers 0 bash dist_jax/scripts/tpu_worker.sh follow
 }
 
 train() {
-  local status answer restarted=0
+  local status restarted=0
   trap 'note "training goes on; follow it with: $0 log --name=$name --zone=$zone"; exit 130' INT
   while true; do
     status=0
@@ -131,17 +146,19 @@ train() {
       0) note "finished" && return ;;
       130) note "stopped on request" && return 130 ;;
     esac
-    answer="$(slice_state ACTIVE)"
+    look ACTIVE
     # 75: saved and stopped. 255: the connection is lost. A slice that is not active was taken away.
-    if [[ "$answer" == ACTIVE* && "$status" != 75 && "$status" != 255 ]]; then
+    if [[ "$state" == ACTIVE && "$status" != 75 && "$status" != 255 ]]; then
       fail "training ended with status $status; the slice is still there, the log shows why"
     fi
+    [[ -n "$state" || "$begun" == 1 ]] || fail "gcloud, whose message is above, does not make a slice $name"
     ((restarted < restarts)) || fail "training stopped with status $status after --restarts=$restarts new starts"
     restarted=$((restarted + 1))
-    note "status $status; start $restarted of at most $restarts more"
-    if [[ "$answer" == ACTIVE* ]]; then
+    note "status $status; start $restarted of at most $restarts more, in $poll seconds"
+    if [[ "$state" == ACTIVE ]]; then
       on_workers all bash dist_jax/scripts/tpu_worker.sh stop || true # all must have ended before any starts
     fi
+    sleep "$poll"
   done
 }
 

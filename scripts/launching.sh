@@ -65,11 +65,12 @@ run() {
   fi
 }
 
-# query ASSUMED WORD...: what the command prints; a dry run prints the command and answers ASSUMED.
+# query ASSUMED WORD...: what the command prints, and its status; a dry run prints the command and answers ASSUMED.
+# Within $(...) errexit is off, hence `|| return`: no answer must not look like an empty one.
 query() {
   local assumed="$1"
   shift
-  run "$@"
+  run "$@" || return
   if ((dry_run)); then
     printf '%s' "$assumed"
   fi

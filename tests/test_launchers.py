@@ -111,7 +111,9 @@ def test_tpu_log_stop_and_delete():
 
 
 class Cloud:
-    """Stands in for Google's cloud: a `gcloud` that answers from two lists and writes down what it was asked."""
+    """Stands in for Google's cloud: a `gcloud` that answers from two lists and writes down what it was asked.
+
+    Where the state is SILENT, it fails as without a network. `sleep` writes down how long, and does not."""
 
     def __init__(self, folder, states, ends):
         self.folder = folder
@@ -120,9 +122,15 @@ class Cloud:
         self.command(
             "gcloud",
             'printf "%s\\n" "$*" >>calls\n'
-            'next() { head -n 1 "$1"; sed -i 1d "$1"; }\n'
-            'case "$*" in *queued-resources\\ list*) next states ;; *follow*) exit "$(next ends)" ;; esac\n',
+            'next() { head -n 1 "$1"; sed 1d "$1" >rest; mv rest "$1"; }\n'
+            'case "$*" in\n'
+            '*queued-resources\\ list*) state="$(next states)"; echo "$state"\n'
+            'if [[ "$state" == SILENT ]]; then echo "ERROR: unreachable" >&2; exit 1; fi ;;\n'
+            '*queued-resources\\ create*) [[ ! -e refused ]] || { rm refused; echo "ERROR: quota" >&2; exit 1; } ;;\n'
+            '*follow*) exit "$(next ends)" ;;\n'
+            "esac\n",
         )
+        self.command("sleep", 'echo "sleep $1" >>calls\n')
 
     def command(self, name, script):
         path = self.folder / name
@@ -131,13 +139,15 @@ class Cloud:
 
     def run(self, *arguments):
         path = f"{self.folder}:{os.environ['PATH']}"
-        arguments = [*TPU, "--poll=0", *arguments]
+        arguments = [*TPU, "--poll=7", *arguments]
         return launch(ROOT / "scripts/launch_tpu.sh", *arguments, cwd=self.folder, PATH=path, HOME=str(self.folder))
+
+    def calls(self):
+        return (self.folder / "calls").read_text().splitlines()
 
     def asked(self, pattern):
         """How many calls of gcloud match the pattern."""
-        calls = (self.folder / "calls").read_text().splitlines()
-        return sum(bool(re.search(pattern, call)) for call in calls)
+        return sum(bool(re.search(pattern, call)) for call in self.calls())
 
     def answers_left(self):
         return (self.folder / "states").read_text() + (self.folder / "ends").read_text()
@@ -157,11 +167,59 @@ def test_tpu_run_goes_on_after_preemption_and_after_a_save(tmp_path):
     assert cloud.asked("queued-resources delete") == 1
     assert cloud.asked("tpu_worker.sh start") == 3
     assert cloud.asked("tpu_worker.sh stop") == 1
+    assert cloud.asked("^sleep 7$") == 4  # two looks at what is no slice yet or any more, two new starts
     assert cloud.answers_left() == ""
     with tarfile.open(tmp_path / ".cache/dist_jax/launch/demo.tar.gz") as archive:
         names = archive.getnames()
     assert {"dist_jax/config.py", "configs/demo.py", "scripts/tpu_worker.sh", "requirements.txt"} <= set(names)
     assert not any("__pycache__" in name for name in names)
+
+
+def test_tpu_run_waits_while_gcloud_does_not_answer(tmp_path):
+    states = [ACTIVE, "SILENT", "SILENT", ACTIVE, ACTIVE]  # the connection is lost, and with it the network for a while
+    states += ["SILENT", "SUSPENDED\tv6e-16", "SUSPENDED\tv6e-16", "", "CREATING", "SILENT", ACTIVE]
+    cloud = Cloud(tmp_path, states, ends=[255, 255, 0])
+    result = cloud.run()
+    assert result.returncode == 0, result.stderr
+    assert result.stderr.count("no answer from gcloud; asking again in 7 seconds\n") == 4
+    assert cloud.asked("queued-resources create") == 1  # no answer is not "no slice"
+    assert cloud.asked("queued-resources delete") == 1
+    assert cloud.answers_left() == ""
+    listed = [index for index, call in enumerate(cloud.calls()) if "queued-resources list" in call]
+    assert [cloud.calls()[index + 1] for index in listed[1:3]] == ["sleep 7", "sleep 7"]
+
+
+def test_tpu_run_ends_where_gcloud_answers_nothing_at_first(tmp_path):
+    cloud = Cloud(tmp_path, ["SILENT"], ends=[])
+    result = cloud.run()
+    message = "error: gcloud, whose message is above, does not say whether there is a slice demo"
+    assert (result.returncode, result.stderr) == (2, f"ERROR: unreachable\n{message}\n")
+    assert len(cloud.calls()) == 1
+
+
+def test_tpu_run_asks_again_for_a_slice_only_after_training_began(tmp_path):
+    (tmp_path / "refused").touch()
+    cloud = Cloud(tmp_path, ["", ""], ends=[])
+    result = cloud.run()
+    message = "error: gcloud, whose message is above, does not make a slice demo"
+    assert (result.returncode, result.stderr) == (2, f"ERROR: quota\n{message}\n")
+    assert cloud.asked("queued-resources create") == 1
+    cloud = Cloud(tmp_path, [ACTIVE, "SUSPENDED\tv6e-16", "SUSPENDED\tv6e-16", "", "", "", ACTIVE], ends=[255, 0])
+    (tmp_path / "refused").touch()
+    assert cloud.run().returncode == 0
+    assert cloud.asked("queued-resources create") == 3
+    assert cloud.answers_left() == ""
+
+
+def test_tpu_run_waits_before_it_starts_again(tmp_path):
+    cloud = Cloud(tmp_path, [ACTIVE] * 4, ends=[75, 0])
+    assert cloud.run().returncode == 0
+    start, stop, sleep = (
+        [i for i, call in enumerate(cloud.calls()) if re.search(pattern, call)]
+        for pattern in ("tpu_worker.sh start", "tpu_worker.sh stop", "^sleep 7$")
+    )
+    assert start[0] < stop[0] < sleep[0] < start[1]
+    assert len(sleep) == 1
 
 
 def test_tpu_run_ends_where_training_fails(tmp_path):
@@ -292,6 +350,19 @@ def test_gke_submits_a_workload_that_restarts_on_75():
     ]
 
 
+def test_gke_log_tells_no_answer_from_no_cluster(tmp_path):
+    gcloud = tmp_path / "gcloud"
+    where = ["--name=demo", "--cluster=pool", "--zone=us-east5-b"]
+    for script, status, message in (
+        ("echo 'ERROR: unreachable' >&2; exit 1", 1, "ERROR: unreachable\n"),
+        ("exit 0", 2, "error: --cluster=pool: gcloud lists no such cluster\n"),
+    ):
+        gcloud.write_text(f"#!/usr/bin/env bash\n{script}\n")
+        gcloud.chmod(0o755)
+        result = launch("scripts/launch_gke.sh", "log", *where, PATH=f"{tmp_path}:{os.environ['PATH']}")
+        assert (result.returncode, result.stderr) == (status, message)
+
+
 def test_gke_log_and_stop():
     where = ["--name=demo", "--cluster=pool", "--zone=us-east5-b", "--project=mine"]
     clusters = ["gcloud", "container", "clusters"]
@@ -364,6 +435,32 @@ def test_scripts_are_shellcheck_clean():
     command = [shellcheck, "--shell=bash", "--external-sources", *scripts]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (0, "")
+
+
+BASH_4 = {  # macOS has bash 3.2
+    r"\b(mapfile|readarray|coproc|inherit_errexit|globstar|BASHPID|EPOCHSECONDS)\b": "words",
+    r"\b(declare|local|typeset|readonly) -[a-zA-Z]*[Agnlu]": "associative arrays, references, letter cases",
+    r"\$\{\w+(\[[^]]*\])?(,,?|\^\^?|@[A-Za-z])[^}]*\}": "letter cases, transformations",
+    r"\[\[ !? ?-[vR] ": "tests of variables",
+    r"\[-\d+\]|\$\{\w+:[^}]*: -\d": "counting from the end",
+    r"\|&|&>>|;;&|;&": "redirections, cases",
+    r"\bwait -n\b|%\(": "waiting for any, times",
+}
+
+
+@pytest.mark.parametrize(
+    "script",
+    ["environment.sh", "quickstart.sh", "test.sh", "launching.sh", "launch_tpu.sh", "launch_gke.sh", "launch_slurm.sh"],
+)
+def test_scripts_of_the_users_machine_run_on_bash_3(script):
+    lines = (ROOT / "scripts" / script).read_text().splitlines()
+    code = "\n".join(line for line in lines if not line.lstrip().startswith("#"))
+    for pattern, what in BASH_4.items():
+        assert re.findall(pattern, code) == [], what
+    # An array without elements is an unset variable there, which `set -u` refuses.
+    for name in re.findall(r"\b(\w+)=\((?:\)|\$\{\w+:\+)", code):
+        bare = re.sub(rf'\$\{{{name}\[@\]\+"\$\{{{name}\[@\]\}}"\}}', "", code)
+        assert f"${{{name}[@]}}" not in bare, name
 
 
 def test_notebook_is_plain_and_its_python_compiles():
