@@ -235,8 +235,10 @@ def test_a_text_without_its_end_token_is_refused():
     ],
 )
 def test_a_tokenizer_of_another_text_tower_is_refused(tmp_path, sizes, message):
-    tokenizer = small_models.write_tokenizer(tmp_path)
-    model = small_models.predictor(small_models.model(text=dataclasses.replace(TEXT, **sizes), tokenizer=tokenizer))
+    tokenizer = small_models.write_tokenizer(tmp_path / "tokenizer")
+    text = dataclasses.replace(TEXT, **sizes)
+    model_directory.write(tmp_path / "model", small_models.model(text=text, tokenizer=tokenizer))
+    model = dist_jax.load(tmp_path / "model")
     with pytest.raises(UserError, match=f"does not belong to the text tower of small CLIP: {message}"):
         model.encode_text(["a dog", "a cat"])
 
