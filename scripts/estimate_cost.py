@@ -1,7 +1,7 @@
 """Estimates what a training run takes on some accelerators: floating-point operations, hours and money.
 
     python -m scripts.estimate_cost                          the default: Kinetics-710, ViT-L/14, 32+64 frames
-    python -m scripts.estimate_cost --clips 240436 --val_videos 19796 --price v5e=0.84
+    python -m scripts.estimate_cost --clips 240436 --val-videos 19796 --price v5e=0.84
 
 The operations are counted from the dimensions; hours follow from the assumed utilisation, money from the prices given.
 Neither is a measurement: `clips_per_second` in metrics.jsonl of a short run is.
@@ -13,12 +13,13 @@ import dataclasses
 from dist_jax.errors import UserError, exit_with_message
 
 K710_TRAIN, K710_VAL = 658_340, 66_803  # videos; VideoMAE V2's data list (UniFormerV2, which made K710: 0.66 M)
-PRICES = "list prices as remembered from 2025, to be checked"  # what the defaults of MACHINES are worth
+# What the prices in MACHINES are worth: nobody has looked them up. Give --price for yours.
+PRICES = "list prices of 2025 from memory, not verified"
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """Dimensions as in the README: tokens and frames of a clip, widths, layers; all CLIP blocks are selected."""
+    """What a model's operations follow from, in the README's letters; all CLIP blocks are selected."""
 
     patch: int  # pixels, height and width of a patch
     N: int  # patches of a frame
@@ -34,13 +35,13 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """A slice or node: chips, peak bfloat16 operations a second of a chip, USD for an hour of a chip."""
+    """What hours and money follow from, for a TPU slice or a node with GPUs."""
 
     label: str
     chip: str  # what --price calls it
     chips: int
-    peak: float  # sellers' data sheets, dense
-    price: float  # list price on demand in the USA
+    peak: float  # bfloat16 operations a second of a chip, dense, from the sellers' data sheets
+    price: float  # USD for an hour of a chip, on demand in the USA: see PRICES
 
 
 MODELS = {
@@ -57,7 +58,7 @@ MACHINES = (
 
 
 def clip_flops(m: Model) -> float:
-    """Operations (a multiplication and an addition are two) of the frozen backbone on one clip's S frames."""
+    """Counts the operations of the frozen backbone on one clip's S frames; a multiply-add is two."""
     tokens = 1 + m.N
     patches = m.N * 3 * m.patch**2 * m.D
     linear = tokens * 12 * m.D**2  # query, key, value, out: 4 D^2; MLP: 8 D^2
@@ -66,7 +67,7 @@ def clip_flops(m: Model) -> float:
 
 
 def dist_flops(m: Model) -> float:
-    """Operations of one forward pass of the DiST network on one clip."""
+    """Counts the operations of one forward pass of the DiST network on one clip."""
     tokens = m.S * (1 + m.N)
     grid = m.T * m.N
     stem = grid * 5 * 3 * m.patch**2 * m.M
@@ -81,30 +82,30 @@ def dist_flops(m: Model) -> float:
 
 
 def training_flops(m: Model) -> float:
-    """Operations of training on one clip: CLIP forward once, DiST forward and backward (three times its forward)."""
+    """Counts the operations of training on one clip: CLIP forward, DiST forward and backward (twice its forward)."""
     return clip_flops(m) + 3 * dist_flops(m)
 
 
 def run_flops(m: Model, clips: int, epochs: float, val_videos: int, views: int, evaluations: float) -> float:
-    """Operations of a whole run: every epoch all clips, at every evaluation all views of the validation videos."""
+    """Counts the operations of a run: all clips in every epoch, all views of all val_videos at every evaluation."""
     evaluation = val_videos * views * (clip_flops(m) + dist_flops(m))
     return clips * epochs * training_flops(m) + evaluations * evaluation
 
 
 def hours(machine: Machine, flops: float, utilisation: float) -> float:
-    """Hours of the machine at this share (0 to 1) of its peak."""
+    """Converts operations into hours on the machine at this share (0 to 1) of its peak."""
     return flops / (machine.chips * machine.peak * utilisation) / 3600
 
 
 def main() -> None:
-    """The command line."""
+    """Prints the estimate that the command line asks for."""
     args = _parser().parse_args()
     _check(args)
     print("\n".join(report(args)))
 
 
 def report(args: argparse.Namespace) -> list[str]:
-    """The estimate as lines of Markdown."""
+    """Writes the estimate as lines of Markdown."""
     model = MODELS[args.model]
     evaluations = args.epochs / args.eval_every_epochs
     total = run_flops(model, args.clips, args.epochs, args.val_videos, args.views, evaluations)
@@ -134,9 +135,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--model", choices=MODELS, default="vitl14-32+64", help="backbone and frames (CLIP's + all)")
     parser.add_argument("--clips", type=int, default=K710_TRAIN, help="training clips (default: Kinetics-710)")
     parser.add_argument("--epochs", type=float, default=36, help="the published recipe's on Kinetics-400")
-    parser.add_argument("--val_videos", type=int, default=K710_VAL, help="validation videos")
+    parser.add_argument("--val-videos", type=int, default=K710_VAL, help="validation videos")
     parser.add_argument("--views", type=int, default=3, help="views of a validation video, with crops")
-    parser.add_argument("--eval_every_epochs", type=float, default=1, help="as config.eval.every_epochs")
+    parser.add_argument("--eval-every-epochs", type=float, default=1, help="as config.eval.every_epochs")
     parser.add_argument("--utilisation", type=float, default=0.4, help="share of the peak that is reached, 0 to 1")
     parser.add_argument(
         "--price", action="append", default=[], metavar="CHIP=USD", help="USD a chip-hour, e.g. v5e=0.84; may repeat"
@@ -146,8 +147,9 @@ def _parser() -> argparse.ArgumentParser:
 
 def _check(args: argparse.Namespace) -> None:
     for name in ("clips", "epochs", "val_videos", "views", "eval_every_epochs", "utilisation"):
-        if getattr(args, name) <= 0:
-            raise UserError(f"--{name}={getattr(args, name):g}: must be above 0")
+        value = getattr(args, name)
+        if value <= 0:
+            raise UserError(f"--{name.replace('_', '-')}={value:g}: must be above 0")
     if args.utilisation > 1:
         raise UserError(f"--utilisation={args.utilisation:g}: must be at most 1, the peak itself")
     for text in args.price:
@@ -155,7 +157,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _price(text: str) -> tuple[str, float]:
-    """CHIP=USD as a pair; UserError for another chip or no price."""
+    """Splits CHIP=USD; UserError for another chip or no price."""
     chip, _, value = text.partition("=")
     try:
         price = float(value)

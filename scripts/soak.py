@@ -1,6 +1,6 @@
 """Kills a training run at random moments, starts it again each time, and compares its end with an undisturbed run's.
 
-    python scripts/soak.py --workdir=runs/soak --kills=10 -- --config=configs/demo.py --config.log.every_steps=1
+    python -m scripts.soak --workdir=runs/soak --kills=10 -- --config=configs/demo.py --config.log.every_steps=1
 
 Everything after -- goes to python -m dist_jax.main. Prints a table of the kills; exit status 1 if the two ends differ.
 Choose a configuration of minutes with checkpoints every few seconds, so that kills meet saves.
@@ -21,13 +21,13 @@ from absl import logging
 
 from dist_jax.checkpoint import load_params
 from dist_jax.errors import UserError, exit_with_message
+from dist_jax.watch import METRICS_FILE
 
-METRICS = "metrics.jsonl"
 MEASURED = ("clips_per_second", "input_wait", "device_memory_peak")  # what two equal runs do not share
 
 
 def main() -> int:
-    """The command line; returns the exit status."""
+    """Runs what the command line says; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--workdir", type=Path, required=True, help="new folder for both runs")
     parser.add_argument("--kills", type=int, default=10)
@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def moment(rng: random.Random, reached: int, last: int, kills: int, while_starting: bool) -> tuple[int, float]:
-    """When to kill: a step to wait for and seconds after it; step 0 is the start, where every fifth kill strikes."""
+    """Draws when to kill: a step to wait for (0, for every fifth kill: the start itself) and seconds after it."""
     if while_starting:
         return 0, rng.uniform(0, 10)
     furthest = reached + 2 * (last - reached) // (kills + 1)  # on average the kills are spread evenly
@@ -72,13 +72,13 @@ def finish(run: subprocess.Popen) -> None:
 
 
 def newest(workdir: Path) -> int:
-    """The step of the newest line of metrics; 0 if there is none."""
+    """Returns the step of the newest line of metrics, 0 if there is none."""
     return max((line["step"] for line in read_metrics(workdir)), default=0)
 
 
 def strike(workdir: Path, training: list[str], step: int, seconds: float) -> str:
     """Starts or resumes training, kills it `seconds` after it has logged `step`, and says what was there."""
-    metrics = workdir / METRICS
+    metrics = workdir / METRICS_FILE
     before = metrics.stat().st_mtime_ns if metrics.exists() else 0
     run = start(workdir, training)
     while step and run.poll() is None:
@@ -99,14 +99,14 @@ def strike(workdir: Path, training: list[str], step: int, seconds: float) -> str
 
 
 def read_metrics(workdir: Path) -> list[dict]:
-    """The lines of metrics.jsonl, without what depends on time."""
-    file = workdir / METRICS
+    """Reads the lines of metrics.jsonl, without what depends on time."""
+    file = workdir / METRICS_FILE
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     return [{name: value for name, value in line.items() if name not in MEASURED} for line in lines]
 
 
 def compare(calm: Path, disturbed: Path) -> list[str]:
-    """What differs between the ends of two runs, one line each."""
+    """Lists what differs between the ends of two runs, one line each."""
     (step, params), (other_step, other_params) = load_params(calm), load_params(disturbed)
     found = [] if step == other_step else [f"the undisturbed run ended at step {step}, the other at {other_step}"]
     same = jax.tree.map(lambda a, b: np.array_equal(a, b, equal_nan=True), params, other_params)

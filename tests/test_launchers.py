@@ -516,7 +516,16 @@ def test_hours_and_cost_by_hand(monkeypatch):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--clips=0"], ["--epochs=-1"], ["--utilisation=1.5"], ["--price=v5e"], ["--price=v5=1"], ["--price=v5e=nan"]],
+    [
+        ["--clips=0"],
+        ["--val-videos=0"],
+        ["--eval-every-epochs=-1"],
+        ["--epochs=-1"],
+        ["--utilisation=1.5"],
+        ["--price=v5e"],
+        ["--price=v5=1"],
+        ["--price=v5e=nan"],
+    ],
 )
 def test_estimate_refuses_in_one_line(arguments):
     command = [sys.executable, "-m", "scripts.estimate_cost", *arguments]
@@ -524,6 +533,19 @@ def test_estimate_refuses_in_one_line(arguments):
     assert (result.returncode, result.stdout) == (1, "")
     assert result.stderr.startswith(f"error: {arguments[0]}")
     assert result.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("script", ["soak", "bench_input", "estimate_cost"])
+def test_python_scripts_start_as_documented(script):
+    """Not as files, for `import dist_jax` and `import scripts` need the checkout's root on the path."""
+    docs = (ROOT / "docs/launch.md").read_text()
+    assert f"python -m scripts.{script}" in docs
+    assert f"scripts/{script}.py" not in docs
+    command = [sys.executable, "-m", f"scripts.{script}", "--help"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    options = re.findall(r"^  (--[a-z_-]+)", result.stdout, re.M)
+    assert [option for option in options if "_" in option] == []
 
 
 def test_documented_costs_are_what_the_script_prints():
