@@ -1,27 +1,33 @@
 """How fast clips come out of records, stage by stage, beside decoding the same mp4 files for every clip.
 
-    python scripts/bench_input.py [--videos DIR --records NAME@N] [--output DIR] [--clips 64] [--frames 16]
+    python -m scripts.bench_input [--videos DIR --records NAME@N] [--output DIR] [--clips 64] [--frames 16]
 
 Without --videos it renders files of its own (300 frames, 340x256, H.264) and without --records it builds records of
 the videos as `python -m dist_jax.build_records` does by default. Both sides use as many workers as there are cores, and
 the comparison ends with the decoded pixels of a training clip as uint8, before resizing: of records only the crop's
 window is decoded, of a video whole frames, because that is what each can do. Two ways of decoding videos are in
 use in PyTorch pipelines: every frame becomes RGB and then 16 are chosen (torchvision.io.read_video, PySlowFast,
-pytorchvideo), or frames are decoded up to the last one wanted and only the chosen ones become RGB (decord).
+pytorchvideo), or frames are decoded up to the last one wanted and only the chosen ones become RGB (decord, which is
+measured as well where it is installed: pip install decord).
 """
 
 import argparse
 import concurrent.futures
 import dataclasses
+import importlib.util
 import multiprocessing
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import av
 import numpy as np
+
+if TYPE_CHECKING:  # TensorFlow is for the process that reads records, not for the workers that decode videos
+    from dist_jax.data.sources import Source
 
 FRAMES, WIDTH, HEIGHT, RATE = 300, 340, 256, 30  # of the rendered videos
 
@@ -47,6 +53,7 @@ def main() -> None:
         paths = sorted(str(path) for path in videos.rglob("*.mp4"))
         workers = os.cpu_count()
         print(f"{args.frames} frames a clip, {workers} cores, {len(paths)} videos\n")
+        one_thread_an_operation()
         compare(records, paths, args.frames, args.clips, workers)
         stages(records, args.frames, args.resolution, args.clips)
 
@@ -130,6 +137,21 @@ def decode_chosen(path: str, frames: int, clip: int) -> np.ndarray:
     return np.stack([found[i] for i in wanted])
 
 
+def decode_decord(path: str, frames: int, clip: int) -> np.ndarray:
+    """As decode_chosen, by decord."""
+    import decord
+
+    reader = decord.VideoReader(path, num_threads=1)
+    return reader.get_batch(choose(len(reader), frames, clip).tolist()).asnumpy()
+
+
+def one_thread_an_operation() -> None:
+    """As the input pipeline runs them: clips side by side, not the parts of one."""
+    import tensorflow as tf
+
+    tf.config.threading.set_intra_op_parallelism_threads(1)
+
+
 @dataclasses.dataclass(frozen=True)
 class Rate:
     """What a way of reading takes."""
@@ -137,28 +159,25 @@ class Rate:
     clips_per_second: float  # on all cores
     cpu_ms: float  # processor time of a clip, which a busy machine distorts least
 
-    def __truediv__(self, other: "Rate") -> str:
-        """How many times as fast as the other."""
-        by_cpu = other.cpu_ms / self.cpu_ms
-        return (
-            f"{self.clips_per_second / other.clips_per_second:.1f} times the clips/s ({by_cpu:.1f} by processor time)"
-        )
-
 
 def compare(records: str, paths: list[str], frames: int, clips: int, workers: int) -> None:
-    """Prints clips/s of reading and decoding, from videos and from records."""
-    every, chosen = (video_rate(way, paths, frames, clips, workers) for way in (decode_every, decode_chosen))
+    """Prints clips/s of reading and decoding, from videos and from records, and how many times as fast records are."""
+    ways = {
+        "mp4, PyAV, every frame to RGB": decode_every,
+        "mp4, PyAV, only the chosen frames to RGB": decode_chosen,
+    }
+    if importlib.util.find_spec("decord"):
+        ways["mp4, decord, only the chosen frames to RGB"] = decode_decord
+    videos = {text: video_rate(decode, paths, frames, clips, workers) for text, decode in ways.items()}
     first, later = (record_rate(source, frames, 8 * clips, workers) for source in open_sources(records))
+    rates = {**videos, "records, first epoch (checksums verified)": first, "records, later epochs": later}
     print("reading and decoding, all cores              clips/s  CPU ms/clip")
-    for text, rate in (
-        ("mp4, PyAV, every frame to RGB", every),
-        ("mp4, PyAV, only the chosen frames to RGB", chosen),
-        ("records, first epoch (checksums verified)", first),
-        ("records, later epochs", later),
-    ):
+    for text, rate in rates.items():
         print(f"{text:42} {rate.clips_per_second:9.1f} {rate.cpu_ms:12.2f}")
-    print(f"\nrecords, later epochs, against every frame to RGB: {later / every}")
-    print(f"records, later epochs, against only the chosen frames to RGB: {later / chosen}\n")
+    print("\nrecords, later epochs, are so many times as fast   by clips/s  by CPU time")
+    for text, rate in videos.items():
+        by_rate, by_cpu = later.clips_per_second / rate.clips_per_second, rate.cpu_ms / later.cpu_ms
+        print(f"{'as ' + text:50} {by_rate:10.1f} {by_cpu:12.1f}")
 
 
 def video_rate(decode: Callable, paths: list[str], frames: int, clips: int, workers: int) -> Rate:
@@ -179,7 +198,7 @@ def _cpu_seconds(job: tuple[Callable, str, int, int]) -> float:
     return time.process_time() - begin
 
 
-def open_sources(records: str) -> tuple["Source", "Source"]:  # noqa: F821
+def open_sources(records: str) -> tuple["Source", "Source"]:
     """The records read as in the first epoch, whole, and as in later ones, if they are local and large."""
     from dist_jax.data import frame_reader, sources
     from dist_jax.data.record_index import load_index
@@ -190,7 +209,7 @@ def open_sources(records: str) -> tuple["Source", "Source"]:  # noqa: F821
     return whole, frame_reader.open_source(index, LABEL, classes=1) if sources.is_large(index) else whole
 
 
-def record_rate(source: "Source", frames: int, clips: int, workers: int) -> Rate:  # noqa: F821
+def record_rate(source: "Source", frames: int, clips: int, workers: int) -> Rate:
     """Of reading the records and decoding the crops of training clips."""
     import tensorflow as tf
 
@@ -268,13 +287,14 @@ def stages(records: str, frames: int, resolution: int, clips: int) -> None:
 
 
 def timed(stage: Callable, states: list, numbers: list) -> tuple[list, float]:
-    """The stage's outputs and its milliseconds of processor time for each input, after one run to compile it."""
+    """The stage's outputs and its milliseconds of processor time for each input, in a second run."""
     import tensorflow as tf
 
     compiled = tf.function(stage, autograph=False)
-    compiled(states[0], numbers[0])
-    begin = time.process_time()
     outputs = [compiled(state, number) for state, number in zip(states, numbers, strict=True)]
+    begin = time.process_time()
+    for state, number in zip(states, numbers, strict=True):
+        compiled(state, number)  # not kept: fresh memory for each would take longer than the work
     return outputs, (time.process_time() - begin) / len(states) * 1000
 
 
