@@ -32,6 +32,13 @@ from dist_jax.models.video_model import VideoModel
 CLASSES = 5
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where several processes share the tests, those of a file that train whole runs share one, with its runs."""
+    for item in items:
+        if "training_data" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
 @pytest.fixture
 def tiny_model() -> VideoModel:
     """Three CLIP blocks of width 16 over 2 x 2 patches; T = 4, S = 2."""
