@@ -19,7 +19,6 @@ A job that is started again keeps finished shards.
 """
 
 import argparse
-import dataclasses
 import os
 import sys
 from collections.abc import Sequence
@@ -59,16 +58,14 @@ def _annotations(args: argparse.Namespace) -> datasets.Annotations:
     """The clips that the command line names, with labels that are among the class names."""
     labels = annotations.read_labels(args.labels) if args.labels else None
     if args.dataset:
-        source = datasets.read(args.dataset, args.annotations, args.videos, args.split, args.trimmed)
-    else:
-        clips = annotations.read_list(args.list, labels) if args.list else annotations.read_folders(args.videos)
-        source = datasets.Annotations(clips, sorted({clip.label for clip in clips}))
-    if labels is not None:
-        source = dataclasses.replace(source, labels=labels)
-    annotations.check_labels(source.clips, source.labels)
-    if source.note:
-        print(source.note)
-    return source
+        source = datasets.read(args.dataset, args.annotations, args.videos, args.split, args.trimmed, labels)
+        if source.note:
+            print(source.note)
+        return source
+    clips = annotations.read_list(args.list, labels) if args.list else annotations.read_folders(args.videos)
+    names = labels or sorted({clip.label for clip in clips})
+    annotations.check_labels(clips, names)
+    return datasets.Annotations(clips, names)
 
 
 def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
@@ -85,7 +82,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--trimmed", action="store_true", help="Kinetics: ID.mp4 is the clip, not the whole video")
     parser.add_argument("--labels", help="file of class names (of the training split, say); default: alphabetical")
     parser.add_argument("--output", required=True, help="folder of the records; made if needed; gs:// too")
-    parser.add_argument("--name", default="train", help="of this set of shards (default: %(default)s)")
+    parser.add_argument("--name", help="of this set of shards; default: --split with --dataset, else train")
     parser.add_argument("--shards", type=_count, help=f"number of files; default: one per {_CLIPS_PER_SHARD} clips")
     parser.add_argument("--fps", type=_rate, default=0.0, help="frames a second; 0 (default): the video's own")
     parser.add_argument("--short-side", type=_size, default=256, help="pixels, only ever reduced to it; 0: as it is")
@@ -106,6 +103,8 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
         parser.error("--dataset goes with --annotations PATH and --videos DIR, and without --list")
     if args.dataset == "epic100" and args.labels:
         parser.error("epic100 has verbs and nouns, numbered by its own class files: leave --labels out")
+    if args.name is None:
+        args.name = args.split if args.dataset else "train"
     if not args.name or "/" in args.name or args.name.startswith("."):
         parser.error(f"--name {args.name!r}: wanted a plain file name such as train")
     return args, rest

@@ -35,6 +35,16 @@ def test_csv_with_captions_in_any_order_of_columns(written):
     ]
 
 
+def test_csv_with_the_line_ends_of_an_old_mac(tmp_path):
+    (tmp_path / "mac.csv").write_bytes(b"path,label\ra.mp4,run\rb.mp4,jump\r")
+    assert read_list(str(tmp_path / "mac.csv")) == [Clip("a.mp4", "run"), Clip("b.mp4", "jump")]
+
+
+def test_a_field_beyond_the_limit_of_csv(written):
+    with pytest.raises(UserError, match="is no CSV behind line 1"):
+        read_list(written("path,label\na.mp4," + "x" * 200_000 + "\n"))
+
+
 def test_numbers_are_class_numbers_where_names_are_given(written):
     path = written("a.mp4 1\nb.mp4 run\n")
     assert [clip.label for clip in read_list(path, ["jump", "run"])] == ["run", "run"]

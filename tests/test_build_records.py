@@ -169,6 +169,62 @@ def test_failed_videos_can_be_retried(build, videos):
     assert sum(os.stat(path).st_mtime_ns != then for path, then in before.items()) == 1
 
 
+def test_a_video_of_a_data_set_that_comes_later_is_built_by_a_retry(tmp_path):
+    """Its path in the folders of classes is known only then; the plan is the same nevertheless."""
+    (tmp_path / "train.csv").write_text(
+        "label,youtube_id,time_start,time_end\nyoga,aaa,0,1\nzumba,bbb,0,1\nyoga,ccc,1,2\n"
+    )
+    for label in ("yoga", "zumba"):
+        (tmp_path / "videos" / label).mkdir(parents=True)
+    write_video(tmp_path / "videos" / "yoga" / "aaa_000000_000001.mp4", frames=3)
+    command = ["--dataset=kinetics400", "--annotations", tmp_path, "--videos", tmp_path / "videos", "--workers=1"]
+    command = [str(word) for word in [*command, "--shards=3", "--output", tmp_path / "out"]]
+    build_records.main(command)
+    assert sorted(examples(tmp_path / "out")) == ["yoga/aaa_000000_000001.mp4"]
+    write_video(tmp_path / "videos" / "zumba" / "bbb_000000_000001.mp4", frames=4)
+    write_video(tmp_path / "videos" / "yoga" / "ccc.mp4", frames=41)  # the whole video, to be cut
+    build_records.main(command)  # finished shards are kept
+    assert len(examples(tmp_path / "out")) == 1
+    build_records.main([*command, "--retry-failed"])
+    found = examples(tmp_path / "out")
+    assert sorted(found) == ["yoga/aaa_000000_000001.mp4", "yoga/ccc.mp4", "zumba/bbb_000000_000001.mp4"]
+    assert numbers(images(found["yoga/ccc.mp4"])) == list(range(20, 40))
+    assert failed(tmp_path / "out") == []
+    build_records.main([*command[:-1], str(tmp_path / "whole")])
+    assert hashes(tmp_path / "out") == hashes(tmp_path / "whole")
+
+
+def test_the_name_is_that_of_the_split(tmp_path):
+    (tmp_path / "val.csv").write_text("label,youtube_id,time_start,time_end\nyoga,aaa,0,1\n")
+    (tmp_path / "videos").mkdir()
+    write_video(tmp_path / "videos" / "aaa_000000_000001.mp4", frames=3)
+    command = ["--dataset=kinetics400", "--annotations", tmp_path, "--videos", tmp_path / "videos", "--split=val"]
+    build_records.main([str(word) for word in [*command, "--workers=1", "--output", tmp_path / "out"]])
+    assert sorted(hashes(tmp_path / "out", "val")) == ["val-00000-of-00001"]
+
+
+def test_overwriting_one_set_leaves_the_names_by_which_others_count(build):
+    output = build()
+    build("--labels", output / "labels.txt", lines="e.mp4 up\n", name="val")
+    before = hashes(output, "val")
+    with pytest.raises(UserError, match=r"other class names than these 1, by which train there count; add --labels"):
+        build("--overwrite", lines="e.mp4 up\n", name="val")
+    assert hashes(output, "val") == before
+    assert (output / "labels.txt").read_text() == "down\nup\n"
+    build("--overwrite", "--labels", output / "labels.txt", lines="f.mp4 up\n", name="val")
+
+
+def test_a_set_that_stands_alone_may_change_its_names(build):
+    build()
+    output = build("--overwrite", lines="a.mp4 other\n")
+    assert (output / "labels.txt").read_text() == "other\n"
+
+
+def test_an_output_below_a_file_is_refused(build, videos, tmp_path):
+    with pytest.raises(UserError, match=r"a\.mp4/out: this folder cannot be made"):
+        build("--output", videos / "a.mp4" / "out")
+
+
 def test_failures_of_two_sets_stand_in_one_file(build):
     build(lines="a.mp4 up\nabsent.mp4 down\n")
     output = build(
@@ -222,7 +278,9 @@ def test_shards_of_another_origin_are_not_touched(build, tmp_path):
 
 def test_a_second_split_counts_by_the_first_ones_names(build):
     output = build()
-    with pytest.raises(UserError, match=r"holds other class names than these 1; add --labels"):
+    with pytest.raises(
+        UserError, match=r"holds other class names than these 1, by which train there count; add --labels"
+    ):
         build(lines="e.mp4 up\n", name="val")
     build("--labels", output / "labels.txt", lines="e.mp4 up\nf.mp4 0\n", name="val")
     found = examples(output, "val")

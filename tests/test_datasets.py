@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+import os
 
 import pytest
 from built_records import examples, images, integer
@@ -9,6 +10,7 @@ from video_files import numbers, write_video
 from dist_jax import build_records
 from dist_jax.data import datasets, kinetics, records
 from dist_jax.data.annotations import Clip
+from dist_jax.data.files import VideoFiles
 from dist_jax.data.kinetics import Video
 from dist_jax.errors import UserError
 
@@ -48,7 +50,7 @@ def test_kinetics_and_its_two_ways_of_naming_files(tree):
     assert datasets.read("kinetics400", lists, videos, "train", trimmed=True).clips[1] == Clip(
         "xyz.mkv", "playing, well"
     )
-    assert datasets.read("kinetics400", lists + "/train.csv", videos, "any").clips == read.clips
+    assert datasets.read("kinetics400", lists + "/train.csv", videos, "train").clips == read.clips
 
 
 @pytest.mark.parametrize("name", ["val.csv", "validate.csv", "kinetics_600_val.csv", "kinetics700_2020_validate.csv"])
@@ -59,15 +61,19 @@ def test_kinetics_lists_by_their_published_names(tree, name):
 
 def test_kinetics_faults(tree):
     videos = tree({}, "videos")
+    one = tree({"k.csv": KINETICS + "zumba,x,1,11,validate\n"}, "one")
+    assert len(datasets.read("kinetics400", f"{one}/k.csv", videos, "val").clips) == 1
     lists = tree({"a_train.csv": KINETICS, "b_train.csv": KINETICS, "val.csv": KINETICS, "test.csv": "youtube_id\nx\n"})
     for split, message in (
         ("train", "it has a_train.csv, b_train.csv"),
         ("val", "lists no videos"),
         ("test", "no column 'label'"),
         ("all", "wanted train or val or test"),
+        ("train", "--split is 'train'"),
     ):
+        place = f"{one}/k.csv" if "--split" in message else lists
         with pytest.raises(UserError, match=message):
-            datasets.read("kinetics400", lists, videos, split)
+            datasets.read("kinetics400", place, videos, split)
     bad = tree({"train.csv": KINETICS + "zumba,x,20,10,train\n"}, "bad")
     with pytest.raises(UserError, match=r"train\.csv, line 2: wanted .* a start before the end"):
         datasets.read("kinetics600", bad, videos, "train")
@@ -103,7 +109,7 @@ def test_merging_by_hand():
             "kinetics600": [video("a", "dyeing hair"), video("d", "passing american football (in game)")],
             "kinetics700": [video("b", "dyeing hair"), video("e", "passing American football (in game)")],
         },
-        [video("held", "")],
+        {"held"},
     )
     assert [(v.youtube_id, v.label) for v in merged.videos] == [
         ("b", "dyeing hair"),  # the newest set's label
@@ -172,6 +178,67 @@ def test_kinetics710(tree, three_sets):
     assert "3 videos of 3 classes" in read.note
 
 
+def test_kinetics600_as_it_is_published(tree, three_sets):
+    """Its .txt lists are the complete ones; nothing of the held-out test list is trained on."""
+    tree(
+        {
+            "k600/train.txt": KINETICS
+            + "yoga,a,0,10,train\nyoga,h6,0,10,train\nyoga,n,0,10,train\nyoga,m,0,10,train\n",
+            "k600/val.txt": KINETICS + "yoga,v6,0,10,val\nyoga,m,0,10,val\n",
+            "k600/kinetics600_holdout_test.csv": "youtube_id\nh6\n",
+        }
+    )
+    videos = tree({}, "videos")
+    folder = f"{three_sets}/k600"
+    os.rename(f"{folder}/validate.csv", f"{folder}/val.csv")
+    assert len(datasets.read("kinetics600", folder, videos, "train").clips) == 4
+    assert len(datasets.read("kinetics600", folder, videos, "val").clips) == 2
+    assert [path.rpartition("/")[2] for path in kinetics.held_out_paths(folder)] == [
+        "kinetics600_holdout_test.csv",
+        "test.csv",
+        "val.csv",
+        "val.txt",
+    ]
+    counts = json.loads(
+        datasets.read("kinetics710", three_sets, videos, "train").files["kinetics710_train_counts.json"]
+    )
+    assert counts["sets"]["kinetics600"] == {"listed": 4, "held_out": 2, "duplicate": 0, "kept": 2}
+
+
+def test_kinetics710_without_a_held_out_list_is_refused(tree, three_sets):
+    os.remove(f"{three_sets}/k400/test.csv")
+    with pytest.raises(UserError, match="k400: has no test list"):
+        datasets.read("kinetics710", three_sets, tree({}, "videos"), "train")
+
+
+def test_class_maps_are_numbered_by_the_given_labels(tree, three_sets):
+    names = ["yoga", "vault", "another", "inflating balloons"]
+    read = datasets.read("kinetics710", three_sets, tree({}, "videos"), "train", labels=names)
+    assert read.labels == names
+    rows = list(csv.DictReader(io.StringIO(read.files["map_kinetics400.csv"])))
+    assert [(row["merged_number"], row["merged_name"]) for row in rows] == [("3", "inflating balloons"), ("1", "vault")]
+    with pytest.raises(UserError, match="'inflating balloons' is not among the 2 class names"):
+        datasets.read("kinetics710", three_sets, tree({}, "videos"), "train", labels=names[:2])
+
+
+def test_an_empty_split_and_a_file_for_a_folder_are_refused(tree):
+    videos = tree({}, "videos")
+    with pytest.raises(UserError, match="the split train of ssv2 lists no videos"):
+        datasets.read("ssv2", tree(SSV2 | {"something-something-v2-train.json": "[]"}), videos, "train")
+    for name in ("kinetics710", "hmdb51", "ucf101", "epic100", "ssv2"):
+        with pytest.raises(UserError, match=r"list\.txt: is a file; --annotations names the folder"):
+            datasets.read(name, tree({"list.txt": "x"}) + "/list.txt", videos, "train1")
+
+
+def test_a_name_alone_is_found_in_any_folder_and_one_in_a_folder_only_where_it_is_meant(tree):
+    files = VideoFiles(tree({"a/x.mp4": "", "b/x.mp4": "", "b/y.mp4": "", "z.mp4": ""}, "videos"), (".mp4",))
+    assert files.find("x") == "a/x.mp4"
+    assert files.find("b/x") == "b/x.mp4"
+    assert files.find("c/x") is None
+    assert files.find("c/y") == "b/y.mp4"
+    assert (files.find("z"), files.find("no")) == ("z.mp4", None)
+
+
 def test_kinetics710_needs_the_three_sets(tree):
     with pytest.raises(UserError, match="wanted one folder with 400 in its name"):
         datasets.read("kinetics710", tree({"k600/train.csv": KINETICS}), tree({}, "videos"), "train")
@@ -216,6 +283,8 @@ def test_ssv2_faults(tree):
         ("something-something-v2-train.json", '[{"id": "1"}]', "lacks id or template"),
         ("something-something-v2-train.json", "[", "is no JSON"),
         ("something-something-v2-labels.json", '{"a": "1"}', "the numbers from 0 up"),
+        ("something-something-v2-labels.json", '{"a": "x"}', "no object of template"),
+        ("something-something-v2-labels.json", "3", "is no object"),
         ("my-labels.json", "{}", "wanted one file"),
     ):
         with pytest.raises(UserError, match=message):
@@ -279,6 +348,8 @@ def test_ucf101(tree):
     ]
     with pytest.raises(UserError, match="wanted train1, train2"):
         datasets.read("ucf101", tree(UCF), videos, "train")
+    with pytest.raises(UserError, match="NUMBER NAME a line"):
+        datasets.read("ucf101", tree(UCF | {"classInd.txt": "1 Apply Eye\n"}, "bad"), videos, "test1")
     with pytest.raises(UserError, match=r"is no class of classInd\.txt"):
         datasets.read("ucf101", tree({"testlist01.txt": "Golf/v_x.avi\n"}), videos, "test1")
 

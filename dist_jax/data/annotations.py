@@ -33,6 +33,15 @@ class Clip:
     caption: str | None = None
     verb: int | None = None  # class numbers of EPIC-KITCHENS
     noun: int | None = None
+    # What the annotations call the clip, where path and times say which file was found for it. Not compared: clips are
+    # equal if they show the same part of the same file.
+    key: str | None = dataclasses.field(default=None, compare=False)
+
+    @property
+    def identity(self) -> tuple:
+        """What the clip is, whichever files are there."""
+        part = (self.path, self.start_s, self.end_s) if self.key is None else self.key
+        return part, self.label, self.caption, self.verb, self.noun
 
 
 def read_labels(path: str) -> list[str]:
@@ -117,16 +126,21 @@ def parse_seconds(text: str, place: str) -> float:
 
 def csv_rows(path: str, text: str, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
     """(line number, row) of a CSV text with a header that has `columns`, names in lower case; UserError otherwise."""
-    reader = csv.DictReader(io.StringIO(text), skipinitialspace=True)
-    reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
-    missing = [column for column in columns if column not in reader.fieldnames]
-    if missing:
-        raise UserError(f"{path}: has no column {missing[0]!r}; its header is {','.join(reader.fieldnames)!r}")
+    reader = csv.DictReader(io.StringIO(text, newline=None), skipinitialspace=True)  # None: line ends of all systems
     rows = []
-    for row in reader:
-        if None in row or None in row.values():
-            raise UserError(f"{path}: line {reader.line_num} has more or fewer values than the header; quote commas")
-        rows.append((reader.line_num, row))
+    try:
+        reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
+        missing = [column for column in columns if column not in reader.fieldnames]
+        if missing:
+            raise UserError(f"{path}: has no column {missing[0]!r}; its header is {','.join(reader.fieldnames)!r}")
+        for row in reader:
+            if None in row or None in row.values():
+                raise UserError(
+                    f"{path}: line {reader.line_num} has more or fewer values than the header; quote commas"
+                )
+            rows.append((reader.line_num, row))
+    except csv.Error as error:
+        raise UserError(f"{path}: is no CSV behind line {reader.line_num} ({error})") from error
     return rows
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import tensorflow as tf
 
 from dist_jax.data import kinetics
-from dist_jax.data.annotations import VIDEO_SUFFIXES, Clip, csv_rows, parse_seconds
+from dist_jax.data.annotations import VIDEO_SUFFIXES, Clip, check_labels, csv_rows, parse_seconds
 from dist_jax.data.files import VideoFiles, read_text
 from dist_jax.errors import UserError
 
@@ -28,7 +28,14 @@ class Annotations:
     note: str = ""  # what the user should know
 
 
-def read(dataset: str, annotations: str, videos: str, split: str, trimmed: bool = False) -> Annotations:
+def read(
+    dataset: str,
+    annotations: str,
+    videos: str,
+    split: str,
+    trimmed: bool = False,
+    labels: Sequence[str] | None = None,
+) -> Annotations:
     """The clips of a split of a published data set.
 
     Args:
@@ -37,42 +44,57 @@ def read(dataset: str, annotations: str, videos: str, split: str, trimmed: bool 
         videos: Folder of the videos.
         split: As the data set calls it: train, val; train1 and test1 to 3 (UCF101, HMDB51).
         trimmed: Of Kinetics: ID.mp4 is the clip, not the whole YouTube video.
+        labels: Class names in the order of their numbers; None: the data set's own order, else the alphabet's.
 
     Raises:
-        UserError: A file is not there or not in the published form.
+        UserError: A file is not there or not in the published form, the split is empty, or a class is not among
+            `labels`.
     """
     if not tf.io.gfile.exists(annotations):
         raise UserError(f"{annotations}: is not there; --annotations names the published files of {dataset}")
+    if dataset not in kinetics.SETS and not tf.io.gfile.isdir(annotations):
+        raise UserError(f"{annotations}: is a file; --annotations names the folder of the published files of {dataset}")
     files = VideoFiles(videos, VIDEO_SUFFIXES)
-    if dataset in kinetics.SETS:
-        return _kinetics(annotations, files, split, trimmed)
     if dataset == "kinetics710":
-        return _kinetics710(annotations, files, split, trimmed)
-    return _OTHERS[dataset](annotations, files, split)
+        return _kinetics710(annotations, files, split, trimmed, labels)
+    if dataset in kinetics.SETS:
+        found = _kinetics(annotations, files, split, trimmed)
+    else:
+        found = _OTHERS[dataset](annotations, files, split)
+    if not found.clips:
+        raise UserError(f"{annotations}: the split {split} of {dataset} lists no videos")
+    if labels is not None:
+        found = dataclasses.replace(found, labels=list(labels))
+    check_labels(found.clips, found.labels)
+    return found
 
 
 def _kinetics(annotations: str, files: VideoFiles, split: str, trimmed: bool) -> Annotations:
-    path = annotations
+    _check_split(split, tuple(kinetics.SPLITS))
     if tf.io.gfile.isdir(annotations):
-        _check_split(split, tuple(kinetics.SPLITS))
-        path = kinetics.list_path(annotations, split)
-    videos = kinetics.read_videos(path)
+        videos = kinetics.read_videos(kinetics.list_path(annotations, split))
+    else:
+        videos = kinetics.read_videos(annotations, split)
     return Annotations(kinetics.to_clips(videos, files, trimmed), sorted({video.label for video in videos}))
 
 
-def _kinetics710(annotations: str, files: VideoFiles, split: str, trimmed: bool) -> Annotations:
+def _kinetics710(
+    annotations: str, files: VideoFiles, split: str, trimmed: bool, labels: Sequence[str] | None
+) -> Annotations:
     _check_split(split, ("train", "val"))
     folders = {name: _set_folder(annotations, name.removeprefix("kinetics")) for name in kinetics.SETS}
     wanted = {name: kinetics.read_videos(kinetics.list_path(folder, split)) for name, folder in folders.items()}
-    held_out = []
+    held_out = set()
     if split == "train":
-        paths = [kinetics.list_path(folder, other) for folder in folders.values() for other in ("val", "test")]
-        held_out = [video for path in paths for video in kinetics.read_videos(path, labelled=False)]
+        paths = [path for folder in folders.values() for path in kinetics.held_out_paths(folder)]
+        held_out = set().union(*map(kinetics.read_ids, paths))
     merged = kinetics.merge(wanted, held_out)
-    labels = sorted({name for mapping in merged.maps.values() for name in mapping.values()})
+    names = sorted({name for mapping in merged.maps.values() for name in mapping.values()})
+    labels = list(labels or names)
+    check_labels([Clip("kinetics710", name) for name in names], labels)
     tables = {f"map_{name}.csv": kinetics.map_table(mapping, labels) for name, mapping in merged.maps.items()}
-    counts = {"classes": len(labels), "videos": len(merged.videos), "sets": merged.counts}
-    note = f"kinetics710 {split}: {len(merged.videos):,} videos of {len(labels)} classes (710 in the published lists)"
+    counts = {"classes": len(names), "videos": len(merged.videos), "sets": merged.counts}
+    note = f"kinetics710 {split}: {len(merged.videos):,} videos of {len(names)} classes (710 in the published lists)"
     return Annotations(
         kinetics.to_clips(merged.videos, files, trimmed),
         labels,
@@ -84,9 +106,7 @@ def _kinetics710(annotations: str, files: VideoFiles, split: str, trimmed: bool)
 def _ssv2(annotations: str, files: VideoFiles, split: str) -> Annotations:
     _check_split(split, ("train", "val"))
     numbers = _json(_only(annotations, r".*labels\.json"))
-    if not isinstance(numbers, dict) or sorted(map(str, numbers.values()), key=int) != list(
-        map(str, range(len(numbers)))
-    ):
+    if not isinstance(numbers, dict) or {*map(str, numbers.values())} != {*map(str, range(len(numbers)))}:
         raise UserError(f"{annotations}: labels.json is no object of template: number, the numbers from 0 up")
     path = _only(annotations, {"train": r".*train\.json", "val": r".*validation\.json"}[split])
     clips = []
@@ -99,7 +119,7 @@ def _ssv2(annotations: str, files: VideoFiles, split: str) -> Annotations:
         label = re.sub(r"[\[\]]", "", label)
         if label not in numbers:
             raise UserError(f"{path}: the template {label!r} of video {number} is not in labels.json")
-        clips.append(Clip(files.find(number) or f"{number}.webm", label, caption=caption))
+        clips.append(Clip(files.find(number) or f"{number}.webm", label, caption=caption, key=number))
     return Annotations(clips, sorted(numbers, key=lambda label: int(numbers[label])))
 
 
@@ -119,7 +139,8 @@ def _epic100(annotations: str, files: VideoFiles, split: str) -> Annotations:
             )
         file = files.find(video) or f"{row.get('participant_id') or video.partition('_')[0]}/videos/{video}.MP4"
         start, end = _epic_times(row, rates, place)
-        clips.append(Clip(file, None, start, end, row["narration"] or None, verb, noun))
+        key = f"{video} from {start} to {end}"
+        clips.append(Clip(file, None, start, end, row["narration"] or None, verb, noun, key))
     names = {"verbs.txt": verbs, "nouns.txt": nouns}
     return Annotations(clips, [], {name: "\n".join(lines) + "\n" for name, lines in names.items()})
 
@@ -157,8 +178,8 @@ def _ucf101(annotations: str, files: VideoFiles, split: str) -> Annotations:
     kind, number = _official_split(split)
     path = _only(annotations, rf"{kind}list0?{number}\.txt")
     classes = [line.split() for line in read_text(_only(annotations, r"classInd\.txt")).splitlines() if line.strip()]
-    if [words[0] for words in classes] != [str(i + 1) for i in range(len(classes))]:
-        raise UserError(f"{annotations}: classInd.txt does not number its classes from 1 up")
+    if [words[0] for words in classes] != [str(i + 1) for i in range(len(classes))] or {*map(len, classes)} - {2}:
+        raise UserError(f"{annotations}: classInd.txt does not number its classes from 1 up, NUMBER NAME a line")
     labels = {name: re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name) for _, name in classes}  # TaiChi: Tai Chi
     clips = []
     for line, text in enumerate(read_text(path).splitlines(), 1):
@@ -166,7 +187,8 @@ def _ucf101(annotations: str, files: VideoFiles, split: str) -> Annotations:
         if file and file.partition("/")[0] not in labels:
             raise UserError(f"{path}, line {line}: the folder of {file!r} is no class of classInd.txt")
         if file:
-            clips.append(Clip(files.find(os.path.splitext(file)[0]) or file, labels[file.partition("/")[0]]))
+            found = files.find(os.path.splitext(file)[0]) or file
+            clips.append(Clip(found, labels[file.partition("/")[0]], key=file))
     return Annotations(clips, list(labels.values()))
 
 
@@ -186,7 +208,7 @@ def _hmdb51(annotations: str, files: VideoFiles, split: str) -> Annotations:
                 raise UserError(f"{annotations}/{name}, line {line}: {text!r} is not FILE and 0, 1 or 2")
             if words and words[1] == wanted:
                 path = f"{folder}/{words[0]}"
-                clips.append(Clip(files.find(os.path.splitext(path)[0]) or path, labels[-1]))
+                clips.append(Clip(files.find(os.path.splitext(path)[0]) or path, labels[-1], key=path))
     return Annotations(clips, labels)
 
 

@@ -20,11 +20,22 @@ def read_text(path: str) -> str:
 
 
 def write_text(path: str, text: str) -> None:
-    """Writes a whole file or none: under a temporary name, which is then renamed."""
+    """Writes a whole file or none, under a temporary name, which is then renamed; UserError if it cannot be written."""
     partial = f"{path}.{uuid.uuid4().hex}.partial"
-    with tf.io.gfile.GFile(partial, "w") as file:
-        file.write(text)
-    tf.io.gfile.rename(partial, path, overwrite=True)
+    try:
+        with tf.io.gfile.GFile(partial, "w") as file:
+            file.write(text)
+        tf.io.gfile.rename(partial, path, overwrite=True)
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(f"{path}: cannot be written ({getattr(error, 'message', error)})") from error
+
+
+def make_folder(path: str) -> None:
+    """Makes a folder and those above it, where they are missing; UserError if that cannot be."""
+    try:
+        tf.io.gfile.makedirs(path)
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(f"{path}: this folder cannot be made ({getattr(error, 'message', error)})") from error
 
 
 class VideoFiles:
@@ -34,15 +45,22 @@ class VideoFiles:
         """Lists the folder once; UserError if it is not there."""
         if not tf.io.gfile.isdir(folder):
             raise UserError(f"{folder}: there is no such folder; --videos names it")
-        self._paths: dict[str, str] = {}
+        self._paths: dict[str, str] = {}  # by the path without suffix
+        self._named: dict[str, list[str]] = {}  # paths by the name without suffix
         for parent, _, names in sorted(tf.io.gfile.walk(folder)):
             for name in sorted(names):
                 stem, suffix = os.path.splitext(name)
                 if suffix.lower() in suffixes:
                     path = os.path.relpath(os.path.join(parent, name), folder)
-                    self._paths.setdefault(stem, path)
                     self._paths[os.path.splitext(path)[0]] = path
+                    self._named.setdefault(stem, []).append(path)
 
     def find(self, name: str) -> str | None:
-        """The path, in the folder, of `FOLDER/NAME` or `NAME`, both without suffix; None if it is not there."""
-        return self._paths.get(name) or self._paths.get(os.path.basename(name))
+        """The path, in the folder, of `NAME` or `FOLDER/NAME`, both without suffix; None if it is not there.
+
+        NAME alone is looked for in all folders, and the first one's is taken. FOLDER/NAME may be in another folder if
+        there is only one file of that name: in several folders they are different videos.
+        """
+        named = self._named.get(os.path.basename(name), [])
+        anywhere = len(named) == 1 or (named and "/" not in name)
+        return self._paths.get(name) or (named[0] if anywhere else None)

@@ -5,33 +5,42 @@ import dataclasses
 import io
 import json
 import os
+import re
 from collections.abc import Sequence
 
 import tensorflow as tf
 
 from dist_jax.data import annotations, record_index, records, shards
-from dist_jax.data.files import read_text, write_text
+from dist_jax.data.files import make_folder, read_text, write_text
 from dist_jax.errors import UserError
 
 _FAILED_COLUMNS = ("name", "path", "label", "start", "end", "reason")
 
 
 def prepare(prefix: str, plan: shards.Plan, videos: str, overwrite: bool) -> None:
-    """Makes room for the job: resumes one of the same plan, and refuses to touch another's files."""
+    """Makes room for the job: resumes one of the same plan, and refuses to touch another's files.
+
+    Raises:
+        UserError: files of another job or origin, class names that other sets in the folder are numbered by, or a
+            folder that cannot be made.
+    """
     known = None
     if not overwrite and tf.io.gfile.exists(shards.plan_path(prefix)):
         known, _ = shards.load_plan(prefix)
-    if overwrite:
-        _discard(prefix)
-    elif known is None and records.shards_of(prefix):
+    elif not overwrite and records.shards_of(prefix):
         raise UserError(f"{prefix}: shards of another origin are there; choose another --name, or add --overwrite")
-    if known is not None and known != plan:
+    if known is not None and known.identity != plan.identity:
         raise UserError(
             f"{prefix} was begun with {_difference(known, plan)}; choose another --output or --name, or add "
             "--overwrite to build it anew"
         )
-    tf.io.gfile.makedirs(os.path.dirname(prefix) or ".")
-    write_names(os.path.join(os.path.dirname(prefix), "labels.txt"), plan.labels, overwrite)
+    make_folder(os.path.dirname(prefix) or ".")
+    names_file = os.path.join(os.path.dirname(prefix), "labels.txt")
+    _check_names(names_file, plan.labels, overwrite, _other_sets(prefix))
+    if overwrite:
+        _discard(prefix)
+    if plan.labels:
+        write_text(names_file, "\n".join(plan.labels) + "\n")
     _save_plan(prefix, plan, videos)
     _sweep(prefix)
 
@@ -62,17 +71,6 @@ def keep_index(prefix: str, plan: shards.Plan) -> None:
         record_index.write_index(prefix, plan.shards)
 
 
-def write_names(path: str, names: Sequence[str], overwrite: bool) -> None:
-    """Leaves class names beside the shards; other names there are another split's, and its labels count by them."""
-    if not names:
-        return
-    if not overwrite and tf.io.gfile.exists(path) and annotations.read_labels(path) != list(names):
-        raise UserError(
-            f"{path} holds other class names than these {len(names)}; add --labels {path}, or another --output"
-        )
-    write_text(path, "\n".join(names) + "\n")
-
-
 def write_failures(path: str, name: str, failures: Sequence[shards.Failure]) -> None:
     """Replaces the lines of this set of shards; those of other names stay."""
     rows = []
@@ -98,22 +96,40 @@ def check_videos(clips: Sequence[annotations.Clip], videos: str) -> None:
         raise UserError(f"none of the {len(clips)} videos is there, the first being {first}; check --videos")
 
 
+def _check_names(path: str, names: Sequence[str], overwrite: bool, others: Sequence[str]) -> None:
+    """UserError if the class names at `path` are others, and the labels of other sets there count by them."""
+    if names and (others or not overwrite) and tf.io.gfile.exists(path) and annotations.read_labels(path) != [*names]:
+        used = f", by which {' and '.join(others)} there count" if others else ""
+        raise UserError(
+            f"{path} holds other class names than these {len(names)}{used}; add --labels {path}, or another --output"
+        )
+
+
+def _other_sets(prefix: str) -> list[str]:
+    """Names of the other sets of shards, finished or begun, in the folder of `prefix`."""
+    names = set()
+    for entry in tf.io.gfile.listdir(os.path.dirname(prefix) or "."):
+        shard, job = records.SHARD_NAME.fullmatch(entry), re.fullmatch(r"\.(.+)\.build/?", entry)
+        names |= {found[1] for found in (shard, job) if found}
+    return sorted(names - {os.path.basename(prefix)})
+
+
 def _difference(old: shards.Plan, new: shards.Plan) -> str:
     names = [name for name in ("shards", "fps", "short_side", "quality") if getattr(old, name) != getattr(new, name)]
     parts = [f"--{name.replace('_', '-')} {getattr(old, name)}, not {getattr(new, name)}" for name in names]
     parts += ["other class names"] if old.labels != new.labels else []
-    parts += [f"another list ({len(old.clips)} clips, now {len(new.clips)})"] if old.clips != new.clips else []
+    if [clip.identity for clip in old.clips] != [clip.identity for clip in new.clips]:
+        parts.append(f"another list ({len(old.clips)} clips, now {len(new.clips)})")
     return " and ".join(parts)
 
 
 def _save_plan(prefix: str, plan: shards.Plan, videos: str) -> None:
     """Leaves the plan, and where the videos are, for the workers."""
-    tf.io.gfile.makedirs(shards.folder(prefix))
+    make_folder(shards.folder(prefix))
     # The clips stand one a line, so that a person can look at them.
     head = {name: getattr(plan, name) for name in ("labels", "shards", "fps", "short_side", "quality")}
     lines = [json.dumps({"videos": videos, **head}), *(json.dumps(dataclasses.astuple(clip)) for clip in plan.clips)]
     write_text(shards.plan_path(prefix), "\n".join(lines) + "\n")
-    shards.load_plan.cache_clear()
 
 
 def _discard(prefix: str) -> None:

@@ -1,7 +1,8 @@
 """Kinetics 400, 600 and 700-2020 as published, and Kinetics-710, the three merged.
 
-The published CSV files have the columns label, youtube_id, time_start and time_end (seconds of the YouTube video); test
-lists may lack the label.
+The published lists are CSV text with the columns label, youtube_id, time_start and time_end (seconds of the YouTube
+video) and split; some test lists lack all but the ids. Kinetics-600 is published as train.txt and val.txt, of which
+train.csv and val.csv are incomplete copies, and has a second test list, kinetics600_holdout_test.csv.
 
 Kinetics-710 (UniFormerV2, arXiv 2211.09552) unites the classes of the three sets. Most have the same name up to case;
 `RENAMED` holds those that a later set renamed. On the published lists 400 + 600 + 700 names give 710.
@@ -13,7 +14,7 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import tensorflow as tf
 
@@ -48,7 +49,7 @@ class Video:
     """A line of a published list."""
 
     youtube_id: str
-    label: str  # empty in a test list without labels
+    label: str
     start_s: float
     end_s: float
 
@@ -62,37 +63,64 @@ class Merged:
     counts: dict[str, dict[str, int]]  # set -> videos: listed, held_out, duplicate, kept
 
 
-def read_videos(path: str, labelled: bool = True) -> list[Video]:
-    """The lines of a published list; UserError if it has other columns, or no label where one is needed."""
-    columns = (
-        ("label", "youtube_id", "time_start", "time_end") if labelled else ("youtube_id", "time_start", "time_end")
-    )
+def read_videos(path: str, split: str | None = None) -> list[Video]:
+    """The lines of a published list; UserError if it has other columns, or lines of another split than `split`."""
     videos = []
-    for line, row in csv_rows(path, read_text(path), columns):
+    for line, row in csv_rows(path, read_text(path), ("label", "youtube_id", "time_start", "time_end")):
         place = f"{path}, line {line}"
         start, end = parse_seconds(row["time_start"], place), parse_seconds(row["time_end"], place)
-        if end <= start or not row["youtube_id"] or (labelled and not row["label"]):
+        if end <= start or not row["youtube_id"] or not row["label"].strip():
             raise UserError(
                 f"{place}: wanted label, youtube id and a start before the end; it is {','.join(row.values())}"
             )
-        videos.append(Video(row["youtube_id"], row.get("label", "").strip(), start, end))
+        if split is not None and row.get("split", "").strip() not in ("", *SPLITS[split]):
+            raise UserError(f"{place}: is of the split {row['split']!r}, but --split is {split!r}; change one of them")
+        videos.append(Video(row["youtube_id"], row["label"].strip(), start, end))
     if not videos:
         raise UserError(f"{path}: lists no videos")
     return videos
 
 
+def read_ids(path: str) -> set[str]:
+    """The YouTube ids of a published list, whatever its other columns hold; UserError if it has none."""
+    ids = {row["youtube_id"].strip() for _, row in csv_rows(path, read_text(path), ("youtube_id",))} - {""}
+    if not ids:
+        raise UserError(f"{path}: lists no videos")
+    return ids
+
+
 def list_path(folder: str, split: str) -> str:
-    """The CSV file of a split in the folder of a published set: train.csv, kinetics_400_validate.csv...
+    """The list of a split in the folder of a published set: train.csv, kinetics_400_validate.csv, val.txt...
+
+    Of two that differ in their ending alone, the .txt, which is the complete one. Held-out test lists are no split.
 
     Raises:
         UserError: There is none, or more than one.
     """
-    names = sorted(name for name in tf.io.gfile.listdir(folder) if name.endswith(".csv"))
-    found = [name for name in names if re.split(r"[^a-z]+", name[:-4].lower())[-1] in SPLITS[split]]
+    lists = _lists(folder)
+    found = [name for name, words in lists.items() if words[-1] in SPLITS[split] and "holdout" not in words]
+    found = [name for name in found if name.endswith(".txt") or f"{name[:-4]}.txt" not in found]
     if len(found) != 1:
         wanted = " or ".join(f"{word}.csv" for word in SPLITS[split])
-        raise UserError(f"{folder}: wanted one list {wanted}; it has {', '.join(found or names) or 'no CSV file'}")
+        raise UserError(f"{folder}: wanted one list {wanted}; it has {', '.join(found or lists) or 'no CSV file'}")
     return os.path.join(folder, found[0])
+
+
+def held_out_paths(folder: str) -> list[str]:
+    """All validation and test lists in the folder of a published set; UserError if either kind is missing."""
+    lists, held_out = _lists(folder), []
+    for split in ("val", "test"):
+        found = [name for name, words in lists.items() if set(words) & set(SPLITS[split])]
+        if not found:
+            raise UserError(f"{folder}: has no {split} list, whose videos must not be trained on; it has {[*lists]}")
+        held_out += found
+    return [os.path.join(folder, name) for name in sorted(set(held_out))]
+
+
+def _lists(folder: str) -> dict[str, list[str]]:
+    """Names of the lists in a folder, and the words in each name."""
+    names = sorted(name for name in tf.io.gfile.listdir(folder) if name.endswith((".csv", ".txt")))
+    return {name: re.split(r"[^a-z]+", name[:-4].lower()) for name in names}
 
 
 def to_clips(videos: Iterable[Video], files: VideoFiles, trimmed: bool) -> list[Clip]:
@@ -105,7 +133,7 @@ def to_clips(videos: Iterable[Video], files: VideoFiles, trimmed: bool) -> list[
         trimmed: ID.mp4 is a clip already, too.
 
     Returns:
-        One clip a video; the path of one that is not there is ID_000084_000094.mp4.
+        One clip a video; the path of one that is not there is ID_000084_000094.mp4, which is the key of all.
     """
     clips = []
     for video in videos:
@@ -113,9 +141,9 @@ def to_clips(videos: Iterable[Video], files: VideoFiles, trimmed: bool) -> list[
         cut, whole = files.find(name), files.find(video.youtube_id)
         if cut is None and whole is not None:
             times = (None, None) if trimmed else (video.start_s, video.end_s)
-            clips.append(Clip(whole, video.label, *times))
+            clips.append(Clip(whole, video.label, *times, key=name))
         else:
-            clips.append(Clip(cut or f"{name}.mp4", video.label))
+            clips.append(Clip(cut or f"{name}.mp4", video.label, key=name))
     return clips
 
 
@@ -125,18 +153,18 @@ def normal_name(label: str) -> str:
     return RENAMED.get(plain, plain).casefold()
 
 
-def merge(train: dict[str, Sequence[Video]], held_out: Iterable[Video]) -> Merged:
+def merge(train: dict[str, Sequence[Video]], held_out: Collection[str]) -> Merged:
     """Unites sets: one class per normal name, one video per YouTube id, none that is held out.
 
     Args:
         train: Set -> its videos. Where sets list the same video, the last set's label and times stay.
-        held_out: Videos of validation and test lists.
+        held_out: YouTube ids of validation and test lists.
 
     Returns:
         The videos in the order of the sets, newest first, and of their lists.
     """
     names = _merged_names([video.label for videos in train.values() for video in videos])
-    excluded, taken = {video.youtube_id for video in held_out}, set()
+    excluded, taken = frozenset(held_out), set()
     merged, counts = [], {}
     for name, videos in reversed(train.items()):
         count = Counter(listed=len(videos))

@@ -26,6 +26,7 @@ from PIL import Image
 from dist_jax.data import records, video
 from dist_jax.data.annotations import Clip
 from dist_jax.data.files import read_text, write_text
+from dist_jax.data.record_index import size_and_mtime
 from dist_jax.errors import UserError
 
 _LARGEST_RECORD = 2**31 - 2**20  # bytes of JPEG; protocol buffers end at 2 GiB
@@ -33,14 +34,20 @@ _LARGEST_RECORD = 2**31 - 2**20  # bytes of JPEG; protocol buffers end at 2 GiB
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a job builds; equal plans give equal bytes."""
+    """What a job builds; from the same videos, plans of one identity give equal bytes."""
 
-    clips: tuple[Clip, ...]  # in the order of `spread`
+    clips: tuple[Clip, ...]  # in the order of `spread`, with the files that were found for them
     labels: tuple[str, ...]  # class names in the order of their numbers; empty: the clips have a verb and a noun only
     shards: int
     fps: float  # frames a second; 0: the video's own
     short_side: int  # pixels, the largest; 0: the video's own
     quality: int  # of the JPEGs, 1 to 100
+
+    @property
+    def identity(self) -> tuple:
+        """What a job that goes on must have in common with the one that was begun; a file may have come meanwhile."""
+        clips = tuple(clip.identity for clip in self.clips)
+        return clips, self.labels, self.shards, self.fps, self.short_side, self.quality
 
     def of_shard(self, number: int) -> tuple[Clip, ...]:
         """The clips of shard `number`, in the order of its records."""
@@ -70,10 +77,10 @@ class Report:
 
 
 def spread(clips: Sequence[Clip]) -> tuple[Clip, ...]:
-    """The clips by a hash of what they are: the same for every order of the list, and each shard a fair sample."""
+    """The clips by a hash of their identity: the same for every order of the list, and each shard a fair sample."""
 
     def key(clip: Clip) -> bytes:
-        return hashlib.blake2b(json.dumps(dataclasses.astuple(clip)).encode()).digest()
+        return hashlib.blake2b(json.dumps(clip.identity).encode()).digest()
 
     return tuple(sorted(clips, key=key))
 
@@ -89,7 +96,7 @@ def build_shard(prefix: str, number: int, on_clip: Callable[[], None] = lambda: 
     Raises:
         UserError: The shard cannot be written. A video that cannot be read is in the report and raises nothing.
     """
-    plan, videos = load_plan(prefix)
+    plan, videos = _loaded_plan(prefix, size_and_mtime(plan_path(prefix)))
     partial = os.path.join(folder(prefix), f"{number:05d}.{uuid.uuid4().hex}.partial")
     count, frames, failures = 0, 0, []
     try:
@@ -159,6 +166,12 @@ def _record_or_failure(plan: Plan, videos: str, clip: Clip) -> tuple[bytes, int]
 
 
 @functools.lru_cache(maxsize=1)
+def _loaded_plan(prefix: str, state: tuple[int, int]) -> tuple[Plan, str]:
+    """The plan, read once by a process that builds many of its shards; `state`, its file's, tells it from an older."""
+    del state
+    return load_plan(prefix)
+
+
 def load_plan(prefix: str) -> tuple[Plan, str]:
     """The plan of the job at `prefix`, and the folder of its videos."""
     try:
