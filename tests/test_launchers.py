@@ -463,16 +463,54 @@ def test_scripts_of_the_users_machine_run_on_bash_3(script):
         assert f"${{{name}[@]}}" not in bare, name
 
 
+def notebook():
+    """The notebook, and what of its cells is Python: lines that begin with ! and % are IPython's."""
+    whole = json.loads((ROOT / "scripts/dist_jax_colab.ipynb").read_text())
+    code = [cell for cell in whole["cells"] if cell["cell_type"] == "code"]
+    python = {cell["id"]: "".join(line for line in cell["source"] if not line.startswith(("!", "%"))) for cell in code}
+    return whole, python
+
+
 def test_notebook_is_plain_and_its_python_compiles():
-    notebook = json.loads((ROOT / "scripts/dist_jax_colab.ipynb").read_text())
-    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
-    code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-    assert code
-    for cell in code:
-        assert cell["outputs"] == []
-        assert cell["execution_count"] is None
-        python = [line for line in cell["source"] if not line.startswith(("!", "%"))]  # the rest is IPython's
-        compile("".join(python), cell["id"], "exec")
+    whole, python = notebook()
+    assert (whole["nbformat"], whole["nbformat_minor"]) == (4, 5)
+    assert python
+    for cell in whole["cells"]:
+        if cell["cell_type"] == "code":
+            assert cell["outputs"] == []
+            assert cell["execution_count"] is None
+            compile(python[cell["id"]], cell["id"], "exec")
+    ids = [cell["id"] for cell in whole["cells"]]
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("start", [".", "dist_jax/scripts"])  # on Colab; in Jupyter, beside the notebook
+def test_notebook_finds_or_clones_the_project_once(tmp_path, start):
+    project = tmp_path / "dist_jax"
+    make = f"mkdir -p {project}/dist_jax {project}/scripts && touch {project}/dist_jax/main.py"
+    (tmp_path / "git").write_text(f'#!/usr/bin/env bash\necho "$*" >>{tmp_path}/calls\n{make}\n')
+    (tmp_path / "git").chmod(0o755)
+    if start != ".":
+        subprocess.run(["bash", "-c", make], check=True)
+    cell = notebook()[1]["install"]
+    # A cell may be run twice, and once more in a session that was started again.
+    twice = (
+        f"cell = {cell!r}\ninput = lambda question: 'https://asked.for/it'\nexec(cell)\nexec(cell)\nprint(os.getcwd())"
+    )
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    for _ in range(2):
+        command = [sys.executable, "-c", twice]
+        result = subprocess.run(command, cwd=tmp_path / start, env=environment, capture_output=True, text=True)
+        assert (result.returncode, result.stdout, result.stderr) == (0, f"{project}\n", "")
+    clones = (tmp_path / "calls").read_text().splitlines() if (tmp_path / "calls").exists() else []
+    expected = ["clone --quiet --depth=1 https://asked.for/it dist_jax"] if start == "." else []
+    assert clones == expected
+
+
+def test_notebook_and_quickstart_name_the_same_time():
+    text = "".join(line for cell in notebook()[0]["cells"] for line in cell["source"])
+    for said in (text, (ROOT / "scripts/quickstart.sh").read_text()):
+        assert "under six minutes on two CPU cores after the install" in said
 
 
 # --- costs
