@@ -111,8 +111,6 @@ def load(weights: str, *, resolution: int = 0, place: Place = keep) -> Clip:
     if not network and "input_resolution" not in tensors:
         clip_files.check_normalization(file.parent)
         open_clip = file.parent / clip_files.OPEN_CLIP_CONFIG
-        if not open_clip.is_file():
-            warn(f"{file}: taken as OpenAI's, with QuickGELU; a model of open_clip needs its config beside it")
     return _read(found, *_openai(found, open_clip), resolution, place)
 
 
@@ -212,6 +210,8 @@ def _openai(found: _Found, open_clip: Path | None) -> tuple[table.Table, VisionC
         clip_formats.check_open_clip(cfg, str(open_clip))
     elif Path(found.source).name.startswith("open_clip"):
         raise UserError(f"{found.source}: open_clip_config.json is not beside it, which says the activation; copy it")
+    elif open_clip is not None:
+        warn(f"{found.source}: taken as OpenAI's, with QuickGELU; a model of open_clip needs its config beside it")
     rows = clip_formats.OPENAI
     text = clip_formats.has_text(rows, names)
     return rows, *clip_formats.openai_sizes(names, text, found.source, cfg)

@@ -45,8 +45,8 @@ def load_initial(path: str | Path, target: DistConfig, backbone: Mapping[str, st
         differ = f"init_from={path}: the network was trained on the CLIP {theirs}, clip.weights is {ours}"
         if same_backbone:
             raise UserError(
-                f"{differ}, which it cannot read; set clip.weights to that CLIP or, if this one is as good, make a model "
-                "of the two: python -m dist_jax.convert --clip ... --use-clip given"
+                f"{differ}, which it cannot read; set clip.weights to that CLIP or, if this one is as good, make a "
+                "model of the two: python -m dist_jax.convert --clip ... --use-clip given"
             )
         warn(f"{differ}: it starts on features that it has not seen")
     return params
