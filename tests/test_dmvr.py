@@ -96,6 +96,37 @@ def test_our_factory_gives_what_our_pipeline_gives(pattern, tmp_path):
 
 
 @needs_dmvr
+def test_our_factory_takes_dense_clips_too(pattern, tmp_path):
+    config = make_config(tmp_path)
+    config.data.source, config.data.val, config.data.stride = "records", pattern, 2
+    batch = next(pipeline.eval_batches(config, sources.open_source(config.data, "val"), slice(None), 24))
+    options = dict(is_training=False, frames=4, resolution=24, sampling="interval", stride=2, views=1)
+    factory = dmvr_factory.ClipFactory(pattern).configure(**options)
+    for clip in factory.make_dataset(shuffle=False, num_epochs=1, batch_size=None):
+        assert sum(np.array_equal(clip["image"], video) for video in batch["video"]) == 1
+    with pytest.raises(UserError, match="sampling='segment'"):
+        dmvr_factory.ClipFactory(pattern).configure(sampling="segment")
+
+
+@needs_dmvr
+def test_our_factory_names_the_label_that_a_record_lacks(tmp_path):
+    bare = records.make_example([jpeg(picture(0, 0))], None, None, "v.mp4", 0, 1, verb=1)
+    factory = dmvr_factory.ClipFactory(write_shards(tmp_path, [bare], shards=1)).configure(frames=4, resolution=16)
+    with pytest.raises(tf.errors.InvalidArgumentError, match="the record has no label clip/label/index"):
+        next(iter(factory.make_dataset(batch_size=1)))
+
+
+@needs_dmvr
+def test_a_factory_that_takes_a_part_of_the_shards_is_a_source(pattern, tmp_path):
+    paths = records.find_shards(pattern)
+    config = make_config(tmp_path)
+    config.data.dmvr_factory, config.data.dmvr_options = "dist_jax.data.dmvr_factory:ClipFactory", ""
+    for part, size in ((paths, 6), (paths[:1], 3), (paths[1:], 3)):
+        config.data.train = json.dumps({"shards": part})
+        assert sources.open_source(config.data, "train").size == size
+
+
+@needs_dmvr
 def test_our_factory_trains_on_batches(pattern):
     factory = dmvr_factory.ClipFactory(pattern).configure(frames=4, resolution=16)
     batch = next(iter(factory.make_dataset(batch_size=3)))
@@ -125,6 +156,7 @@ def test_our_factory_is_a_source_too(pattern, tmp_path):
         ({"data.dmvr_options": "3"}, "wanted a JSON object"),
         ({"data.train": '{"shade": 1}'}, r"does not take \['shade'\]; it takes .*pattern.*num_frames"),
         ({"data.label": "verb"}, r"\['verb'\] is missing"),
+        ({"data.dmvr_options": ""}, r"cannot be made with \{'subset': 'train'\}.*missing .*'pattern'"),
     ],
 )
 def test_a_factory_that_cannot_be_used_is_an_error(pattern, tmp_path, changes, message):

@@ -67,6 +67,21 @@ def test_interval_views_start_at_v_over_V_of_the_possible_starts():
     ]
 
 
+@pytest.mark.parametrize("views", [3, 7, 10])
+def test_interval_views_are_rounded_down_in_whole_numbers(views):
+    for last_start in range(200):  # shares of floating point fall short of whole numbers, 3/7 * 49 of 21
+        starts = [view * last_start // views for view in range(views)]
+        assert [row[0] for row in indices(sampling.interval_views(features(last_start + 6), 2, 3, views))] == starts
+
+
+def test_the_kind_of_sampling_is_chosen_by_name():
+    video = features(100, seed=3)
+    assert indices(sampling.train_frames(video, "segments", 4, 5)) == indices(sampling.random_segments(video, 4))
+    assert indices(sampling.train_frames(video, "interval", 4, 5)) == indices(sampling.random_interval(video, 4, 5))
+    assert indices(sampling.eval_views(video, "segments", 4, 5, 2)) == indices(sampling.segment_views(video, 4, 2))
+    assert indices(sampling.eval_views(video, "interval", 4, 5, 2)) == indices(sampling.interval_views(video, 4, 5, 2))
+
+
 def test_an_interval_longer_than_the_video_repeats_its_last_frame():
     assert indices(sampling.interval_views(features(6), 4, 3, 1)) == [[0, 3, 5, 5]]
     assert indices(sampling.random_interval(features(6), 4, 3)) == [0, 3, 5, 5]

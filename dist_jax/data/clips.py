@@ -1,7 +1,7 @@
 """From a record's number to a row of a batch: the order in which sampling and augmentation are applied.
 
-A row holds `video` uint8 [T, H, W, 3] (training) or [V, T, H, W, 3] (evaluation), `label` int32 [], `mask` float32 []
-(1), `record` int64 [] and `id` bytes [].
+A row holds `video` uint8 [T, H, W, 3] (training) or [V * crops, T, H, W, 3] (evaluation: V temporal views, the crops of
+one view side by side), `label` int32 [], `mask` float32 [] (1), `record` int64 [] and `id` bytes [].
 """
 
 import ml_collections
@@ -19,10 +19,7 @@ def train_clip(
     """The row of a training record (int64 []) as `epoch` (int64 []) draws it; H = W = `resolution`."""
     features = source.read(record) | {"seed": example_seed(config.seed, epoch, record)}
     features = choose_label(features, drawn=True)
-    if config.data.sampling == "segments":
-        features = sampling.random_segments(features, config.model.frames)
-    else:
-        features = sampling.random_interval(features, config.model.frames, config.data.stride)
+    features = sampling.train_frames(features, config.data.sampling, config.model.frames, config.data.stride)
     features = augment.random_resized_crop(features, config.augment.crop_area, config.augment.crop_aspect)
     order, features = _distinct_frames(features)
     features = augment.resize(source.decode(features), resolution, resolution)
@@ -36,13 +33,10 @@ def train_clip(
 
 
 def eval_clip(config: ml_collections.ConfigDict, source: Source, resolution: int, record: tf.Tensor) -> Features:
-    """The row of a validation record (int64 []): V = eval.views * eval.crops, the crops of a view side by side."""
+    """The row of a validation record (int64 []); V = eval.views."""
     frames, views, crops = config.model.frames, config.eval.views, config.eval.crops
     features = choose_label(source.read(record), drawn=False)
-    if config.data.sampling == "segments":
-        features = sampling.segment_views(features, frames, views)
-    else:
-        features = sampling.interval_views(features, frames, config.data.stride, views)
+    features = sampling.eval_views(features, config.data.sampling, frames, config.data.stride, views)
     order, features = _distinct_frames(augment.whole_frame(features))
     features = augment.short_side_crops(source.decode(features), resolution, crops)  # [crops, distinct, H, W, 3]
     order = tf.reshape(order, [views, frames])

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import ml_collections
 import tensorflow as tf
 
-from dist_jax.data import augment, record_index, records, sampling
-from dist_jax.data.sampling import Features
+from dist_jax.data import augment, record_index, records
+from dist_jax.data.sampling import Features, eval_views, train_frames
 from dist_jax.data.sources import Source, encoded_clip, encoded_source
 from dist_jax.errors import UserError
 
@@ -32,7 +32,10 @@ def _clip_factory() -> type:
     builders, sources, video_dataset = (_dmvr(name) for name in ("builders", "sources", "video_dataset"))
 
     class ClipFactory(video_dataset.BaseVideoDatasetFactory):
-        """Clips as the network sees them: `image` uint8 [T, H, W, 3] (else [V, T, H, W, 3]), `label` int32 []."""
+        """Clips as the network sees them: `image` uint8 [T, H, W, 3], `label` int32 [].
+
+        Without is_training `image` is [V * crops, T, H, W, 3], the crops of one of the V views side by side.
+        """
 
         def __init__(self, shards: str | Sequence[str]) -> None:
             """For shards as `records.find_shards` takes them, or their paths."""
@@ -44,6 +47,8 @@ def _clip_factory() -> type:
             is_training: bool = True,
             frames: int = 16,
             resolution: int = 224,
+            sampling: str = "segments",
+            stride: int = 4,
             views: int = 3,
             crops: int = 1,
             crop_area: Sequence[float] = (0.4, 1.0),
@@ -52,7 +57,9 @@ def _clip_factory() -> type:
             flip_labels: Sequence[int] = (),
             label: str = records.LABEL,
         ) -> None:
-            """The recipe of config.data and config.augment, under the same names; V = views * crops."""
+            """The recipe, under the names that config.data, config.augment and config.eval give to its numbers."""
+            if sampling not in ("segments", "interval"):
+                raise UserError(f"sampling={sampling!r}: wanted 'segments' or 'interval'")
             image = builders.IMAGE_FEATURE_NAME
             label_name = builders.LABEL_INDEX_FEATURE_NAME
             frames_type = tf.io.FixedLenSequenceFeature((), dtype=tf.string)
@@ -60,13 +67,16 @@ def _clip_factory() -> type:
             self.parser_builder.parse_feature(label, tf.io.VarLenFeature(tf.int64), label_name, is_context=True)
 
             def sample(features: Features) -> Features:
-                encoded = features[image]
-                ours = encoded_clip(encoded, tf.sparse.to_dense(features[label_name]), tf.constant([], tf.string))
+                labels = tf.sparse.to_dense(features[label_name])
+                some = tf.debugging.assert_positive(tf.size(labels), f"the record has no label {label}")
+                with tf.control_dependencies([some]):
+                    ours = encoded_clip(features[image], tf.identity(labels), tf.constant([], tf.string))
                 if not is_training:
-                    return augment.whole_frame(sampling.segment_views(ours, frames, views))
+                    return augment.whole_frame(eval_views(ours, sampling, frames, stride, views))
                 # DMVR's pipelines draw from TensorFlow's own generator: tf.random.set_seed makes them repeatable.
                 ours["seed"] = tf.random.uniform([2], maxval=tf.int64.max, dtype=tf.int64)
-                return augment.random_resized_crop(sampling.random_segments(ours, frames), crop_area, crop_aspect)
+                ours = train_frames(ours, sampling, frames, stride)
+                return augment.random_resized_crop(ours, crop_area, crop_aspect)
 
             def decode(features: Features) -> Features:
                 encoded = tf.gather(features["encoded"], tf.reshape(features["indices"], [-1]))
@@ -142,8 +152,13 @@ def _configured(data: ml_collections.ConfigDict, split: str) -> object:
     unknown = sorted(arguments.keys() - taken.keys() - configured.keys())
     if unknown:
         raise UserError(f"{data.dmvr_factory} does not take {unknown}; it takes {[*taken, *configured]}")
-    made = factory(**{key: value for key, value in arguments.items() if key in taken})
-    return made.configure(**{key: value for key, value in arguments.items() if key not in taken})
+    try:
+        made = factory(**{key: value for key, value in arguments.items() if key in taken})
+        return made.configure(**{key: value for key, value in arguments.items() if key not in taken})
+    except (TypeError, ValueError) as error:  # an argument is missing, say
+        raise UserError(
+            f"{data.dmvr_factory} cannot be made with {arguments} (data.dmvr_options and data.{split}): {error}"
+        ) from error
 
 
 def _json_object(field: str, text: str) -> dict[str, object]:

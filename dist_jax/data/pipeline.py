@@ -76,7 +76,7 @@ def eval_batches(
     Arguments as for train_batches; `rows` are rows of the global evaluation batch.
 
     Yields:
-        `video` uint8 [b, V, T, H, W, 3] (V = eval.views * eval.crops, the crops of a view side by side), `label` int32
+        `video` uint8 [b, V * crops, T, H, W, 3] (V = eval.views, the eval.crops of a view side by side), `label` int32
         [b], `mask` float32 [b], `record` int64 [b], `id` bytes [b]. Padding after the last record has mask 0 and record
         -1. A bad record has mask 0 and its number: no other takes its place, `faults` counts and lists it.
 

@@ -12,6 +12,20 @@ import tensorflow as tf
 Features = dict[str, tf.Tensor]
 
 
+def train_frames(features: Features, kind: str, frames: int, stride: int) -> Features:
+    """One random clip, as `kind` (config.data.sampling) says; `stride` is for "interval" alone."""
+    if kind == "segments":
+        return random_segments(features, frames)
+    return random_interval(features, frames, stride)
+
+
+def eval_views(features: Features, kind: str, frames: int, stride: int, views: int) -> Features:
+    """The V = `views` temporal views, as `kind` (config.data.sampling) says; `stride` is for "interval" alone."""
+    if kind == "segments":
+        return segment_views(features, frames, views)
+    return interval_views(features, frames, stride, views)
+
+
 def random_segments(features: Features, frames: int) -> Features:
     """One uniform draw in each of T = `frames` equal parts, rounded (half to even) and clamped: the recipe's."""
     draws = tf.random.stateless_uniform([frames], fold_in(features["seed"], "frames"), dtype=tf.float64)
@@ -36,13 +50,20 @@ def segment_views(features: Features, frames: int, views: int) -> Features:
 def random_interval(features: Features, frames: int, stride: int) -> Features:
     """T frames, every `stride`-th, from a uniformly drawn start, rounded down; beyond the end the last one repeats."""
     draw = tf.random.stateless_uniform([], fold_in(features["seed"], "frames"), dtype=tf.float64)
-    return features | {"indices": _interval(features["num_frames"], draw, frames, stride)}  # [T]
+    last_start = _last_start(features, frames, stride)
+    start = tf.cast(tf.floor(draw * tf.cast(last_start, tf.float64)), tf.int64)
+    return features | {"indices": _clamped(start + tf.range(frames, dtype=tf.int64) * stride, features["num_frames"])}
 
 
 def interval_views(features: Features, frames: int, stride: int, views: int) -> Features:
-    """T frames, every `stride`-th; view v of V starts at the share v/V of the possible starts (V = 1: the middle)."""
-    share = tf.range(views, dtype=tf.float64)[:, None] / views if views > 1 else tf.constant([[0.5]], tf.float64)
-    return features | {"indices": _interval(features["num_frames"], share, frames, stride)}  # [V, T]
+    """T frames, every `stride`-th; view v of V starts at the share v/V of the possible starts (V = 1: the middle).
+
+    Rounded down, in whole numbers; beyond the end the last frame repeats.
+    """
+    last_start = _last_start(features, frames, stride)
+    starts = tf.range(views, dtype=tf.int64) * last_start // views if views > 1 else last_start[None] // 2
+    points = starts[:, None] + tf.range(frames, dtype=tf.int64) * stride  # [V, T]
+    return features | {"indices": _clamped(points, features["num_frames"])}
 
 
 def fold_in(seed: tf.Tensor, name: str) -> tf.Tensor:
@@ -50,10 +71,9 @@ def fold_in(seed: tf.Tensor, name: str) -> tf.Tensor:
     return tf.random.experimental.stateless_fold_in(seed, tf.constant(zlib.crc32(name.encode()), seed.dtype))
 
 
-def _interval(num_frames: tf.Tensor, share: tf.Tensor, frames: int, stride: int) -> tf.Tensor:
-    last_start = tf.maximum(tf.cast(num_frames, tf.float64) - frames * stride, 0.0)
-    points = share * last_start + tf.range(frames, dtype=tf.float64) * stride
-    return _clamped(tf.floor(points), num_frames)
+def _last_start(features: Features, frames: int, stride: int) -> tf.Tensor:
+    """Number of places at which a clip of every `stride`-th frame can start: int64 []."""
+    return tf.maximum(tf.cast(features["num_frames"], tf.int64) - frames * stride, 0)
 
 
 def _clamped(points: tf.Tensor, num_frames: tf.Tensor) -> tf.Tensor:
