@@ -50,12 +50,15 @@ def test_rotation_is_about_the_centre():
     assert np.array_equal(quarter[0], np.rot90(video[0])) or np.array_equal(quarter[0], np.rot90(video[0], -1))
 
 
-def test_shear_moves_rows_by_their_distance_from_the_centre():
+def test_shear_moves_rows_by_their_distance_from_the_top():
     video = clip(size=(21, 21))
-    sheared = applied(ra.shear_x, 1.0, video)
-    np.testing.assert_array_equal(sheared[:, 10], video[:, 10])
-    np.testing.assert_array_equal(sheared[:, 20, :18], video[:, 20, 3:])  # 10 rows down: 3 columns
-    np.testing.assert_array_equal(applied(ra.shear_y, 1.0, video)[:, :18, 20], video[:, 3:, 20])
+    sheared, other = applied(ra.shear_x, 1.0, video), applied(ra.shear_x, -1.0, video)
+    for row in range(21):
+        columns = round(0.3 * (row + 0.5))  # the row's middle is so far from the frame's corner
+        np.testing.assert_array_equal(sheared[:, row, : 21 - columns], video[:, row, columns:])
+        np.testing.assert_array_equal(other[:, row, columns:], video[:, row, : 21 - columns])
+        assert not sheared[:, row, 21 - columns :].any()
+    np.testing.assert_array_equal(applied(ra.shear_y, 1.0, video)[:, :15, 19], video[:, 6:, 19])
 
 
 def test_brightness_color_and_contrast_blend():

@@ -1,6 +1,7 @@
 """RandAugment (arXiv 1909.13719) on whole clips: the operations and ranges that torchvision gives it.
 
 A magnitude m of 0 to 10 is m / 10 of each operation's range. An operation and its sign are drawn once for all frames.
+Rotation is about the centre, shear about the top left corner, as torchvision has them.
 Shapes: video uint8 [T, H, W, 3]; what a geometric operation brings in from outside is black.
 """
 
@@ -17,6 +18,7 @@ _SHEAR = 0.3
 _ROTATION = math.radians(30)
 _TRANSLATION = 150 / 331  # of the frame's side
 _ENHANCEMENT = 0.9
+_TOP_LEFT = (-0.5, -0.5)  # the frame's corner, in pixels from the middle of its first pixel
 
 
 def rand_augment(features: Features, operations: int, magnitude: float) -> Features:
@@ -42,13 +44,13 @@ def identity(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
 
 
 def shear_x(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Rows shift by up to 0.3 of their distance from the centre."""
-    return _affine(video, [[1.0, _SHEAR * strength], [0.0, 1.0]])
+    """Rows shift by up to 0.3 of their distance from the topmost."""
+    return _affine(video, [[1.0, _SHEAR * strength], [0.0, 1.0]], centre=_TOP_LEFT)
 
 
 def shear_y(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Columns shift by up to 0.3 of their distance from the centre."""
-    return _affine(video, [[1.0, 0.0], [_SHEAR * strength, 1.0]])
+    """Columns shift by up to 0.3 of their distance from the leftmost."""
+    return _affine(video, [[1.0, 0.0], [_SHEAR * strength, 1.0]], centre=_TOP_LEFT)
 
 
 def translate_x(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
@@ -150,10 +152,19 @@ OPERATIONS: tuple[Operation, ...] = (
 )
 
 
-def _affine(video: tf.Tensor, matrix: list[list[object]], x: object = 0.0, y: object = 0.0) -> tf.Tensor:
-    """Every output pixel takes the input at `matrix` times its place from the centre, minus (x, y); nearest pixel."""
+def _affine(
+    video: tf.Tensor,
+    matrix: list[list[object]],
+    x: object = 0.0,
+    y: object = 0.0,
+    centre: tuple[float, float] | None = None,
+) -> tf.Tensor:
+    """Every output pixel takes the input at `matrix` times its place from `centre`, minus (x, y); nearest pixel.
+
+    `centre` is x, y in pixels from the middle of the first one; None: the frame's own.
+    """
     shape = tf.shape(video)
-    centre_x, centre_y = tf.cast(shape[2] - 1, tf.float32) / 2, tf.cast(shape[1] - 1, tf.float32) / 2
+    centre_x, centre_y = centre or (tf.cast(shape[2] - 1, tf.float32) / 2, tf.cast(shape[1] - 1, tf.float32) / 2)
     (a, b), (c, d) = matrix
     shift_x = centre_x - a * centre_x - b * centre_y - x
     shift_y = centre_y - c * centre_x - d * centre_y - y
