@@ -160,6 +160,12 @@ def test_a_list_with_times_gives_parts_of_a_video(video_folder):
     assert numbers(read(source, 1)[1]) == [18, 19]
 
 
+def test_a_list_of_numbers_names_the_setting_that_helps(video_folder):
+    (video_folder / "numbers.txt").write_text("0.mp4 0\n1.mp4 1\n")
+    with pytest.raises(UserError, match=r"the labels are numbers .* with data\.labels,"):
+        sources.class_names(data(source="videos", train=str(video_folder / "numbers.txt")))
+
+
 def test_a_folder_per_class_is_a_source_as_well(tmp_path):
     for name in ("jump", "run"):
         (tmp_path / name).mkdir()

@@ -49,13 +49,14 @@ def read_labels(path: str) -> list[str]:
     return class_names.parse(read_text(path), path)
 
 
-def read_list(path: str, labels: Sequence[str] | None = None) -> list[Clip]:
+def read_list(path: str, labels: Sequence[str] | None = None, option: str = "--labels") -> list[Clip]:
     """Clips of a list file.
 
     Args:
         path: Lines `path label words`, the path ending at the first tab or else the first space; or a CSV file whose
           header has the columns path and label, and optionally start and end (seconds) and caption.
         labels: Class names. With them a label may also be a number from 0.
+        option: How the user gives class names, for the message.
 
     Returns:
         The clips in their order.
@@ -73,7 +74,7 @@ def read_list(path: str, labels: Sequence[str] | None = None) -> list[Clip]:
     if labels is None and all(clip.label.isdecimal() for _, clip in rows):
         raise UserError(
             f"{path}: the labels are numbers (line {rows[0][0]}: {rows[0][1].label}); give the class names' file "
-            "with --labels, because clips are compared with the names"
+            f"with {option}, because clips are compared with the names"
         )
     if labels is not None:
         rows = [(line, dataclasses.replace(clip, label=_named(clip.label, labels))) for line, clip in rows]

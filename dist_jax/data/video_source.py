@@ -78,7 +78,7 @@ def read_clips(location: str, names: Sequence[str] | None = None) -> list[Clip]:
     """The clips of a list file, or of a folder that holds one folder per class."""
     if os.path.isdir(location):
         return annotations.read_folders(location)
-    return annotations.read_list(location, names)
+    return annotations.read_list(location, names, "data.labels")
 
 
 def _part(times: np.ndarray, clip: Clip) -> tuple[int, int]:
