@@ -21,6 +21,7 @@ A job that is started again keeps finished shards.
 import argparse
 import os
 import sys
+import time
 from collections.abc import Sequence
 
 from tqdm import tqdm
@@ -28,6 +29,7 @@ from tqdm import tqdm
 from dist_jax.data import annotations, cores, datasets, files, jobs, runners, shards
 from dist_jax.errors import UserError, exit_with_message
 
+_LIST_SECONDS = 5.0  # from one writing of failed.csv to the next, at least, while shards are built
 _CLIPS_PER_SHARD = 128  # ten seconds of Kinetics at a short side of 256 are about 6 MB: shards below 1 GB
 
 
@@ -128,9 +130,14 @@ def _build(
     elif todo:
         done = sum(len(plan.of_shard(number)) for number in reports)
         with tqdm(total=len(plan.clips), initial=done, unit="video", desc=args.name) as bar:
+            due = time.monotonic() + _LIST_SECONDS
             for report in runners.run_processes(prefix, todo, args.workers, bar.update):
                 reports[report.number] = report
-                _check_failures(prefix, plan, reports, args.max_failures)
+                failures = sum(len(one.failures) for one in reports.values())
+                too_many = args.max_failures is not None and failures > args.max_failures
+                if too_many or time.monotonic() > due:
+                    _check_failures(prefix, plan, reports, args.max_failures)
+                    due = time.monotonic() + _LIST_SECONDS
     _check_failures(prefix, plan, reports, args.max_failures)
     jobs.keep_index(prefix, plan)
     return list(reports.values())

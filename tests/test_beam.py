@@ -3,7 +3,7 @@ from built_records import hashes
 from video_files import write_video
 
 from dist_jax import build_records
-from dist_jax.data import record_index
+from dist_jax.data import record_index, runners, shards
 from dist_jax.errors import UserError
 
 
@@ -26,6 +26,23 @@ def test_the_local_runner_builds_the_same_bytes(command, tmp_path):
     for name in ("failed.csv", "labels.txt"):
         assert (tmp_path / "beam" / name).read_text() == (tmp_path / "alone" / name).read_text()
     assert len(record_index.load_index(str(tmp_path / "beam" / "train@3"))) == 4
+
+
+def test_what_a_worker_says_is_one_line(command, tmp_path, monkeypatch):
+    pytest.importorskip("apache_beam")
+
+    def fail(prefix, number):
+        raise UserError(f"{prefix}: shard {number} cannot be written (disk full)")
+
+    monkeypatch.setattr(shards, "build_shard", fail)
+    with pytest.raises(UserError, match=r"out/train: shard \d cannot be written \(disk full\)$"):
+        build_records.main([*command, str(tmp_path / "out"), "--runner=DirectRunner"])
+
+
+def test_the_line_is_found_in_a_runners_error():
+    traceback = "Error: worker gone\n  File x\ndist_jax.errors.UserError: p: full (no space) [while running 'Build']\n"
+    assert runners._told_by_worker(traceback + "\nmore") == "p: full (no space)"
+    assert runners._told_by_worker("ValueError: no") == ""
 
 
 def test_an_unknown_runner(command, tmp_path):

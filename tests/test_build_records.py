@@ -11,7 +11,7 @@ from built_records import examples, hashes, images, integer
 from video_files import numbers, write_video
 
 from dist_jax import build_records
-from dist_jax.data import record_index, records, shards
+from dist_jax.data import jobs, record_index, records, shards
 from dist_jax.data.annotations import Clip
 from dist_jax.errors import UserError, exit_with_message
 
@@ -152,6 +152,14 @@ def test_more_failures_than_are_borne_end_the_job_and_keep_what_is_done(build, v
         UserError, match=r"2 of 4 videos could not be read, more than --max-failures 1: see .*failed.csv"
     ):
         build("--max-failures=1", lines=BROKEN)
+
+
+def test_the_list_of_failures_is_not_written_after_every_shard(build, monkeypatch):
+    written = []
+    write = jobs.write_failures
+    monkeypatch.setattr(jobs, "write_failures", lambda *arguments: (written.append(1), write(*arguments)))
+    output = build("--shards=4", lines="a.mp4 up\nb.mp4 up\nabsent.mp4 up\ngone.mp4 up\n")
+    assert len(failed(output)) == 2 and len(written) == 1
 
 
 def test_failed_videos_can_be_retried(build, videos):

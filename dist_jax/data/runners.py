@@ -3,6 +3,7 @@
 import concurrent.futures
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -61,7 +62,7 @@ def run_beam(prefix: str, numbers: Sequence[int], runner: str, options: Sequence
         options: The runner's own flags, --name=value.
 
     Raises:
-        UserError: apache-beam is not installed, or does not know the runner.
+        UserError: apache-beam is not installed, or does not know the runner; or a worker said what is wrong.
     """
     try:
         import apache_beam as beam  # optional
@@ -75,13 +76,25 @@ def run_beam(prefix: str, numbers: Sequence[int], runner: str, options: Sequence
         pipeline = beam.Pipeline(options=PipelineOptions([f"--runner={runner}", *options]))
     except ValueError as error:
         raise UserError(f"--runner={runner}: {error}") from error
-    with pipeline:
-        _ = (
-            pipeline
-            | "Shards" >> beam.Create(list(numbers))
-            | "Spread" >> beam.Reshuffle()
-            | "Build" >> beam.Map(_build_element, prefix)
-        )
+    _ = (
+        pipeline
+        | "Shards" >> beam.Create(list(numbers))
+        | "Spread" >> beam.Reshuffle()
+        | "Build" >> beam.Map(_build_element, prefix)
+    )
+    try:
+        pipeline.run().wait_until_finish()
+    except Exception as error:  # of a kind that depends on the runner
+        told = _told_by_worker(str(error))
+        if told:
+            raise UserError(told) from error
+        raise
+
+
+def _told_by_worker(message: str) -> str:
+    """The text of the UserError in a runner's own error, which holds a worker's traceback; empty if there is none."""
+    found = re.findall(r"UserError: (.+?)(?: \[while running .*)?$", message, re.MULTILINE)
+    return found[-1] if found else ""
 
 
 def _build_element(number: int, prefix: str) -> int:
