@@ -39,7 +39,7 @@ output="${output:-demo}"
 
 source scripts/environment.sh
 make_environment requirements.txt
-export JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=2
+export JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=2 MPLBACKEND=agg # notebooks name a backend that .venv has not
 
 SECONDS=0
 stage() {

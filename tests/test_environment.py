@@ -25,6 +25,7 @@ case "$*" in
   "-m pip --python "*) [[ "$able" == *pip-for-others* ]] && touch "$(dirname "$(dirname "$4")")/pip" ;;
   "-m pip --version") [[ -e "$folder/pip" ]] ;;
   "-m pip install "*) [[ -e "$folder/pip" && "$able" != *offline* ]] && echo "$*" >>"$folder/../installs" ;;
+  *" "*) IFS="|"; echo "$MPLBACKEND|$*" >>"$folder/../calls" ;;
   *) exit 9 ;;
 esac
 """
@@ -69,6 +70,17 @@ class Checkout:
         """The requirement files that pip was given, in order."""
         file = self.folder / "installs"
         return [Path(line).name for line in file.read_text().splitlines()] if file.exists() else []
+
+    def quickstart(self, *arguments):
+        """Runs it with the stub for all of Python, and returns what was run, one list of words each."""
+        shutil.copy(SCRIPTS / "quickstart.sh", self.folder / "scripts")
+        environment = {"PATH": str(self.bin), "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+        result = subprocess.run(
+            [BASH, "scripts/quickstart.sh", *arguments],
+            **{"cwd": self.folder, "env": environment, "capture_output": True, "text": True, "timeout": 60},
+        )
+        assert (result.returncode, result.stderr) == (0, "")
+        return [line.split("|") for line in (self.folder / "calls").read_text().splitlines()]
 
 
 def used(result):
@@ -195,3 +207,16 @@ def test_another_reason_is_told_as_python_tells_it(tmp_path):
     checkout.python("python3", "3.12", "ensurepip, full")
     message = refused(checkout.run())
     assert message == "error: python3 (Python 3.12) cannot make .venv: OSError: No space left on device\n"
+
+
+@pytest.mark.parametrize("short", [False, True])
+def test_quickstart_runs_its_stages_in_order(tmp_path, short):
+    calls = Checkout(tmp_path, python3="3.12").quickstart(*(["--short"] if short else []))
+    demo, output = "scripts.demo", "demo/short" if short else "demo"
+    stages = [f"{demo}.render_videos", f"{demo}.train_tiny_clip", *["dist_jax.build_records"] * 2, "dist_jax.main"]
+    assert [call[2] for call in calls] == [*stages, f"{demo}.baseline", f"{demo}.report", "dist_jax.predict"]
+    # A notebook's own backend is not in .venv, where no import of matplotlib would survive it.
+    assert {call[0] for call in calls} == {"agg"}
+    # Without --short nothing is said of sizes: not even an empty word, of an array that is empty.
+    assert calls[0][3:] == ["--output", f"{output}/videos", *(["--train", "96", "--val", "24"] if short else [])]
+    assert ("--config.steps=12" in calls[4]) == short
