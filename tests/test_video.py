@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from video_files import numbers, write_video
 
+from dist_jax.data import video_container
 from dist_jax.data.video import VideoError, choose_by_time, decode_frames, iter_frames, probe, reduced_size
 
 CONTAINERS = {
@@ -93,6 +94,35 @@ def test_what_lies_before_the_key_frame_is_not_decoded(mp4, tmp_path):
     assert numbers(decode_frames(str(tmp_path / "blank_start.mp4"), [20, 39])) == [20, 39]
     with pytest.raises(VideoError, match=r"blank_start\.mp4"):
         list(iter_frames(str(tmp_path / "blank_start.mp4")))
+
+
+def test_frames_that_are_never_shown_are_not_counted(tmp_path):
+    shown = write_video(tmp_path / "shown.webm", codec="libvpx", options={"deadline": "realtime"})
+    path, hidden = str(tmp_path / "hidden.webm"), (11, 27)
+    with av.open(shown) as source, av.open(path, "w") as target:
+        stream = target.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(packet for packet in source.demux(video=0) if packet.size):
+            data = bytearray(bytes(packet))
+            if number in hidden:
+                data[0] &= ~0x10  # the bit that says "show"
+            copy = av.Packet(bytes(data))
+            copy.pts, copy.dts, copy.time_base = packet.pts, packet.dts, packet.time_base
+            copy.is_keyframe, copy.stream = packet.is_keyframe, stream
+            target.mux(copy)
+    assert probe(path).frames == 38
+    assert numbers(decode_frames(path, range(38))) == [number for number in range(40) if number not in hidden]
+
+
+def test_a_file_is_scanned_once_until_it_changes(mp4, tmp_path, monkeypatch):
+    path, opened, scan_file = tmp_path / "a.mp4", [], video_container._scan_file
+    monkeypatch.setattr(video_container, "_scan_file", lambda path: (opened.append(path), scan_file(path))[1])
+    path.write_bytes(Path(mp4).read_bytes())
+    for _ in range(2):
+        assert probe(str(path)).frames == 40
+        decode_frames(str(path), [3])
+    assert len(opened) == 1
+    write_video(path, frames=7)
+    assert probe(str(path)).frames == 7
 
 
 def test_large_frames_are_reduced_and_small_ones_are_not_enlarged(mp4):

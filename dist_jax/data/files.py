@@ -14,9 +14,29 @@ def read_text(path: str) -> str:
         with tf.io.gfile.GFile(path, "rb") as file:
             return file.read().decode("utf-8-sig")
     except (tf.errors.OpError, OSError) as error:
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'message', error)})") from error
+        raise unreadable(path, error) from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: is not UTF-8 text ({error.reason} at byte {error.start})") from error
+
+
+def size_and_mtime(path: str) -> tuple[int, int]:
+    """Bytes of a file and its time of change in nanoseconds; UserError if it is missing or cannot be asked."""
+    try:
+        if "://" not in path:  # TensorFlow's own knows local times to the second only
+            local = os.stat(path)
+            return local.st_size, local.st_mtime_ns
+        stat = tf.io.gfile.stat(path)
+    except (FileNotFoundError, tf.errors.NotFoundError) as error:
+        raise UserError(f"{path} is missing") from error
+    except (OSError, tf.errors.OpError) as error:
+        raise unreadable(path, error) from error
+    return int(stat.length), int(stat.mtime_nsec)
+
+
+def unreadable(path: str, error: Exception) -> UserError:
+    """What to raise where the file system refuses a file, with its reason."""
+    reason = getattr(error, "message", None) or getattr(error, "strerror", None) or error
+    return UserError(f"{path}: cannot be read ({reason})")
 
 
 def write_text(path: str, text: str) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from dist_jax.data.files import size_and_mtime, unreadable
 from dist_jax.data.records import INDEX_SUFFIX, SHARD_NAME, find_shards, shard_path
 from dist_jax.errors import UserError, warn
 
@@ -134,7 +135,7 @@ def _scan_shard(path: str, size: int) -> tuple[np.ndarray, np.ndarray]:
         with _open(path) as file:
             return _scan(file, path, size)
     except (OSError, tf.errors.OpError) as error:
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def _scan(file: io.RawIOBase | tf.io.gfile.GFile, path: str, size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -213,25 +214,6 @@ def _masked_crc32c(data: bytes) -> int:
 def _open(path: str) -> io.RawIOBase | tf.io.gfile.GFile:
     # Unbuffered: a header is 12 bytes and the next one is far away.
     return tf.io.gfile.GFile(path, "rb") if "://" in path else open(path, "rb", buffering=0)
-
-
-def size_and_mtime(path: str) -> tuple[int, int]:
-    """Bytes of a file and its time of change in nanoseconds; UserError if it is missing or cannot be asked."""
-    try:
-        if "://" not in path:  # TensorFlow's own knows local times to the second only
-            local = os.stat(path)
-            return local.st_size, local.st_mtime_ns
-        stat = tf.io.gfile.stat(path)
-    except (FileNotFoundError, tf.errors.NotFoundError) as error:
-        raise UserError(f"{path} is missing") from error
-    except (OSError, tf.errors.OpError) as error:
-        raise _unreadable(path, error) from error
-    return int(stat.length), int(stat.mtime_nsec)
-
-
-def _unreadable(path: str, error: Exception) -> UserError:
-    reason = getattr(error, "message", None) or getattr(error, "strerror", None) or error
-    return UserError(f"{path}: cannot be read ({reason})")
 
 
 def _index_path(paths: Sequence[str]) -> str:

@@ -25,8 +25,7 @@ from PIL import Image
 
 from dist_jax.data import records, video
 from dist_jax.data.annotations import Clip
-from dist_jax.data.files import read_text, write_text
-from dist_jax.data.record_index import size_and_mtime
+from dist_jax.data.files import read_text, size_and_mtime, write_text
 from dist_jax.errors import UserError
 
 _LARGEST_RECORD = 2**31 - 2**20  # bytes of JPEG; protocol buffers end at 2 GiB

@@ -3,13 +3,9 @@
 PyAV decodes; one thread per video, because the callers already run one video per process or thread. Times count from
 the start of the video stream, in seconds. Pixels are those of the file (a sample aspect ratio is not applied), turned
 upright where the file says that it was taken on its side.
-
-AVI stores no presentation times, and what the demuxer infers is out of order with B-frames. There, and in raw streams,
-a frame's time is its number over the frame rate, and a cut decodes from the start of the file.
 """
 
 import bisect
-import contextlib
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,19 +13,13 @@ from typing import TypeVar
 
 import av
 import numpy as np
-import tensorflow as tf
-from av.format import Flags
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from dist_jax.errors import UserError
+from dist_jax.data.video_container import Packets, VideoError, decode_from, scan
 
 Item = TypeVar("Item")
 
 _ROUNDING_S = 0.51e-3  # Matroska and WebM store times to the nearest millisecond
-
-
-class VideoError(UserError):
-    """A video that cannot be read: which one, and why."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +40,8 @@ class VideoInfo:
 
 def probe(path: str) -> VideoInfo:
     """Counts the frames of the video at `path` and finds their times; VideoError if there is none."""
-    packets = _packets(path)
-    first = next(_decoded(path, None), None)
+    packets = scan(path)
+    first = next(decode_from(path, None), None)
     if first is None or not packets.times:
         raise VideoError(f"{path}: no frame can be decoded; remove the file or make it again")
     width, height = first.frame.width, first.frame.height
@@ -85,7 +75,7 @@ def iter_frames(
     """
     if start_s is not None and end_s is not None and end_s <= start_s:
         raise VideoError(f"{path}: the clip ends at {end_s:g} s, not after its start at {start_s:g} s")
-    decoded = _decoded(path, start_s)
+    decoded = decode_from(path, start_s)
     first = next(decoded, None)
     if first is None:
         raise VideoError(f"{path}: no frame can be decoded; remove the file or make it again")
@@ -114,7 +104,7 @@ def decode_frames(path: str, indices: Sequence[int], short_side: int | None = No
     Raises:
         VideoError: The file cannot be read, or has no frame of such a number.
     """
-    packets = _packets(path)
+    packets = scan(path)
     if not packets.times:
         raise VideoError(f"{path}: no frame can be decoded; remove the file or make it again")
     if len(indices) == 0 or min(indices) < 0 or max(indices) >= len(packets.times):
@@ -177,23 +167,6 @@ def reduced_size(width: int, height: int, short_side: int | None) -> tuple[int, 
     return scaled(width), scaled(height)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Decoded:
-    time: float  # seconds from the start of the stream
-    duration: float  # seconds
-    frame: av.VideoFrame
-
-    def as_tuple(self) -> tuple[float, float, av.VideoFrame]:
-        return self.time, self.duration, self.frame
-
-
-@dataclasses.dataclass(frozen=True)
-class _Packets:
-    rate: float  # frames a second, on average
-    times: list[float]  # seconds, increasing: one for each frame
-    keys: list[float]  # seconds, increasing: the frames that decoding can start at; empty: only the first
-
-
 class _Converter:
     """Frames to upright RGB arrays of at most a short side; keeps the scaler's tables from frame to frame.
 
@@ -220,68 +193,13 @@ def _quarter_turns(frame: av.VideoFrame) -> int:
     return round(frame.rotation / 90) % 4
 
 
-@contextlib.contextmanager
-def _opened(path: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
-    try:
-        with contextlib.ExitStack() as stack:
-            container = stack.enter_context(av.open(_source(path, stack)))
-            stream = container.streams.best("video")  # not the cover picture
-            if stream is None:
-                raise VideoError(f"{path}: has no video stream")
-            stream.codec_context.thread_count = 1
-            yield container, stream
-    except FileNotFoundError as error:
-        raise VideoError(f"{path}: there is no such file") from error
-    except (av.FFmpegError, OSError) as error:
-        raise VideoError(f"{path}: cannot be read ({error.strerror or error})") from error
-
-
-def _source(path: str, stack: contextlib.ExitStack) -> object:
-    """What PyAV opens: the path, or an open file where only TensorFlow knows the file system (gs://, hdfs://...)."""
-    if "://" not in path or path.startswith(("http://", "https://")):
-        return path
-    try:
-        if not tf.io.gfile.exists(path):
-            raise VideoError(f"{path}: there is no such file")
-        return stack.enter_context(tf.io.gfile.GFile(path, "rb"))
-    except tf.errors.OpError as error:
-        raise VideoError(f"{path}: cannot be read ({error.message})") from error
-
-
-def _rate(stream: av.VideoStream) -> float:
-    return float(stream.average_rate or stream.guessed_rate or 25)
-
-
-def _numbered(container: av.container.InputContainer) -> bool:
-    """Whether the container's times cannot be trusted, so that a frame's number is its time."""
-    return container.format.name == "avi" or bool(container.format.flags & Flags.no_timestamps.value)
-
-
-def _packets(path: str) -> _Packets:
-    with _opened(path) as (container, stream):
-        rate = _rate(stream)
-        if not _numbered(container):
-            scanned = [
-                (_seconds(packet.pts, stream), packet.is_keyframe)
-                for packet in container.demux(stream)
-                if packet.size and packet.pts is not None and not packet.is_discard
-            ]
-            return _Packets(rate, sorted(time for time, _ in scanned), sorted(time for time, key in scanned if key))
-    # Counted by decoding, because an AVI packet may hold no frame, or two.
-    return _Packets(rate, [item.time for item in _decoded(path, None)], [])
-
-
-def _seconds(pts: int, stream: av.VideoStream) -> float:
-    return float((pts - (stream.start_time or 0)) * stream.time_base)
-
-
-def _by_number(path: str, packets: _Packets, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+def _by_number(path: str, packets: Packets, wanted: list[int]) -> Iterator[tuple[int, av.VideoFrame]]:
     """The frames of increasing numbers `wanted`: one pass of decoding per stretch without an unneeded key frame."""
     index = {time: number for number, time in enumerate(packets.times)}
     for stretch in _stretches([packets.times[number] for number in wanted], packets.keys):
         wanted_times = set(stretch)
         start = stretch[0] if packets.keys else None
-        for item in _decoded(path, start):
+        for item in decode_from(path, start):
             if item.time in wanted_times:
                 yield index[item.time], item.frame
             if item.time >= stretch[-1]:
@@ -299,48 +217,3 @@ def _stretches(times: list[float], keys: list[float]) -> list[list[float]]:
         stretches[-1].append(time)
         group = after
     return stretches
-
-
-def _decoded(path: str, start_s: float | None) -> Iterator[_Decoded]:
-    """All frames from the last one at or before `start_s`, or somewhat earlier, on; None: from the first."""
-    with _opened(path) as (container, stream):
-        if start_s and not _numbered(container):
-            # Formats without an index (MPEG-TS) may land behind the time asked for; then from further back.
-            for back in (0.0, 1.0, 4.0, 16.0):
-                frames, first = _sought(container, stream, path, start_s - back)
-                if first is not None and first.time <= start_s:
-                    yield first
-                    yield from frames
-                    return
-    with _opened(path) as (container, stream):
-        yield from _decode_on(container, stream, path)
-
-
-def _sought(
-    container: av.container.InputContainer, stream: av.VideoStream, path: str, time: float
-) -> tuple[Iterator[_Decoded], _Decoded | None]:
-    """The frames from a key frame near `time` on, the first of them taken off; None if there is none."""
-    if time <= 0:
-        return iter(()), None
-    try:
-        container.seek((stream.start_time or 0) + int(time / stream.time_base), stream=stream)
-    except av.FFmpegError:  # some formats refuse a time behind the last key frame
-        return iter(()), None
-    frames = _decode_on(container, stream, path)
-    return frames, next(frames, None)
-
-
-def _decode_on(container: av.container.InputContainer, stream: av.VideoStream, path: str) -> Iterator[_Decoded]:
-    """Frames from where the container stands."""
-    period, numbered, count = 1 / _rate(stream), _numbered(container), 0
-    for packet in container.demux(stream):
-        if packet.is_corrupt:
-            raise VideoError(f"{path}: is damaged or was cut short after {count} frames")
-        for frame in packet.decode():
-            if numbered or frame.pts is None:
-                time, duration = count * period, period
-            else:
-                time = _seconds(frame.pts, stream)
-                duration = float(frame.duration * stream.time_base) if frame.duration else period
-            count += 1
-            yield _Decoded(time, duration, frame)

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from dist_jax.data import annotations, video
 from dist_jax.data.annotations import Clip
-from dist_jax.data.record_index import size_and_mtime
+from dist_jax.data.files import size_and_mtime
 from dist_jax.data.sampling import Features
 from dist_jax.data.sources import Source
 from dist_jax.errors import UserError
