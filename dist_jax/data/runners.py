@@ -84,8 +84,8 @@ def run_beam(prefix: str, numbers: Sequence[int], runner: str, options: Sequence
     )
     try:
         pipeline.run().wait_until_finish()
-    except Exception as error:  # of a kind that depends on the runner
-        told = _told_by_worker(str(error))
+    except Exception as error:  # of a kind that depends on the runner: what the worker raised, or a RuntimeError
+        told = _told_by_worker(f"{type(error).__name__}: {error}")
         if told:
             raise UserError(told) from error
         raise
