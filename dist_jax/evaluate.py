@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from dist_jax import sharding
-from dist_jax.checkpoint import load_params, read_run, refuse
+from dist_jax.checkpoint import load_params
 from dist_jax.data import pipeline
 from dist_jax.data.faults import KINDS, Faults
 from dist_jax.data.files import write_text
@@ -22,12 +22,13 @@ from dist_jax.data.sources import Source, open_source
 from dist_jax.errors import UserError
 from dist_jax.experiment import Experiment, build
 from dist_jax.metrics import accuracies, class_accuracies, confusion_matrix, top_classes
+from dist_jax.run import make_workdir, read_run, refuse
 from dist_jax.steps import eval_step
 from dist_jax.text.embedding import precision_of
 from dist_jax.weights.init_from import load_initial
 
 ID_BYTES = 256  # longest video name that hosts tell each other, in UTF-8; longer ones lose their beginning
-_AHEAD = 2  # batches that the devices may have before them: each keeps its frames in their memory
+_BATCHES_AHEAD = 2  # batches that the devices may have before them: each keeps its frames in their memory
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh, name: str) -> dict[str, float]:
@@ -42,31 +43,57 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh, name: 
         UserError: if there are no parameters, or they are another model's.
     """
     sharding.check_batch(mesh, "eval.batch_size", config.eval.batch_size)
+    make_workdir(workdir)
     experiment = build(config, mesh)
+    step, params = _parameters(config, workdir, experiment)
+    evaluator = Evaluator(experiment, open_source(config.data, "val"), workdir, name)
+    summary = summarize(evaluator(step, sharding.place_tree(mesh, params)))
+    if jax.process_index() == 0:
+        share = {key: f"{value:.1%}" for key, value in summary.items() if key != "videos"}
+        print(f"step {step}, {summary['videos']} videos, {evaluator.views} views: {share}; {evaluator.file}")
+    return summary
+
+
+def _parameters(config: ml_collections.ConfigDict, workdir: str, experiment: Experiment) -> tuple[int, dict]:
+    """Step and DiST parameters that are to be evaluated, on this host; raises as `evaluate` does."""
     trained = read_run(workdir)
     if trained is not None:
-        run = experiment.run(trained.records)
-        refuse(workdir, trained.conflicts(dataclasses.replace(run, config=trained.config, classes=trained.classes)))
-        if config.init_from:
+        refuse(workdir, trained.network_conflicts(experiment.run(trained.records)))
+        if config.init_from not in ("", trained.config["init_from"]):  # what the run began with may stay in its flags
             raise UserError(
                 f"{workdir} holds a training run, and config.init_from={config.init_from} is given: choose one"
             )
-        step, params = load_params(workdir, config.checkpoint.best)
-    elif config.init_from:
-        step, params = 0, load_initial(config.init_from, experiment.model.dist, experiment.backbone, same_backbone=True)
-    else:
+        return load_params(workdir, config.checkpoint.best)
+    if not config.init_from:
         raise UserError(f"{workdir} holds no training run; give one that does, or weights by config.init_from")
-    params = sharding.place_tree(mesh, params)
-    source = open_source(config.data, "val")
-    faults = Faults("val", bad_records_file(workdir), source.identity)
-    found = score_videos(experiment, source, make_eval_step(experiment), params, faults)
-    summary = summarize(found)
-    if jax.process_index() == 0:
-        views = config.eval.views * config.eval.crops
-        file = write_results(epath.Path(workdir) / "results", name, found, experiment.classes, views, step)
-        share = {key: f"{value:.1%}" for key, value in summary.items() if key != "videos"}
-        print(f"step {step}, {summary['videos']} videos, {views} views: {share}; {file}")
-    return summary
+    return 0, load_initial(config.init_from, experiment.model.dist, experiment.backbone, same_backbone=True)
+
+
+class Evaluator:
+    """Scores the videos of data.val by given parameters, and writes WORKDIR/results/NAME.*.
+
+    Attributes:
+        views: V * crops, what the scores of a video are the sum of.
+        file: NAME.json.
+    """
+
+    def __init__(self, experiment: Experiment, source: Source, workdir: str, name: str) -> None:
+        """For the videos of `source`; compiles when it is first called."""
+        self.views = experiment.config.eval.views * experiment.config.eval.crops
+        self.file = epath.Path(workdir) / "results" / f"{name}.json"
+        self._experiment, self._source = experiment, source
+        self._step = make_eval_step(experiment)
+        self._faults = Faults("val", bad_records_file(workdir), source.identity)
+
+    def __call__(self, step: int, params: dict, stop: Callable[[], bool] = lambda: False) -> "Scores | None":
+        """The scores of the DiST parameters `params`, placed on the mesh, of training step `step`.
+
+        `stop` is asked after every batch, on all hosts alike; where it says so, nothing is written and None returned.
+        """
+        found = score_videos(self._experiment, self._source, self._step, params, self._faults, stop)
+        if found is not None and jax.process_index() == 0:
+            write_results(self.file, found, self._experiment.classes, self.views, step)
+        return found
 
 
 def bad_records_file(workdir: str) -> epath.Path:
@@ -79,14 +106,14 @@ def bad_records_file(workdir: str) -> epath.Path:
 class Scores:
     """What was found for each video, ordered by its record."""
 
-    scores: np.ndarray  # float32 [n, K], softmax summed over the views
+    scores: np.ndarray  # float32 [n, K], softmax summed over views and crops
     labels: np.ndarray  # int32 [n]
     ids: list[str]  # n names
     bad: dict[str, float]  # number of videos that no host could read, by kind (see `faults.KINDS`)
 
 
 def make_eval_step(experiment: Experiment) -> Callable[[dict, jax.Array], jax.Array]:
-    """Compiles once for a shape: (DiST parameters, video uint8 [B, V, T, H, W, 3]) -> scores [B, K] on every host."""
+    """Compiled once for a shape: (DiST parameters, video uint8 [B, V * crops, T, H, W, 3]) -> scores [B, K]."""
     config, mesh = experiment.config, experiment.mesh
 
     def scores(params: dict, frozen: dict, text: jax.Array, video: jax.Array) -> jax.Array:
@@ -102,9 +129,17 @@ def make_eval_step(experiment: Experiment) -> Callable[[dict, jax.Array], jax.Ar
 
 
 def score_videos(
-    experiment: Experiment, source: Source, step: Callable[[dict, jax.Array], jax.Array], params: dict, faults: Faults
-) -> Scores:
-    """The scores of every video of `source` that can be read (`faults` takes the others), the same on all hosts."""
+    experiment: Experiment,
+    source: Source,
+    step: Callable[[dict, jax.Array], jax.Array],
+    params: dict,
+    faults: Faults,
+    stop: Callable[[], bool],
+) -> Scores | None:
+    """The scores of every video of `source` that can be read (`faults` takes the others), the same on all hosts.
+
+    `stop` is asked after every batch; None where it says so.
+    """
     config, mesh = experiment.config, experiment.mesh
     rows = sharding.local_rows(mesh, config.eval.batch_size)
     layout = sharding.batch_sharding(mesh)
@@ -119,7 +154,9 @@ def score_videos(
     with Prefetcher(batches, put, config.data.prefetch) as prefetched:
         for batch, video in prefetched:
             found.append((batch, step(params, video)))
-            jax.block_until_ready(found[-_AHEAD:][0][1])
+            jax.block_until_ready(found[-_BATCHES_AHEAD:][0][1])
+            if stop():
+                return None
     return _gather(found, rows, faults)
 
 
@@ -159,16 +196,17 @@ def summarize(found: Scores) -> dict[str, float]:
     return {"videos": len(found.labels), **accuracies(found.scores, found.labels)}
 
 
-def write_results(
-    folder: epath.PathLike, name: str, found: Scores, classes: list[str], views: int, step: int
-) -> epath.Path:
-    """Writes NAME.json (numbers, per-class accuracy, confusion matrix) and NAME.csv (top 5 of each video).
+def write_results(file: epath.Path, found: Scores, classes: list[str], views: int, step: int) -> None:
+    """Writes NAME.json (numbers, per-class accuracy, confusion matrix) and beside it NAME.csv (top 5 of each video).
 
-    Returns:
-        The path of the JSON file.
+    Args:
+        file: of the JSON.
+        found: what was found.
+        classes: K names.
+        views: V * crops.
+        step: of the training, whose parameters were evaluated.
     """
-    folder = epath.Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    file.parent.mkdir(parents=True, exist_ok=True)
     confusion = confusion_matrix(found.scores, found.labels)
     per_class = [None if np.isnan(a) else round(float(a), 6) for a in class_accuracies(confusion)]
     report = {
@@ -179,9 +217,8 @@ def write_results(
         "classes": classes,
         "confusion": confusion.tolist(),
     }
-    file = folder / f"{name}.json"
     write_text(str(file), json.dumps(report, indent=1))
-    with (folder / f"{name}.csv").open("w") as stream:
+    with file.with_suffix(".csv").open("w") as stream:
         writer = csv.writer(stream, lineterminator="\n")
         count = min(5, len(classes))
         writer.writerow(["video", "label", *(f"{part}{i + 1}" for i in range(count) for part in ("top", "score"))])
@@ -189,4 +226,3 @@ def write_results(
             best = top_classes(row[None], count)[0]
             guesses = (cell for k in best for cell in (classes[k], f"{row[k] / views:.4f}"))
             writer.writerow([video, classes[label], *guesses])
-    return file

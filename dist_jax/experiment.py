@@ -10,12 +10,12 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dist_jax import sharding
-from dist_jax.checkpoint import Run
 from dist_jax.data import sources
 from dist_jax.errors import UserError
 from dist_jax.models.clip_vision import first_blocks
 from dist_jax.models.dist_network import DistConfig
 from dist_jax.models.video_model import VideoModel
+from dist_jax.run import Run
 from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import model_files
 
@@ -85,6 +85,16 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> Experiment:
     return Experiment(
         ml_collections.FrozenConfigDict(config), mesh, classes, model, frozen, text, backbone, activations
     )
+
+
+def check_flips(config: ml_collections.ConfigDict, classes: list[str]) -> None:
+    """Raises UserError if augment.flip_labels, which training uses, names a class that there is not."""
+    pairs = tuple(config.augment.flip_labels)
+    if max(pairs, default=0) >= len(classes):
+        raise UserError(
+            f"augment.flip_labels={pairs}: there are {len(classes)} classes, numbered from 0; name pairs of these, or "
+            "none by --config.augment.flip_labels=()"
+        )
 
 
 def _dtype(name: str, auto: jnp.dtype) -> jnp.dtype:

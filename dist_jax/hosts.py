@@ -13,10 +13,10 @@ from jax.errors import JaxRuntimeError
 
 from dist_jax.errors import UserError
 
-_JOIN = 300  # seconds that processes have to start in
-_HEARTBEAT = 60  # seconds without a sign of life after which JAX ends everyone: a host that died has no message
-_LOOK = 1.0  # seconds between looks for the message of a failed host
-_TELL = 5.0  # seconds that a failed host waits until the others have its message
+_JOIN_SECONDS = 300  # that processes have to start in
+_HEARTBEAT_SECONDS = 60  # without a sign of life after which JAX ends everyone: a host that died has no message
+_LOOK_SECONDS = 1.0  # between looks for the message of a failed host
+_TELL_SECONDS = 5.0  # that a failed host waits until the others have its message
 _FAILED = "dist_jax/failed"  # key of the message, and name of the barrier at which all have read it
 
 
@@ -38,10 +38,17 @@ def join(coordinator: str | None = None, processes: int | None = None, process: 
     if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
         raise UserError(f"--coordinator={coordinator} has no port; give HOST:PORT, e.g. {coordinator}:1234")
     if coordinator is not None:
-        print(f"process {process} of {processes}, waiting for all at {coordinator} (at most {_JOIN} s)", flush=True)
+        print(
+            f"process {process} of {processes}, waiting for all at {coordinator} (at most {_JOIN_SECONDS} s)",
+            flush=True,
+        )
     try:
         jax.distributed.initialize(
-            coordinator, processes, process, initialization_timeout=_JOIN, heartbeat_timeout_seconds=_HEARTBEAT
+            coordinator,
+            processes,
+            process,
+            initialization_timeout=_JOIN_SECONDS,
+            heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
         )
     except ValueError as error:
         raise UserError(
@@ -82,7 +89,7 @@ def _end(error: Exception) -> None:
 
 
 def _end_with_others(done: threading.Event) -> None:
-    while not done.wait(_LOOK):
+    while not done.wait(_LOOK_SECONDS):
         try:
             message = distributed.global_state.client.key_value_try_get(_FAILED)
         except JaxRuntimeError:
@@ -95,5 +102,5 @@ def _leave() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     with suppress(JaxRuntimeError):  # a host that is gone already does not come
-        distributed.global_state.client.wait_at_barrier(_FAILED, round(1000 * _TELL))
+        distributed.global_state.client.wait_at_barrier(_FAILED, round(1000 * _TELL_SECONDS))
     os._exit(1)

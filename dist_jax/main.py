@@ -9,7 +9,7 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dist_jax import command_line, evaluate, hosts, sharding, train
+from dist_jax import command_line, evaluate, find_batch, hosts, sharding, train
 from dist_jax import config as settings
 from dist_jax.errors import UserError, exit_with_message
 
@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> None:
         if EVALUATE.value:
             evaluate.evaluate(config, WORKDIR.value, mesh, RESULTS.value)
         elif FIND_BATCH.value:
-            train.find_batch(config, mesh)
+            find_batch.find_batch(config, mesh)
         else:
             train.train(config, WORKDIR.value, mesh)
 

@@ -3,10 +3,18 @@
 import dataclasses
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import jax
+from jax.errors import JaxRuntimeError
 from jax.stages import Compiled
+
+from dist_jax.errors import UserError, first_line
+
+
+class TooLarge(UserError):
+    """A device's memory is too small for what was to be compiled or run."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,29 +59,65 @@ def device_limit() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // jax.local_device_count()
 
 
-def largest_batch(memory_of: Callable[[int], StepMemory], unit: int, limit: int) -> int:
-    """The largest multiple of `unit` whose step fits into `limit` bytes; 0 if not even `unit` does.
+@contextmanager
+def refusing_too_large() -> Iterator[None]:
+    """Raises TooLarge for what XLA says where memory ends: TPUs when they compile, others when they run."""
+    try:
+        yield
+    except JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise TooLarge(
+            "a device's memory is too small for this run: raise accumulate, set model.remat=layers, spread the "
+            "parameters by mesh.fsdp, or lower batch_size, for which --find_batch looks "
+            f"({first_line(error)[:200]})"
+        ) from error
+
+
+def largest_batch(memory_of: Callable[[int], StepMemory], size: Callable[[int], int], limit: int) -> int:
+    """Nearly the largest batch size whose step fits into `limit` bytes; 0 if not even the smallest does.
 
     Args:
-        memory_of: compiles the step for a batch size.
-        unit: what batch sizes must be divisible by.
+        memory_of: compiles the step for a batch size; may raise TooLarge.
+        size: the n-th batch size that there can be, n from 1, increasing.
         limit: bytes of a device.
+
+    Returns:
+        A batch size that fits; by a sixteenth of it more, or at the next size, one was found that does not.
     """
 
-    def fits(count: int) -> bool:
-        return memory_of(count * unit).total <= limit
+    def fits(number: int) -> bool:
+        try:
+            return memory_of(size(number)).total <= limit
+        except TooLarge:
+            return False
 
     if not fits(1):
         return 0
     low, high = 1, 2
     while fits(high):
         low, high = high, 2 * high
-    while high - low > max(1, low // 16):  # within a sixteenth: every try compiles
+    while high - low > 1 and size(high) - size(low) > size(low) // 16:  # every try compiles
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
-    return low * unit
+    return size(low)
 
 
-def batch_unit(devices: int, accumulate: int, group: int) -> int:
-    """What a batch size must be divisible by: whole mixing groups, whole pairs on every device in every part."""
-    return math.lcm(group, devices * accumulate * min(group, 2))
+def batch_sizes(devices: int, accumulate: int, group: int) -> Callable[[int], int]:
+    """The batch sizes that there can be: n, from 1 -> the n-th.
+
+    Args:
+        devices: that split a batch.
+        accumulate: parts of a batch. Each device has whole pairs of clips in each.
+        group: config.mix.group. A batch is one group, or made of whole ones.
+    """
+    unit = devices * accumulate * min(group, 2)
+    of_groups = math.lcm(group, unit)
+    alone = group // unit  # sizes that are one group; the last is `group` itself where unit divides it
+
+    def size(number: int) -> int:
+        if number <= alone:
+            return number * unit
+        return (number - alone + (alone * unit == of_groups)) * of_groups
+
+    return size

@@ -1,5 +1,7 @@
 """AdamW and its schedule, as published: who is decayed, and how fast things go at which epoch."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -50,20 +52,32 @@ def decay_rates(params: dict, rate: float) -> dict:
         if names[-1] in NOT_DECAYED:
             return jnp.zeros(())
         if "to_temporal" in names:
-            used = jnp.arange(leaf.shape[0]) < leaf.shape[0] - 1  # [L_selected]
-            return jnp.where(used, rate, 0.0).reshape(-1, *(1,) * (leaf.ndim - 1))
+            reached = jnp.arange(leaf.shape[0]) < leaf.shape[0] - 1  # [L_selected]
+            return jnp.where(reached, rate, 0.0).reshape(-1, *(1,) * (leaf.ndim - 1))
         return jnp.asarray(rate, jnp.float32)
 
     return jax.tree_util.tree_map_with_path(of, params)
 
 
-def make_optimizer(
+def make_schedule(
     settings: ml_collections.ConfigDict, epochs: float, epochs_per_step: float
-) -> optax.GradientTransformation:
-    """AdamW whose rate follows the fractional epoch; `epochs_per_step` is clips of a step / training records."""
+) -> Callable[[jax.Array | int], jax.Array]:
+    """The rate, float32 [], of the step that follows so many steps, by the fractional epoch.
 
-    def rate(step: jax.Array) -> jax.Array:
-        return learning_rate(step.astype(jnp.float32) * epochs_per_step, epochs, settings)
+    Args:
+        settings: config.optimizer.
+        epochs: length of the training.
+        epochs_per_step: clips of a step / training records.
+    """
+
+    def rate(step: jax.Array | int) -> jax.Array:
+        return learning_rate(jnp.asarray(step, jnp.float32) * epochs_per_step, epochs, settings)
+
+    return rate
+
+
+def make_optimizer(settings: ml_collections.ConfigDict) -> optax.GradientTransformation:
+    """AdamW without its rate: gradients -> what `update` goes against. `settings` is config.optimizer."""
 
     def decay(updates: dict, params: dict) -> dict:
         rates = decay_rates(params, settings.weight_decay)
@@ -73,5 +87,12 @@ def make_optimizer(
         optax.clip_by_global_norm(settings.clip_norm) if settings.clip_norm > 0 else optax.identity(),
         optax.scale_by_adam(settings.beta1, settings.beta2, settings.eps),
         optax.stateless(decay),
-        optax.scale_by_learning_rate(rate),
     )
+
+
+def update(
+    optimizer: optax.GradientTransformation, rate: jax.Array, grads: dict, opt_state: optax.OptState, params: dict
+) -> tuple[dict, optax.OptState]:
+    """One step of `make_optimizer`'s optimizer at `rate`, float32 []: the next parameters and optimizer state."""
+    directions, opt_state = optimizer.update(grads, opt_state, params)
+    return jax.tree.map(lambda param, direction: param - rate * direction, params, directions), opt_state

@@ -13,28 +13,30 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
-import optax
 from absl import flags
 from ml_collections import config_flags
 
-from dist_jax import config as settings
-from dist_jax import experiment, mixing, sharding
+from dist_jax import experiment, inputs, mixing, sharding
+from dist_jax.command_line import parse_flags, read_config
+from dist_jax.config import mix_group
 from dist_jax.data import pipeline, sources
 from dist_jax.data.sources import Source
 from dist_jax.errors import UserError, exit_with_message
 from dist_jax.losses import smooth_labels
+from dist_jax.models.video_model import VideoModel
 from dist_jax.predict import montage
 from dist_jax.preprocess import MEAN, STD, normalize
-from dist_jax.steps import Trainer
 
+EXAMPLE = "--config=configs/demo.py --split=train --output=clips.png"
 FRAMES = 8  # of a clip on the sheet, at most
 
 
 class Shown(NamedTuple):
     """Clips as they enter the network."""
 
-    video: np.ndarray  # float32 [n, T, H, W, 3], normalised; n clips, or the V views of each video side by side
+    video: np.ndarray  # float32 [n, T, H, W, 3], normalised; n clips, or the V * crops views of each video side by side
     targets: np.ndarray  # float32 [n, K], shares of the classes
     record: np.ndarray  # int64 [n], number in the source; of a mixed clip, its own
     id: np.ndarray  # bytes [n], name of the clip
@@ -42,17 +44,14 @@ class Shown(NamedTuple):
 
 def main() -> None:
     """Runs the program."""
-    args = _arguments()
-    settings.validate(args.config)
-    if args.count < 1:
-        raise UserError(f"--count={args.count}: must be at least 1")
-    built = experiment.build(args.config, sharding.make_mesh(args.config.mesh))
-    source = sources.open_source(args.config.data, args.split)
-    trainer = Trainer(built.model, optax.identity(), built.config)
+    args, config = _arguments()
+    built = experiment.build(config, sharding.make_mesh(config.mesh))
+    source = sources.open_source(config.data, args.split)
     if args.split == "train":
-        shown = training_clips(trainer, source, args.step, args.count)
+        experiment.check_flips(config, built.classes)
+        shown = training_clips(built.config, built.model, source, args.step, args.count)
     else:
-        shown = validation_clips(trainer, source, args.count)
+        shown = validation_clips(built.config, built.model, source, args.count)
     draw_sheet(shown, built.classes, args.output)
     print(f"{len(shown.video)} clips of {args.split} in {args.output}")
     if args.npz:
@@ -62,32 +61,33 @@ def main() -> None:
             raise UserError(f"--npz={args.npz}: {error}") from error
 
 
-def training_clips(trainer: Trainer, source: Source, step: int, count: int) -> Shown:
+def training_clips(
+    config: ml_collections.FrozenConfigDict, model: VideoModel, source: Source, step: int, count: int
+) -> Shown:
     """The first `count` clips of the batch of `step`, mixed as in training: their partners are read too."""
-    config, resolution = trainer.config, trainer.model.vision.resolution
-    count = min(count, config.batch_size)
-    partners = mixing.partners(config.mix.group)
+    resolution, count = model.vision.resolution, min(count, config.batch_size)
+    partners = mixing.partners(mix_group(config))
     pairs = -(-count // partners)
     places = slice(0, pairs * partners)
-    rows = mixing.order(config.batch_size, config.mix.group)[places]
+    rows = mixing.order(config.batch_size, mix_group(config))[places]
     batch = next(pipeline.train_batches(config, source, step, rows, resolution))
-    draws = trainer.draw(jnp.asarray(step), config.batch_size)
+    draws = inputs.draw(config, resolution, jnp.asarray(step))
     draws = draws._replace(
         gray=draws.gray[places], jitter=draws.jitter[places], mix=jax.tree.map(lambda x: x[:pairs], draws.mix)
     )
-    video, targets = trainer.inputs(jnp.asarray(batch["video"]), jnp.asarray(batch["label"]), source.classes, draws)
+    video, label = (jnp.asarray(batch[name]) for name in ("video", "label"))
+    video, targets = inputs.network_inputs(config, model.dtype, video, label, source.classes, draws)
     return Shown(_float32(video)[:count], np.asarray(targets)[:count], batch["record"][:count], _names(batch)[:count])
 
 
-def validation_clips(trainer: Trainer, source: Source, count: int) -> Shown:
-    """All views of the first `count` videos; padding and bad records are left out."""
-    config, resolution = trainer.config, trainer.model.vision.resolution
-    batches = pipeline.eval_batches(config, source, slice(None), resolution)
+def validation_clips(config: ml_collections.FrozenConfigDict, model: VideoModel, source: Source, count: int) -> Shown:
+    """All views and crops of the first `count` videos; padding and bad records are left out."""
+    batches = pipeline.eval_batches(config, source, slice(None), model.vision.resolution)
     needed = itertools.islice(batches, -(-count // config.eval.batch_size))
     parts = [{name: array[batch["mask"] > 0] for name, array in batch.items()} for batch in needed]
     batch = {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
-    views = batch["video"].shape[1]
-    video = normalize(jnp.asarray(batch["video"].reshape(-1, *batch["video"].shape[2:])), trainer.model.dtype)
+    views = batch["video"].shape[1]  # V * crops
+    video = normalize(jnp.asarray(batch["video"].reshape(-1, *batch["video"].shape[2:])), model.dtype)
     targets = smooth_labels(jnp.asarray(batch["label"]), source.classes, 0.0)
     rows = np.repeat(np.arange(len(batch["label"])), views)
     return Shown(_float32(video), np.asarray(targets)[rows], batch["record"][rows], _names(batch)[rows])
@@ -132,24 +132,19 @@ def _names(batch: pipeline.Batch) -> np.ndarray:
     return batch["id"].astype(np.bytes_)  # of fixed length: an array of objects would be pickled
 
 
-def _arguments() -> flags.FlagValues:
-    """The command line, sys.argv, where ml_collections looks for overrides; main.py's flags are absl's global ones."""
+def _arguments() -> tuple[flags.FlagValues, ml_collections.ConfigDict]:
+    """The command line and the validated configuration; main.py's flags are absl's global ones, these are not."""
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, "Configuration.", lock_config=True, flag_values=values)
     flags.DEFINE_enum("split", "train", ["train", "val"], "Which clips.", flag_values=values)
-    flags.DEFINE_integer("count", 8, "How many clips, of val how many videos.", flag_values=values)
-    flags.DEFINE_integer("step", 0, "Optimizer step whose batch is shown (train).", flag_values=values)
+    flags.DEFINE_integer("count", 8, "How many clips, of val how many videos.", 1, flag_values=values)
+    flags.DEFINE_integer("step", 0, "Optimizer step whose batch is shown (train).", 0, flag_values=values)
     flags.DEFINE_string("output", "clips.png", "Picture to write.", flag_values=values)
     flags.DEFINE_string("npz", "", "File for the arrays: video, targets, record, id, classes.", flag_values=values)
-    try:
-        rest = values(sys.argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise UserError(f"{str(error).strip(chr(39)) or type(error).__name__}".replace("\n", "; ")) from error
-    if values.config is None or len(rest) > 1:
-        raise UserError(
-            "usage: python -m dist_jax.show_clips --config=configs/demo.py --split=train --output=clips.png"
-        )
-    return values
+    rest = parse_flags(values, sys.argv)
+    if len(rest) > 1:
+        raise UserError(f"unexpected arguments {' '.join(rest[1:])}; for example {EXAMPLE}")
+    return values, read_config(values, EXAMPLE)
 
 
 if __name__ == "__main__":

@@ -1,35 +1,32 @@
 """The training loop: build, restore, loop, log, evaluate, save."""
 
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+import dataclasses
+from contextlib import closing
 
 import jax
 import ml_collections
 import numpy as np
-from etils import epath
+from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 from jax.stages import Compiled
 
-from dist_jax import evaluate, memory, mixing, sharding
-from dist_jax.checkpoint import Checkpoints, check_resumes, write_run
+from dist_jax import evaluate, memory, mixing, preemption, sharding
+from dist_jax.checkpoint import Checkpoints
+from dist_jax.config import mix_group
 from dist_jax.data import pipeline, sources
 from dist_jax.data.faults import Faults
 from dist_jax.data.prefetch import Prefetcher
 from dist_jax.data.sources import Source
-from dist_jax.experiment import Experiment, build
-from dist_jax.optimizer import learning_rate, make_optimizer
+from dist_jax.errors import UserError
+from dist_jax.experiment import Experiment, build, check_flips
+from dist_jax.optimizer import make_optimizer, make_schedule
+from dist_jax.preemption import Notice, Preempted
 from dist_jax.report import parameter_table
+from dist_jax.run import Run, check_resumes, make_workdir, write_run
 from dist_jax.steps import Trainer, TrainState
 from dist_jax.text.embedding import precision_of
 from dist_jax.watch import Watch
 from dist_jax.weights.init_from import load_initial
-
-PREEMPTED = 75  # exit status (EX_TEMPFAIL) after a SIGTERM: "start me again"
-
-
-class Preempted(SystemExit):
-    """A SIGTERM came; the state is saved."""
 
 
 def train(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh) -> dict[str, float]:
@@ -49,101 +46,178 @@ def train(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh) -> dict[s
     """
     sharding.check_batch(mesh, "batch_size", config.batch_size, config.accumulate)
     sharding.check_batch(mesh, "eval.batch_size", config.eval.batch_size)
-    source, val_source = (sources.open_source(config.data, split) for split in ("train", "val"))
-    experiment = build(config, mesh)
-    run = experiment.run(source.size)
-    check_resumes(workdir, run)
-    plan = Plan(config, source.size)
-    trainer = Trainer(experiment.model, plan.optimizer, experiment.config, sharding.replicated(mesh))
-    checkpoints = Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.best)
-    state = initial_state(trainer, checkpoints, mesh, experiment.backbone)
-    start = int(state.step)
-    if jax.process_index() == 0:
-        write_run(workdir, run)
-        print(parameter_table(experiment.frozen, state.params))
-        print(f"{plan}; {'finished' if start == plan.steps else 'resuming' if start else 'starting'} at step {start}")
-    step_fn = compile_step(trainer, experiment, state)
-    if jax.process_index() == 0:
-        print(f"the training step takes {memory.step_memory(step_fn)}", flush=True)
-    eval_fn = evaluate.make_eval_step(experiment)
-    watch = Watch(workdir, start, plan.steps, experiment.config)
+    make_workdir(workdir)
+    with preemption.listening() as notice, memory.refusing_too_large():  # first: loading and compiling take minutes
+        source, val_source = (sources.open_source(config.data, split) for split in ("train", "val"))
+        plan = Plan(config, source.size)
+        experiment = build(config, mesh)
+        check_flips(config, experiment.classes)
+        trainer = Trainer(
+            experiment.model, make_optimizer(config.optimizer), plan.rate, experiment.config, sharding.replicated(mesh)
+        )
+        evaluator = evaluate.Evaluator(experiment, val_source, workdir, "val")
+        faults = Faults("train", evaluate.bad_records_file(workdir), source.identity)
+        with closing(Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.best)) as checkpoints:
+            state = begin(workdir, experiment.run(source.size), trainer, checkpoints, experiment)
+            start = int(state.step)
+            if jax.process_index() == 0:
+                how = "finished" if start >= plan.steps else "resuming" if start else "starting"
+                print(f"{parameter_table(experiment.frozen, state.params)}\n{plan}; {how} at step {start}", flush=True)
+            with closing(Watch(workdir, start, plan.steps, plan.rate, experiment.config)) as watch:
+                loop = Loop(trainer, experiment, plan, checkpoints, watch, evaluator, notice)
+                return loop.run(state, source, faults)
 
-    def evaluate_now(state: TrainState) -> dict[str, float]:
-        params = state.params if state.ema is None else state.ema
-        with watch.pause():
-            found = evaluate.score_videos(experiment, val_source, eval_fn, params, bad_val)
-        summary = evaluate.summarize(found)
-        watch.write(int(state.step), summary | {f"bad_{kind}": count for kind, count in found.bad.items()}, "eval_")
-        watch.say(f"step {int(state.step)}: top-1 {summary['top1']:.1%}, top-5 {summary['top5']:.1%}")
+
+@dataclasses.dataclass(frozen=True)
+class Loop:
+    """The steps of a run and what comes between them: logging, evaluating, saving, leaving when told to."""
+
+    trainer: Trainer
+    experiment: Experiment
+    plan: "Plan"
+    checkpoints: Checkpoints
+    watch: Watch
+    evaluator: evaluate.Evaluator
+    notice: Notice
+
+    def run(self, state: TrainState, source: Source, faults: Faults) -> dict[str, float]:
+        """From `state` to the end of the plan.
+
+        Args:
+            state: placed on the mesh; donated.
+            source: of the training clips.
+            faults: takes its bad records.
+
+        Returns:
+            The last evaluation.
+
+        Raises:
+            UserError: if the loss is not finite, or the data is bad.
+            Preempted: when told to stop; the newest state is saved.
+        """
+        watch, plan, start = self.watch, self.plan, int(state.step)
+        watch.beat()
+        if start and plan.evaluates(start):
+            summary = self.evaluation_of(state)
+            if start >= plan.steps:
+                return summary
+        self.leave_if_told(start)
+        step_fn = compile_step(self.trainer, self.experiment, state)
         if jax.process_index() == 0:
-            views = config.eval.views * config.eval.crops
-            evaluate.write_results(
-                epath.Path(workdir) / "results", "val", found, experiment.classes, views, int(state.step)
-            )
+            print(f"the training step takes {memory.step_memory(step_fn)}", flush=True)
+        with train_input(self.trainer, self.experiment.mesh, source, start, faults) as batches:
+            self.leave_if_told(start)
+            for step in range(start + 1, plan.steps + 1):
+                watch.profile(step)
+                state, metrics = step_fn(state, self.experiment.frozen, self.experiment.text, next(batches))
+                watch.step(step, metrics, batches.waited, faults.counts)
+                summary = self.between_steps(step, state)
         return summary
 
-    summary = None
-    bad_train, bad_val = (
-        Faults(split, evaluate.bad_records_file(workdir), opened.identity)
-        for split, opened in (("train", source), ("val", val_source))
-    )
-    with (
-        preemption_notice() as preempted,
-        closing(checkpoints),  # whatever ends the loop, a checkpoint that was begun is finished
-        closing(watch),
-        train_input(trainer, mesh, source, start, bad_train) as batches,
-    ):
-        if 0 < start < plan.steps and start % plan.eval_every == 0 and checkpoints.metrics(start) is None:
-            evaluate_now(state)  # what a notice to stop left out
-        for step in range(start + 1, plan.steps + 1):
-            watch.profile(step)
-            batch = next(batches)
-            state, metrics = step_fn(state, experiment.frozen, experiment.text, batch)
-            watch.step(step, metrics, plan.rate, batches.waited, bad_train.counts)
-            last = step == plan.steps
-            stopping = preempted(step) and not last  # asked first: an evaluation may outlast the notice
-            due = last or (step % plan.eval_every == 0 and not stopping)
-            summary = evaluate_now(state) if due else None
-            if last or summary or stopping or step % config.checkpoint.every_steps == 0:
-                watch.flush()  # a checkpoint holds only steps whose loss is known to be finite
-                checkpoints.save(step, state, summary)
-            if stopping:
-                watch.say(f"told to stop: step {step} is saved, and the same command goes on from there")
-                raise Preempted(PREEMPTED)
-        return summary or checkpoints.metrics(plan.steps) or evaluate_now(state)
+    def between_steps(self, step: int, state: TrainState) -> dict[str, float] | None:
+        """Evaluates and saves if it is time; the evaluation, if there was one. Raises Preempted when told to stop."""
+        told = self.notice()  # asked before an evaluation, which may outlast the notice
+        if told or step == self.plan.steps:
+            self.watch.log()
+        due = self.plan.evaluates(step)
+        summary = self.evaluate(step, state) if due and not told else None
+        told = self.notice.come and (step < self.plan.steps or summary is None)
+        if due or told or step % self.trainer.config.checkpoint.every_steps == 0:
+            self.watch.flush()  # a checkpoint holds only steps whose loss is known to be finite
+            self.checkpoints.save(step, state, summary)
+        if told:
+            self.watch.log()
+            self.leave(step)
+        return summary
+
+    def evaluate(self, step: int, state: TrainState) -> dict[str, float] | None:
+        """Evaluates, writes results/val.* and metrics; None if a notice to stop came on the way."""
+
+        def after_batch() -> bool:
+            self.watch.beat()
+            return self.notice()
+
+        with self.watch.pause():
+            found = self.evaluator(step, state.params if state.ema is None else state.ema, after_batch)
+        if found is None:
+            return None
+        summary = evaluate.summarize(found)
+        self.watch.write(step, summary | {f"bad_{kind}": count for kind, count in found.bad.items()}, "eval_")
+        self.watch.say(f"step {step}: top-1 {summary['top1']:.1%}, top-5 {summary['top5']:.1%}")
+        return summary
+
+    def evaluation_of(self, state: TrainState) -> dict[str, float]:
+        """The evaluation of a restored state: as it was saved or logged, or made now, if a notice had left it out."""
+        step = int(state.step)
+        found = self.checkpoints.metrics(step) or self.watch.evaluation(step)
+        if jax.process_count() > 1:  # hosts may see different ages of a file, and must do the same
+            known = multihost_utils.broadcast_one_to_all(np.asarray(found is not None))
+            found = (found or {}) if known else None
+        if found is None:
+            found = self.evaluate(step, state)
+            self.leave_if_told(step)
+        return found
+
+    def leave_if_told(self, step: int) -> None:
+        """Raises Preempted if the notice has come; `step` is the restored one, or 0."""
+        if self.notice():
+            self.leave(step)
+
+    def leave(self, step: int) -> None:
+        """Raises Preempted; `step` is saved, or 0."""
+        where = f"step {step} is saved, and the same command goes on from there" if step else "nothing was done yet"
+        self.watch.say(f"told to stop: {where}")
+        raise Preempted
 
 
 class Plan:
     """How many steps there are, and what happens at which: pure arithmetic of the configuration and the data."""
 
     def __init__(self, config: ml_collections.ConfigDict, records: int) -> None:
-        """For `records` training records."""
-        self._settings = config.optimizer
-        self.epochs_per_step = config.batch_size / records
-        self.steps = config.steps or max(1, round(config.epochs / self.epochs_per_step))
-        self.epochs = self.steps * self.epochs_per_step if config.steps else config.epochs
-        self.eval_every = max(1, round(config.eval.every_epochs / self.epochs_per_step))
-        self.optimizer = make_optimizer(config.optimizer, self.epochs, self.epochs_per_step)
+        """For `records` training records; UserError if the learning rate would never reach its cosine."""
+        epochs_per_step = config.batch_size / records
+        self.steps = config.steps or max(1, round(config.epochs / epochs_per_step))
+        self.epochs = self.steps * epochs_per_step if config.steps else config.epochs
+        self.eval_every = max(1, round(config.eval.every_epochs / epochs_per_step))
+        self.rate = make_schedule(config.optimizer, self.epochs, epochs_per_step)
         self._line = f"{records} training records, {self.steps} steps of {config.batch_size} clips"
+        warmup = config.optimizer.warmup_epochs
+        if warmup >= self.epochs:
+            raise UserError(
+                f"optimizer.warmup_epochs={warmup:g} is not less than the {self.epochs:g} epochs of this training, in "
+                f"which nothing would be learned; set optimizer.warmup_epochs to less, e.g. {self.epochs / 6:.2g}, or "
+                f"{'steps' if config.steps else 'epochs'} to more"
+            )
 
-    def rate(self, step: int) -> float:
-        """The learning rate of the step that follows `step` steps."""
-        return float(learning_rate(step * self.epochs_per_step, self.epochs, self._settings))
+    def evaluates(self, step: int) -> bool:
+        """Whether an evaluation follows `step`."""
+        return step >= self.steps or step % self.eval_every == 0
 
     def __str__(self) -> str:
         """For the start of a run."""
         return f"{self._line} ({self.epochs:g} epochs)"
 
 
-def initial_state(trainer: Trainer, checkpoints: Checkpoints, mesh: Mesh, backbone: dict[str, str]) -> TrainState:
-    """The newest checkpoint, else the parameters of config.init_from, else fresh ones; placed on the mesh."""
-    wanted = abstract_state(trainer, mesh)
+def begin(workdir: str, run: Run, trainer: Trainer, checkpoints: Checkpoints, experiment: Experiment) -> TrainState:
+    """The state that training begins with, placed on the mesh; writes run.json.
+
+    It is the newest checkpoint, else made of the parameters of config.init_from, else of fresh ones.
+
+    Raises:
+        UserError: if the checkpoints are another run's, or the weights of init_from another network's.
+    """
+    if checkpoints.latest is not None:  # without one there is nothing to go on from, so nothing that could conflict
+        check_resumes(workdir, run)
+    if jax.process_index() == 0:
+        write_run(workdir, run)
+    wanted = abstract_state(trainer, experiment.mesh)
     if checkpoints.latest is not None:
         return checkpoints.restore(checkpoints.latest, wanted)
     layout = jax.tree.map(lambda leaf: leaf.sharding, wanted)
-    if trainer.config.init_from:
-        params = load_initial(trainer.config.init_from, trainer.model.dist, backbone, same_backbone=False)
-        params = sharding.place_tree(mesh, params)
+    source = trainer.config.init_from
+    if source:
+        params = load_initial(source, trainer.model.dist, experiment.backbone, same_backbone=False)
+        params = sharding.place_tree(experiment.mesh, params)
         return jax.jit(trainer.state_of, out_shardings=layout)(params)
     return jax.jit(trainer.init, out_shardings=layout)(jax.random.key(trainer.config.seed))
 
@@ -156,33 +230,15 @@ def abstract_state(trainer: Trainer, mesh: Mesh) -> TrainState:
 
 
 def compile_step(trainer: Trainer, experiment: Experiment, state: TrainState) -> Compiled:
-    """The training step, compiled for this state (its leaves need but shape, dtype and sharding) and batch size."""
+    """The training step, compiled for this state (its leaves need but shape, dtype and sharding) and batch size.
+
+    Raises:
+        memory.TooLarge: where the compiler finds that it does not fit.
+    """
     layout = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = jax.jit(trainer.train_step, donate_argnums=0, out_shardings=(layout, sharding.replicated(experiment.mesh)))
-    with precision_of(trainer.model.dtype):
+    with precision_of(trainer.model.dtype), memory.refusing_too_large():
         return step.lower(state, experiment.frozen, experiment.text, batch_shapes(trainer, experiment.mesh)).compile()
-
-
-def find_batch(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
-    """Prints and returns the largest batch_size whose training step fits into a device's memory; compiles only."""
-    experiment = build(config, mesh)
-    plan = Plan(config, records=config.batch_size)
-    limit = memory.device_limit()
-    unit = memory.batch_unit(mesh.shape["data"] * mesh.shape["fsdp"], config.accumulate, config.mix.group)
-
-    def memory_of(batch_size: int) -> memory.StepMemory:
-        tried = ml_collections.ConfigDict(config)
-        tried.batch_size = batch_size
-        tried = ml_collections.FrozenConfigDict(tried)
-        trainer = Trainer(experiment.model, plan.optimizer, tried, sharding.replicated(mesh))
-        found = memory.step_memory(compile_step(trainer, experiment, abstract_state(trainer, mesh)))
-        found = memory.with_waiting_batches(found, batch_shapes(trainer, mesh), config.data.prefetch)
-        print(f"batch_size={batch_size}: {found}", flush=True)
-        return found
-
-    largest = memory.largest_batch(memory_of, unit, limit)
-    print(f"largest batch_size that fits into {limit / 2**30:.2f} GiB: {largest or f'none, not even {unit}'}")
-    return largest
 
 
 def batch_shapes(trainer: Trainer, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
@@ -199,7 +255,7 @@ def batch_shapes(trainer: Trainer, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct
 def train_input(trainer: Trainer, mesh: Mesh, source: Source, start: int, faults: Faults) -> Prefetcher:
     """Batches on the devices from step `start` on: this host reads its rows alone."""
     config = trainer.config
-    order = mixing.order(config.batch_size, config.mix.group)
+    order = mixing.order(config.batch_size, mix_group(config))
     rows = order[sharding.local_rows(mesh, config.batch_size)]
     shapes = batch_shapes(trainer, mesh)
     batches = pipeline.train_batches(config, source, start, rows, trainer.model.vision.resolution, faults)
@@ -211,22 +267,3 @@ def train_input(trainer: Trainer, mesh: Mesh, source: Source, start: int, faults
         }
 
     return Prefetcher(batches, put, config.data.prefetch)
-
-
-@contextmanager
-def preemption_notice() -> Iterator[Callable[[int], bool]]:
-    """Gives a function that says, after a step, whether all hosts are to save and leave now.
-
-    With several hosts the notice comes through JAX's coordination service, which agrees on one step for all.
-    """
-    if jax.process_count() > 1:
-        from jax.experimental import multihost_utils
-
-        yield multihost_utils.reached_preemption_sync_point
-        return
-    noticed = []
-    before = signal.signal(signal.SIGTERM, lambda *_: noticed.append(True))
-    try:
-        yield lambda step: bool(noticed)
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 
 import jax
 import ml_collections
-import numpy as np
 from clu import metric_writers, periodic_actions
 from etils import epath
 from tqdm import tqdm
@@ -20,51 +19,57 @@ from dist_jax.errors import UserError
 
 METRICS_FILE = "metrics.jsonl"
 HEARTBEAT_FILE = "heartbeat.json"
-_HEARTBEAT = 10.0  # seconds, at least, from one writing of the heartbeat to the next
-_BEHIND = 2  # steps that the device may be ahead of what was read of it: logging never waits for the newest step
+_HEARTBEAT_SECONDS = 10.0  # at least, from one writing of the heartbeat to the next
+_STEPS_BEHIND = 2  # steps that the device may be ahead of what was read of it: logging never waits for the newest step
 
 
 class Watch:
     """Takes every step's metrics, still on the device, and tells about them when they are there.
 
     Only process 0 writes. `Watch` is where a loss that is not finite is noticed.
+
+    A line of metrics.jsonl tells of the steps since the line before it, or since the run was started or resumed: at
+    every multiple of log.every_steps, at the last step, and where a notice to stop ended a run. So a run that was
+    stopped has a line more, there, than one that was not, and one that was killed and resumed from the checkpoint of
+    step n says nothing of the steps between its last line before n and n.
     """
 
     def __init__(
-        self, workdir: epath.PathLike, start: int, total: int, config: ml_collections.FrozenConfigDict
+        self,
+        workdir: epath.PathLike,
+        start: int,
+        total: int,
+        rate: Callable[[int], jax.Array],
+        config: ml_collections.FrozenConfigDict,
     ) -> None:
-        """Goes on behind step `start` of `total`."""
+        """Goes on behind step `start` of `total`.
+
+        `rate` is the learning rate of the step that follows so many. It is asked for only where it is logged: computed
+        on the device, it waits there for the step.
+        """
         self._folder = epath.Path(workdir)
-        self._config, self._total = config, total
+        self._config, self._total, self._rate = config, total, rate
         self._writes = jax.process_index() == 0
         self._pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
         self._sums: dict[str, float] = collections.defaultdict(float)
         self._since = (start, time.monotonic(), 0.0)  # step, seconds, seconds waited: where the interval began
+        self._newest = (start, 0.0, {})  # step, seconds waited, bad records
         self._warned = self._tracing = False
         self._beaten = 0.0  # when the heartbeat was written last
         self._first = start + config.log.every_steps  # the first interval waits for the pipeline to start: no warning
-        self._lines = lines_until(self._folder / METRICS_FILE, start) if self._writes else []
+        self._lines = lines_until(self._folder / METRICS_FILE, start)
         self._writer = metric_writers.create_default_writer(self._folder, just_logging=not self._writes)
         self._progress = periodic_actions.ReportProgress(num_train_steps=total, writer=self._writer)
         self._bar = tqdm(
             total=total, initial=start, unit="step", disable=not (self._writes and sys.stderr.isatty()), leave=False
         )
 
-    def step(
-        self,
-        step: int,
-        metrics: dict[str, jax.Array],
-        rate: Callable[[int], float],
-        waited: float,
-        bad: dict[str, int],
-    ) -> None:
+    def step(self, step: int, metrics: dict[str, jax.Array], waited: float, bad: dict[str, int]) -> None:
         """After the dispatch of a step.
 
         Args:
             step: steps made, this one included.
             metrics: of the training step, float32 scalars on the device.
-            rate: learning rate of the step that follows so many. Asked only where it is logged: computed on the device,
-                it waits there for the step.
             waited: seconds that the loop has waited for input since it began.
             bad: number of different bad records so far, by kind.
 
@@ -74,14 +79,26 @@ class Watch:
         for value in metrics.values():
             value.copy_to_host_async()
         self._pending.append((step, metrics))
-        self._read(_BEHIND)
+        self._newest = (step, waited, bad)
+        self._read(_STEPS_BEHIND)
         self._bar.update()
         self._progress(step)
-        if time.monotonic() - self._beaten > _HEARTBEAT:
-            self._beat(step)
+        self.beat()
         if step % self._config.log.every_steps == 0:
-            self.flush()
-            self._log(step, rate(step - 1), waited, bad)
+            self.log()
+
+    def beat(self) -> None:
+        """Says in the heartbeat file that the run is alive, if it has not done so lately."""
+        if self._writes and time.monotonic() - self._beaten > _HEARTBEAT_SECONDS:
+            self._beaten = time.monotonic()
+            beat = json.dumps({"step": self._newest[0], "time": time.time()})
+            write_text(str(self._folder / HEARTBEAT_FILE), beat)
+
+    def log(self) -> None:
+        """Writes a line about the steps that none tells of yet; nothing if there are none. Raises as `step` does."""
+        self.flush()
+        if self._sums["steps"]:
+            self._log(*self._newest)
 
     def profile(self, step: int) -> None:
         """Before a step: starts and stops the profiler's trace where config.profile_steps says so."""
@@ -119,24 +136,27 @@ class Watch:
         while len(self._pending) > behind:
             step, metrics = self._pending.popleft()
             values = {name: float(value) for name, value in metrics.items()}
-            if values["skipped"] and self._config.optimizer.nonfinite == "stop":
+            skipped = bool(values["skipped"])
+            if skipped and self._config.optimizer.nonfinite == "stop":
                 raise UserError(
                     f"at step {step} the loss ({values['loss']}) or its gradient (norm {values['grad_norm']}) is not "
                     "finite; the update was dropped and earlier checkpoints are kept. Lower optimizer.learning_rate, "
                     "set optimizer.clip_norm, or skip such steps with optimizer.nonfinite=skip"
                 )
-            for name, value in values.items():
-                self._sums[name] += value if name == "skipped" or np.isfinite(value) else 0.0
             self._sums["steps"] += 1
+            self._sums["skipped"] += values.pop("skipped")
+            if not skipped:  # the numbers of a step that was dropped say nothing about the network
+                for name, value in values.items():
+                    self._sums[name] += value
 
-    def _log(self, step: int, learning_rate: float, waited: float, bad: dict[str, int]) -> None:
+    def _log(self, step: int, waited: float, bad: dict[str, int]) -> None:
         before, began, waited_before = self._since
         now = time.monotonic()
         seconds, steps = max(now - began, 1e-9), self._sums.pop("steps")
         skipped = self._sums.pop("skipped")
-        values = {name: total / max(steps - skipped, 1.0) for name, total in self._sums.items()}
+        values = {name: total / (steps - skipped) for name, total in self._sums.items()}  # empty if all were skipped
         values |= {
-            "learning_rate": learning_rate,
+            "learning_rate": float(self._rate(step - 1)),
             "clips_per_second": (step - before) * self._config.batch_size / seconds,
             "input_wait": (waited - waited_before) / seconds,
             "skipped": skipped,
@@ -156,7 +176,7 @@ class Watch:
 
     def _show(self, step: int, values: dict[str, float]) -> None:
         shown = {
-            "loss": f"{values['loss']:.3f}",
+            "loss": f"{values['loss']:.3f}" if "loss" in values else "no finite one",
             "clips/s": f"{values['clips_per_second']:.1f}",
             "input wait": f"{values['input_wait']:.0%}",
         }
@@ -174,12 +194,16 @@ class Watch:
         self._lines.append(json.dumps({"step": step, **values}))
         # Written whole every time: object stores cannot append, and the file stays small.
         write_text(str(self._folder / METRICS_FILE), "\n".join(self._lines) + "\n")
-        self._beat(step)
+        self._beaten = 0.0
+        self.beat()
 
-    def _beat(self, step: int) -> None:
-        self._beaten = time.monotonic()
-        if self._writes:
-            write_text(str(self._folder / HEARTBEAT_FILE), json.dumps({"step": step, "time": time.time()}))
+    def evaluation(self, step: int) -> dict[str, float] | None:
+        """The evaluation of `step` that metrics.jsonl held when the run was started; None if it held none."""
+        for line in map(json.loads, self._lines):
+            if line["step"] == step and "eval_top1" in line:
+                of_all = {name.removeprefix("eval_"): value for name, value in line.items() if name.startswith("eval_")}
+                return {name: value for name, value in of_all.items() if not name.startswith("bad_")}
+        return None
 
     def warn(self, message: str) -> None:
         """A line that the progress bar does not overwrite."""

@@ -33,7 +33,7 @@ if "$short"; then
   output="${output:-demo/short}"
   videos=(--train 96 --val 24)
   clip=(--stills 512 --steps 10)
-  training=(--config.steps=12 --config.log.every_steps=4 --config.checkpoint.every_steps=6)
+  training=(--config.steps=12 --config.optimizer.warmup_epochs=0 --config.log.every_steps=4 --config.checkpoint.every_steps=6)
 fi
 output="${output:-demo}"
 

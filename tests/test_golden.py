@@ -1,12 +1,9 @@
 """The whole network against figures of the published PyTorch one: forward, gradients and twelve optimizer steps."""
 
-import functools
-
 import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import optax
 import pytest
 from golden.tiny import GOLDEN, TOKENS_SEED, inputs, state_dict
 
@@ -16,7 +13,7 @@ from dist_jax.models.clip_text import ClipText
 from dist_jax.models.clip_vision import ClipVision
 from dist_jax.models.layers import unit
 from dist_jax.models.video_model import VideoModel
-from dist_jax.optimizer import make_optimizer
+from dist_jax.optimizer import make_optimizer, make_schedule, update
 from dist_jax.preprocess import normalize
 from dist_jax.weights import clip, dist_official, table
 
@@ -131,22 +128,21 @@ def recipe() -> ml_collections.ConfigDict:
 
 def test_twelve_steps_of_the_optimizer(loss_and_gradient, network, recipe):
     steps = len(GOLDEN["train_losses"])
-    optimizer = make_optimizer(recipe, epochs=float(steps), epochs_per_step=1.0)
-    update = jax.jit(functools.partial(step_of, optimizer))
+    optimizer, rate = make_optimizer(recipe), make_schedule(recipe, epochs=float(steps), epochs_per_step=1.0)
+
+    @jax.jit
+    def step_of(step: int, gradient: dict, state: tuple, params: dict) -> tuple:
+        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the power of the step, an integer
+            return update(optimizer, rate(step), gradient, state, params)
+
     params = network[1]
     state = optimizer.init(params)
     losses = []
     for step in range(steps):
         loss, gradient = loss_and_gradient(params, *batch(1000 + step))
         losses.append(float(loss))
-        params, state = update(gradient, state, params)
+        params, state = step_of(step, gradient, state, params)
     np.testing.assert_allclose(losses, GOLDEN["train_losses"], rtol=1e-4)
     norms = published_norms(params)
     for (name, norm), golden in zip(sorted(norms.items()), GOLDEN["trained_norms"], strict=True):
         np.testing.assert_allclose(norm, golden, rtol=1e-4, err_msg=name)
-
-
-def step_of(optimizer: optax.GradientTransformation, gradient: dict, state: optax.OptState, params: dict) -> tuple:
-    with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the power of the step, an integer
-        updates, state = optimizer.update(gradient, state, params)
-    return optax.apply_updates(params, updates), state

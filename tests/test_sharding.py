@@ -14,7 +14,7 @@ from conftest import clips
 from dist_jax import config as settings
 from dist_jax import sharding
 from dist_jax.errors import UserError
-from dist_jax.optimizer import make_optimizer
+from dist_jax.optimizer import make_optimizer, make_schedule
 from dist_jax.steps import Trainer
 
 
@@ -28,7 +28,8 @@ def step_collectives(mesh, model, config, frozen, text):
     """Compiles the training step without running it."""
     trainer = Trainer(
         model,
-        make_optimizer(config.optimizer, config.epochs, 1 / 8),
+        make_optimizer(config.optimizer),
+        make_schedule(config.optimizer, config.epochs, 1 / 8),
         ml_collections.FrozenConfigDict(config),
         sharding.replicated(mesh),
     )
@@ -93,7 +94,7 @@ def everything_that_is_placed():
     clip = small_models.clip()
     frozen = clip.params
     params = small_models.model().dist_params
-    optimizer = make_optimizer(settings.defaults().optimizer, 4.0, 1 / 8)
+    optimizer = make_optimizer(settings.defaults().optimizer)
     step = jnp.zeros((), jnp.int32)
     state = {"params": params, "ema": params, "opt_state": jax.eval_shape(optimizer.init, params), "step": step}
     return frozen, state

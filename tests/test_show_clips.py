@@ -4,20 +4,17 @@ import itertools
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
-import optax
 import pytest
 import small_models
 from PIL import Image
 from small_records import CLASSES, example, write_shards
 
 from dist_jax import config as settings
-from dist_jax import show_clips
+from dist_jax import inputs, show_clips
 from dist_jax.data import pipeline, sources
 from dist_jax.errors import UserError
 from dist_jax.preprocess import normalize
-from dist_jax.steps import Trainer
 from dist_jax.weights import clip as clip_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections' flags
@@ -38,33 +35,32 @@ def config(pattern):
     return config
 
 
-@pytest.fixture
-def trainer(config, tiny_model):
-    return Trainer(tiny_model, optax.identity(), ml_collections.FrozenConfigDict(config))
-
-
-def test_training_clips_are_the_steps_own_inputs(trainer, config):
+def test_training_clips_are_the_steps_own_inputs(config, tiny_model):
     source = sources.open_source(config.data, "train")
-    shown = show_clips.training_clips(trainer, source, 2, 3)
+    shown = show_clips.training_clips(config, tiny_model, source, 2, 3)
     batch = next(itertools.islice(pipeline.train_batches(config, source, 0, slice(None), 8), 2, None))
-    draws = trainer.draw(jnp.asarray(2), 8)
-    video, targets = trainer.inputs(jnp.asarray(batch["video"]), jnp.asarray(batch["label"]), CLASSES, draws)
+    video, label = (jnp.asarray(batch[name]) for name in ("video", "label"))
+    draws = inputs.draw(config, 8, jnp.asarray(2))
+    video, targets = inputs.network_inputs(config, jnp.float32, video, label, CLASSES, draws)
     np.testing.assert_array_equal(shown.video, video[:3])
     np.testing.assert_array_equal(shown.targets, targets[:3])
     np.testing.assert_array_equal(shown.record, batch["record"][:3])
     np.testing.assert_array_equal(shown.id, batch["id"][:3].astype(bytes))
 
 
-def test_more_training_clips_than_a_batch_are_the_batch(trainer, config):
-    assert len(show_clips.training_clips(trainer, sources.open_source(config.data, "train"), 0, 100).video) == 8
+def test_more_training_clips_than_a_batch_are_the_batch(config, tiny_model):
+    config.mix.group = 32  # larger than the batch
+    shown = show_clips.training_clips(config, tiny_model, sources.open_source(config.data, "train"), 0, 100)
+    assert len(shown.video) == 8
 
 
-def test_validation_clips_are_the_views_of_the_first_videos(trainer, config):
-    shown = show_clips.validation_clips(trainer, sources.open_source(config.data, "val"), 5)
+def test_validation_clips_are_the_views_of_the_first_videos(config, tiny_model):
+    source = sources.open_source(config.data, "val")
+    shown = show_clips.validation_clips(config, tiny_model, source, 5)
     assert shown.video.shape == (5 * 3, 4, 8, 8, 3)
     assert shown.record.tolist() == np.repeat(range(5), 3).tolist()
     assert shown.targets.argmax(1).tolist() == np.repeat([0, 1, 2, 3, 4], 3).tolist()
-    assert len(show_clips.validation_clips(trainer, sources.open_source(config.data, "val"), 100).video) == 7 * 3
+    assert len(show_clips.validation_clips(config, tiny_model, source, 100).video) == 7 * 3
 
 
 def test_pixels_undo_the_normalisation():
@@ -124,12 +120,13 @@ def test_the_program_writes_the_picture_and_the_arrays(arguments, tmp_path, caps
 @pytest.mark.parametrize(
     ("extra", "message"),
     [
-        (["--count=0"], "must be at least 1"),
+        (["--count=0"], "count=0: 0 is not a positive integer"),
         (["--split=test"], "split"),
         (["--output=/nowhere/clips.png", "--count=1"], "/nowhere/clips.png"),
         (["--count=1", "--npz=/nowhere/clips.npz"], "npz=/nowhere"),
         (["--config.batch_sise=1"], "batch_size"),
-        (["another"], "usage"),
+        (["--config.batch_size=many"], "batch_size"),
+        (["another"], "unexpected arguments another; for example --config"),
     ],
 )
 def test_mistakes_are_told_in_one_line(arguments, monkeypatch, extra, message):
@@ -141,5 +138,5 @@ def test_mistakes_are_told_in_one_line(arguments, monkeypatch, extra, message):
 
 def test_the_configuration_is_needed(monkeypatch):
     monkeypatch.setattr("sys.argv", ["show_clips"])
-    with pytest.raises(UserError, match="usage"):
+    with pytest.raises(UserError, match="--config is missing; for example"):
         show_clips.main()

@@ -12,7 +12,7 @@ import pytest
 import training_run
 from training_run import CUBE, EIGHT, ONE, STEPS, configured, losses, metrics, newest, run
 
-from dist_jax import sharding, train
+from dist_jax import preemption, sharding, train
 from dist_jax.errors import UserError
 from dist_jax.evaluate import evaluate
 from dist_jax.weights import clip as clip_weights
@@ -73,10 +73,26 @@ def test_stopped_and_resumed_on_the_same_mesh_it_ends_the_same_bit_for_bit(
     jax.tree.map(np.testing.assert_array_equal, newest(workdir), newest(undisturbed[0]))
 
 
+@contextlib.contextmanager
+def told_at(call: int):
+    """The notice to stop comes at this call of the loop's, from 1."""
+
+    class Notice(preemption.Notice):
+        calls = 0
+
+        def __call__(self):
+            self.calls += 1
+            self.come = self.come or self.calls == call
+            return self.come
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preemption, "Notice", Notice)
+        yield
+
+
 def test_an_evaluation_that_a_notice_left_out_is_made_up_for(training_data, undisturbed, tmp_path):
     workdir = tmp_path / "run"
-    with pytest.raises(train.Preempted), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "preemption_notice", lambda: contextlib.nullcontext(lambda step: step == 5))
+    with pytest.raises(train.Preempted), told_at(7):  # before and after compiling, then at every step: step 5
         run(training_data, workdir)
     assert not [line for line in metrics(workdir) if "eval_top1" in line]
     run(training_data, workdir)

@@ -16,6 +16,10 @@ def metrics(loss: float = 1.0, skipped: float = 0.0) -> dict:
     return {name: jnp.asarray(value) for name, value in values.items()}
 
 
+def rate(done: int) -> float:
+    return 0.0
+
+
 @pytest.fixture
 def config() -> ml_collections.ConfigDict:
     config = settings.defaults()
@@ -29,9 +33,9 @@ def logged(folder) -> list[dict]:
 
 def test_the_learning_rate_is_asked_for_only_where_it_is_logged(tmp_path, config):
     asked = []
-    watching = watch.Watch(tmp_path, 0, 6, config)
+    watching = watch.Watch(tmp_path, 0, 6, lambda done: asked.append(done) or done / 10, config)
     for step in range(1, 7):
-        watching.step(step, metrics(loss=step), lambda done: asked.append(done) or done / 10, 0.0, {})
+        watching.step(step, metrics(loss=step), 0.0, {})
     watching.close()
     assert asked == [2, 5]
     found = logged(tmp_path)
@@ -41,14 +45,14 @@ def test_the_learning_rate_is_asked_for_only_where_it_is_logged(tmp_path, config
 
 
 def test_the_heartbeat_is_there_after_the_first_step(tmp_path, config):
-    watching = watch.Watch(tmp_path, 4, 6, config)
-    watching.step(5, metrics(), lambda done: 0.0, 0.0, {})
+    watching = watch.Watch(tmp_path, 4, 6, rate, config)
+    watching.step(5, metrics(), 0.0, {})
     watching.close()
     assert json.loads((tmp_path / watch.HEARTBEAT_FILE).read_text())["step"] == 5
 
 
 def test_a_pause_does_not_count_as_training(tmp_path, config, monkeypatch):
-    watching = watch.Watch(tmp_path, 0, 6, config)
+    watching = watch.Watch(tmp_path, 0, 6, rate, config)
     (step, began, waited), clock = watching._since, iter([100.0, 1000.0])
     with monkeypatch.context() as at:
         at.setattr(watch.time, "monotonic", lambda: next(clock))
@@ -59,15 +63,15 @@ def test_a_pause_does_not_count_as_training(tmp_path, config, monkeypatch):
 
 
 def test_a_loss_that_is_not_finite_stops_or_is_counted(tmp_path, config):
-    watching = watch.Watch(tmp_path, 0, 6, config)
-    watching.step(1, metrics(loss=float("nan"), skipped=1.0), lambda done: 0.0, 0.0, {})
+    watching = watch.Watch(tmp_path, 0, 6, rate, config)
+    watching.step(1, metrics(loss=float("nan"), skipped=1.0), 0.0, {})
     with pytest.raises(UserError, match="at step 1 the loss"):
         watching.flush()
     watching.close()
     config.optimizer.nonfinite = "skip"
-    watching = watch.Watch(tmp_path / "other", 0, 6, config)
+    watching = watch.Watch(tmp_path / "other", 0, 6, rate, config)
     for step, loss in enumerate((1.0, float("nan"), 3.0), 1):
-        watching.step(step, metrics(loss, skipped=float(loss != loss)), lambda done: 0.0, 0.0, {})
+        watching.step(step, metrics(loss, skipped=float(loss != loss)), 0.0, {})
     watching.close()
     (line,) = logged(tmp_path / "other")
     assert (line["loss"], line["skipped"]) == (2.0, 1.0)
@@ -80,18 +84,18 @@ def test_a_loss_that_is_not_finite_stops_or_is_counted(tmp_path, config):
 )
 def test_a_trace_is_whole_or_not_begun(tmp_path, config, start, total, traced):
     config.profile_steps = (2, 3)
-    watching = watch.Watch(tmp_path, start, total, config)
+    watching = watch.Watch(tmp_path, start, total, rate, config)
     for step in range(start + 1, total + 1):
         watching.profile(step)
-        watching.step(step, metrics(), lambda done: 0.0, 0.0, {})
+        watching.step(step, metrics(), 0.0, {})
     watching.close()
     assert bool(list(tmp_path.glob("profile/**/*.xplane.pb"))) == traced
 
 
 def test_a_resumed_run_writes_the_later_lines_again(tmp_path, config):
     for start in (0, 3):
-        watching = watch.Watch(tmp_path, start, 6, config)
+        watching = watch.Watch(tmp_path, start, 6, rate, config)
         for step in range(start + 1, 7):
-            watching.step(step, metrics(loss=start), lambda done: 0.0, 0.0, {})
+            watching.step(step, metrics(loss=start), 0.0, {})
         watching.close()
     assert [(line["step"], line["loss"]) for line in logged(tmp_path)] == [(3, 0.0), (6, 3.0)]

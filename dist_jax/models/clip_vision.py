@@ -62,7 +62,13 @@ class ClipVision(nn.Module):
 
         Returns:
             [L_selected, F, 1+N, D] in `dtype`.
+
+        Raises:
+            ValueError: if the last selected block is not the tower's last.
         """
+        last = self.config.layers - 1
+        if selected[-1] != last:
+            raise ValueError(f"the last selected block is {selected[-1]}, the tower's last {last}; see first_blocks")
         x = self._tokens(frames)  # [F, 1+N, D]
         # A block writes to the place of the first selected block that is not before it, so what an unselected block
         # wrote is overwritten: one buffer of exactly the selected layers, no branch in the loop.

@@ -245,7 +245,7 @@ class CrossAttention(nn.Module):
 
     @nn.compact
     def __call__(self, query: jax.Array, context: jax.Array) -> jax.Array:
-        """[F, Q, C] looks at [F, K, C] -> [F, Q, C]."""
+        """[F, I, C] looks at [F, J, C] -> [F, I, C]."""
         ln = LayerNorm(self.dtype, name="ln")
         return Attention(query.shape[-1] // 64, self.dtype, name="attention")(ln(query), ln(context))
 

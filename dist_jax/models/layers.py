@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 Activation = Callable[[jax.Array], jax.Array]
 
-# The released code draws kernels, tokens and positions from a normal of 0.02 truncated at +-2, which is 100 standard
-# deviations out: a normal.
+# The released code draws kernels, tokens and positions from a normal of deviation 0.02 truncated at +-2, which is 100
+# deviations out: what the paper calls a truncated normal is a normal.
 TOKEN_INIT = nn.initializers.normal(0.02)
 
 
@@ -46,7 +46,7 @@ class LayerNorm(nn.Module):
 
 
 class Linear(nn.Dense):
-    """A linear layer with DiST's initialisation: truncated normal 0.02, bias 0."""
+    """A linear layer with DiST's initialisation: normal of deviation 0.02 (see TOKEN_INIT), bias 0."""
 
     kernel_init: nn.initializers.Initializer = TOKEN_INIT
 
@@ -68,8 +68,8 @@ class Mlp(nn.Module):
 class Attention(nn.Module):
     """Multi-head attention with one linear layer for query, key and value each; softmax in float32.
 
-    Queries and keys are initialised as torch's MultiheadAttention does for its joint [3 * width, width] matrix
-    (Xavier uniform over both), so the published initialisation is kept although the three stand apart here.
+    All three are initialised as torch's MultiheadAttention does for its joint [3 * width, width] matrix (Xavier uniform
+    over the whole), so the published initialisation is kept although they stand apart here.
     """
 
     heads: int
@@ -77,21 +77,21 @@ class Attention(nn.Module):
 
     @nn.compact
     def __call__(self, query: jax.Array, context: jax.Array, causal: bool = False) -> jax.Array:
-        """Query [F, Q, width] looks at context [F, K, width] -> [F, Q, width] in `dtype`."""
+        """Query [F, I, width] looks at context [F, J, width] -> [F, I, width] in `dtype`."""
         width = query.shape[-1]
         q, k, v = (
             nn.DenseGeneral((self.heads, width // self.heads), dtype=self.dtype, kernel_init=_joint_xavier, name=name)(
                 x
-            )  # [F, Q or K, heads, width / heads]
+            )  # [F, I or J, heads, width / heads]
             for name, x in (("query", query), ("key", context), ("value", context))
         )
         q = q * (width // self.heads) ** -0.5
-        scores = jnp.einsum("fqhd,fkhd->fhqk", q, k, preferred_element_type=jnp.float32)  # [F, heads, Q, K]
+        scores = jnp.einsum("fqhd,fkhd->fhqk", q, k, preferred_element_type=jnp.float32)  # [F, heads, I, J]
         if causal:
-            visible = jnp.tril(jnp.ones(scores.shape[-2:], bool))  # [Q, K]
+            visible = jnp.tril(jnp.ones(scores.shape[-2:], bool))  # [I, J]
             scores = jnp.where(visible[None, None], scores, -jnp.inf)
         weights = nn.softmax(scores).astype(self.dtype)
-        mixed = jnp.einsum("fhqk,fkhd->fqhd", weights, v)  # [F, Q, heads, width / heads]
+        mixed = jnp.einsum("fhqk,fkhd->fqhd", weights, v)  # [F, I, heads, width / heads]
         return nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype, kernel_init=TOKEN_INIT, name="out")(mixed)
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from etils import epath
@@ -11,6 +10,7 @@ from dist_jax.errors import UserError
 from dist_jax.models.clip_text import TextConfig
 from dist_jax.models.clip_vision import VisionConfig
 from dist_jax.models.dist_network import DistConfig
+from dist_jax.run import RUN_FILE, Run, read_run
 from dist_jax.text import tokenizer
 from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import clip_formats, dist_official, model_directory, table
@@ -18,11 +18,7 @@ from dist_jax.weights.clip import Clip
 from dist_jax.weights.model_directory import Evaluation, Model
 from dist_jax.weights.table import Place, keep
 
-if TYPE_CHECKING:
-    from dist_jax.checkpoint import Run
-
 KINDS = "a model directory, a training workdir or a published .pyth file"
-RUN_FILE = "run.json"  # what makes a folder a training workdir
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +73,7 @@ def read_dist(path: str | Path) -> Network:
     A published file does not say which CLIP blocks it reads: here they are the first ones, as many as it has layers.
     """
     if _is_workdir(path):
-        run = _run(str(path))
+        run = read_run(str(path))
         return Network(*_run_network(str(path), run), run.backbone)
     if model_directory.is_model_directory(path):
         model = model_directory.read_dist(path)
@@ -129,7 +125,7 @@ def _read_pyth(path: Path, clip: str, use_clip: str, selected: tuple[int, ...] |
 
 
 def _read_workdir(path: str, clip: str, use_clip: str, place: Place) -> Model:
-    run = _run(path)
+    run = read_run(path)
     dist, params = _run_network(path, run)
     own = run.config["clip"]["weights"]
     weights = own if use_clip == "inside" or not clip else clip
@@ -168,18 +164,12 @@ def activations(clip: Clip) -> list[str]:
     return [tower.activation for tower in (clip.vision, clip.text) if tower is not None]
 
 
-def _run_network(workdir: str, run: "Run") -> tuple[DistConfig, dict]:
+def _run_network(workdir: str, run: Run) -> tuple[DistConfig, dict]:
     from dist_jax import checkpoint  # Orbax takes seconds to import and is needed for workdirs alone
 
     sizes = {field.name: run.model[field.name] for field in dataclasses.fields(DistConfig)}
     dist = DistConfig(**sizes | {"selected": tuple(sizes["selected"])})
     return dist, checkpoint.load_params(workdir, best=run.config["checkpoint"]["best"])[1]
-
-
-def _run(workdir: str) -> "Run":
-    from dist_jax import checkpoint
-
-    return checkpoint.read_run(workdir)
 
 
 def _is_workdir(path: str | Path) -> bool:
