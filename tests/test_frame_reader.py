@@ -70,6 +70,14 @@ def test_bytes_that_are_no_example_end_in_an_error_or_without_frames(data):
     assert len(starts) <= len(data)
 
 
+def test_the_context_is_read_without_the_frames(tmp_path):
+    pattern = write_shards(tmp_path, [example(3), b"", b"\x0a", b"\x0a\x7f", b"\x0a\x02zz", b"\x12\x00"], shards=1)
+    index = record_index.load_index(pattern)
+    context = frame_reader.read_context(index, 0)
+    assert context.feature[records.FILENAME].bytes_list.value == [b"3.mp4"]
+    assert [frame_reader.read_context(index, record) for record in range(1, 6)] == [None] * 5
+
+
 def test_a_verb_is_a_choice_and_a_record_may_have_no_name(tmp_path):
     sequence = tf.train.SequenceExample()
     sequence.context.feature[records.VERB].int64_list.value[:] = [3]

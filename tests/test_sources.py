@@ -121,6 +121,34 @@ def test_a_bad_file_of_class_names_is_refused(tmp_path, content, message):
         sources.class_names(data(labels=str(tmp_path / "labels.txt")))
 
 
+def test_records_that_count_by_another_file_are_refused(tmp_path):
+    pattern = write_shards(tmp_path, [example(record) for record in range(10)])
+    (tmp_path / "other.txt").write_text("class 0\nclass 2\nclass 1\nclass 3\nclass 4\n")
+    with pytest.raises(
+        UserError, match=r"calls class [12] 'class [12]', the class names 'class [12]', and 'class [12]' is their class"
+    ):
+        sources.open_source(data(train=pattern, labels=str(tmp_path / "other.txt")), "train")
+
+
+def test_records_may_have_other_names_than_those_learned(tmp_path, capsys):
+    pattern = write_shards(tmp_path, [example(record) for record in range(10)])
+    (tmp_path / "same.txt").write_text("Class_0\nCLASS 1\nclass 2\nclass3\nclass 4\n")
+    assert sources.open_source(data(train=pattern, labels=str(tmp_path / "same.txt")), "train").size == 10
+    assert capsys.readouterr().err == ""
+    (tmp_path / "better.txt").write_text("".join(f"a person doing {k}\n" for k in range(CLASSES)))
+    assert sources.open_source(data(train=pattern, labels=str(tmp_path / "better.txt")), "train").size == 10
+    assert capsys.readouterr().err.count("calls class 0 'class 0', the class names 'a person doing 0'") == 1
+
+
+def test_without_a_file_of_class_names_the_records_say_what_they_know(tmp_path):
+    pattern = write_shards(tmp_path, [example(3)], shards=1)
+    (tmp_path / "labels.txt").unlink()
+    with pytest.raises(
+        UserError, match=r"set data\.labels .*these records say clip/label/text, class 3 being 'class 3'"
+    ):
+        sources.class_names(data(train=pattern))
+
+
 def test_no_file_of_class_names_is_an_error(tmp_path):
     with pytest.raises(UserError, match=r"set data\.labels"):
         sources.class_names(data(train=str(tmp_path / "train@2")))

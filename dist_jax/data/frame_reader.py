@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 
 from dist_jax.data import augment, record_index, records
 from dist_jax.data.sampling import Features
@@ -19,6 +20,7 @@ from dist_jax.data.sources import Source, clip_id, clip_size, indexed_reader, pa
 from dist_jax.errors import UserError
 
 _HEADER = 12  # bytes of a TFRecord before its data
+_CONTEXT = 1 << 16  # bytes within which a record's context ends
 # Field tags of the messages involved; all are length-delimited fields number 1 or 2.
 _FIRST, _SECOND = 0x0A, 0x12
 _FRAMES = records.FRAMES.encode()
@@ -73,6 +75,23 @@ def open_source(index: record_index.ShardIndex, label_key: str, classes: int) ->
         return features | {"video": augment.decode_images(encoded, features["window"])}
 
     return Source(len(index), classes, read, decode, index.where, index.identity)
+
+
+def read_context(index: record_index.ShardIndex, record: int) -> tf.train.Features | None:
+    """The context of a record, of which only the beginning is read, unchecked.
+
+    None if it cannot be read or does not come before the frames, as it does in all records that TensorFlow writes.
+    """
+    try:
+        with tf.io.gfile.GFile(index.paths[index.shard[record]], "rb") as file:
+            file.seek(int(index.offset[record]) + _HEADER)
+            data = memoryview(file.read(min(int(index.length[record]), _CONTEXT)))
+        size, begin = _varint(data, 1)
+        if data[0] != _FIRST or begin + size > len(data):
+            return None
+        return tf.train.Features.FromString(bytes(data[begin : begin + size]))
+    except (UserError, IndexError, DecodeError, tf.errors.OpError):
+        return None
 
 
 def _layout(data: memoryview) -> tuple[bytes, list[int]]:

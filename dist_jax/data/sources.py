@@ -2,18 +2,21 @@
 
 import dataclasses
 import os
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
 
 import ml_collections
+import numpy as np
 import tensorflow as tf
 
 from dist_jax.data import annotations, augment, record_index, records
 from dist_jax.data.sampling import Features
-from dist_jax.errors import UserError
+from dist_jax.errors import UserError, warn
 
 _LABEL_KEYS = {"label": records.LABEL, "verb": records.VERB, "noun": records.NOUN}
 
 _LARGE = 1 << 20  # bytes of a record
+_LOOKED_AT = 32  # records whose class names are compared before a run
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +46,8 @@ def open_source(data: ml_collections.ConfigDict, split: str) -> Source:
     """The clips of `split` ("train" or "val") as `config.data` names them.
 
     Raises:
-        UserError: missing, truncated or changed files, an empty set; one line that says what to do.
+        UserError: missing, truncated or changed files, an empty set, records that call their classes by the names of
+            others; one line that says what to do.
     """
     if not data[split]:
         raise UserError(f"data.{split} is empty: say where the {split} clips are (data.source={data.source})")
@@ -62,6 +66,8 @@ def open_source(data: ml_collections.ConfigDict, split: str) -> Source:
 
         return dmvr_factory.open_source(data, split, len(names))
     index = record_index.load_index(data[split])
+    if data.label == "label":
+        _check_names(index, names)
     if is_large(index):
         from dist_jax.data import frame_reader
 
@@ -96,7 +102,54 @@ def class_names(data: ml_collections.ConfigDict) -> list[str]:
         from dist_jax.data import video_source
 
         return sorted({clip.label for clip in video_source.read_clips(data.train)})
-    raise UserError(f"{path}: no file of class names there; set data.labels to one (one name a line)")
+    raise UserError(f"{path}: no file of class names there; set data.labels to one (one name a line){_hint(data)}")
+
+
+def _check_names(index: record_index.ShardIndex, names: list[str]) -> None:
+    """Compares what some records call their classes with the names that count; records need not say it.
+
+    A name that no class has may be meant, a better text for CLIP: that is a warning. The name of another class is not.
+    """
+    plain = {_plain(name): number for number, name in enumerate(names)}
+    for record, number, text in _named_labels(index):
+        if not 0 <= number < len(names) or _plain(names[number]) == _plain(text):
+            continue
+        said = f"{index.where(record)} calls class {number} {text!r}, the class names {names[number]!r}"
+        if _plain(text) in plain:
+            raise UserError(
+                f"{said}, and {text!r} is their class {plain[_plain(text)]}: give the file that belongs to these "
+                "records as data.labels"
+            )
+        warn(f"{said}: is it the file (data.labels) that belongs to these records?")
+        return
+
+
+def _named_labels(index: record_index.ShardIndex) -> Iterator[tuple[int, int, str]]:
+    """Record, class number and class name of some records that say both, spread over the set."""
+    from dist_jax.data import frame_reader
+
+    for record in np.unique(np.linspace(0, len(index) - 1, _LOOKED_AT).astype(int)).tolist():
+        context = frame_reader.read_context(index, record)
+        if context is not None:
+            numbers = context.feature[records.LABEL].int64_list.value
+            texts = context.feature[records.LABEL_TEXT].bytes_list.value
+            if len(numbers) == len(texts):
+                yield from ((record, n, t.decode(errors="replace")) for n, t in zip(numbers, texts, strict=True))
+
+
+def _hint(data: ml_collections.ConfigDict) -> str:
+    """What the training records say of their classes, for who has to write a file of them."""
+    if data.source != "records" or data.label != "label" or data.labels:
+        return ""
+    try:
+        found = next(_named_labels(record_index.load_index(data.train)), None)
+    except UserError:  # no records either: said where they are opened
+        return ""
+    return "" if found is None else f"; these records say {records.LABEL_TEXT}, class {found[1]} being {found[2]!r}"
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[\W_]+", "", name.casefold())
 
 
 def _folder(location: str) -> str:
