@@ -221,6 +221,13 @@ def test_class_maps_are_numbered_by_the_given_labels(tree, three_sets):
         datasets.read("kinetics710", three_sets, tree({}, "videos"), "train", labels=names[:2])
 
 
+def test_kinetics710_without_a_video_to_train_on_is_refused(tree, three_sets):
+    ids = "".join(f"{name}\n" for name in ("a", "b", "c", "v7", "t6", "v4"))
+    tree({"k400/test.csv": "youtube_id\n" + ids})
+    with pytest.raises(UserError, match="the split train of kinetics710 lists no videos"):
+        datasets.read("kinetics710", three_sets, tree({}, "videos"), "train")
+
+
 def test_an_empty_split_and_a_file_for_a_folder_are_refused(tree):
     videos = tree({}, "videos")
     with pytest.raises(UserError, match="the split train of ssv2 lists no videos"):

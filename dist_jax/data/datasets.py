@@ -56,8 +56,8 @@ def read(
         raise UserError(f"{annotations}: is a file; --annotations names the folder of the published files of {dataset}")
     files = VideoFiles(videos, VIDEO_SUFFIXES)
     if dataset == "kinetics710":
-        return _kinetics710(annotations, files, split, trimmed, labels)
-    if dataset in kinetics.SETS:
+        found = _kinetics710(annotations, files, split, trimmed, labels)
+    elif dataset in kinetics.SETS:
         found = _kinetics(annotations, files, split, trimmed)
     else:
         found = _OTHERS[dataset](annotations, files, split)
