@@ -20,7 +20,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.clip.weights = "demo/clip"
     config.model.frames = 8
     config.model.integration_width = 128
-    config.model.temporal_width = 48
+    config.model.temporal_width = 32
     config.model.pooling_layers = 1
     config.data.train = "demo/records/train@8"
     config.data.val = "demo/records/val@2"

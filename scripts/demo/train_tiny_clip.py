@@ -130,6 +130,7 @@ def contrastive_loss(params: dict, text: TextConfig, images: jax.Array, tokens: 
     return sum(both) / 2
 
 
+@functools.partial(jax.jit, static_argnums=0)  # as one program: its operations one by one take long to compile
 def initial_params(text: TextConfig, key: jax.Array) -> dict:
     """Fresh parameters, scaled for narrow towers."""
     image_key, text_key = jax.random.split(key)
