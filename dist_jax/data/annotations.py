@@ -40,8 +40,8 @@ class Clip:
     @property
     def identity(self) -> tuple:
         """What the clip is, whichever files are there."""
-        part = (self.path, self.start_s, self.end_s) if self.key is None else self.key
-        return part, self.label, self.caption, self.verb, self.noun
+        name, start, end = (self.path, self.start_s, self.end_s) if self.key is None else (self.key, None, None)
+        return name, self.label, start, end, self.caption, self.verb, self.noun
 
 
 def read_labels(path: str) -> list[str]:

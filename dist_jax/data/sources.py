@@ -27,8 +27,8 @@ class Source:
         size: n.
         classes: K, the number of class names.
         read: record number (int64 []) -> features `num_frames`, `height`, `width` (int32 []), `labels` (int64 [any]),
-            `id` (bytes [], the clip's name) and whatever `decode` needs; frames stay encoded. Raises a TensorFlow error
-            if the record cannot be read.
+            `id` (bytes [], the clip's name) and whatever `decode` needs; frames stay encoded. Whatever it or `decode`
+            raises makes the record a bad one.
         decode: adds `video`, uint8 [m, h, w, 3]: the frames `indices` (int32 [m]), cut to `window` (int32 [4]).
         where: record number -> how a message names the record.
         identity: tells these clips, as they are, from any others.
@@ -111,6 +111,7 @@ def _check_names(index: record_index.ShardIndex, names: list[str]) -> None:
     A name that no class has may be meant, a better text for CLIP: that is a warning. The name of another class is not.
     """
     plain = {_plain(name): number for number, name in enumerate(names)}
+    warned = False
     for record, number, text in _named_labels(index):
         if not 0 <= number < len(names) or _plain(names[number]) == _plain(text):
             continue
@@ -120,8 +121,9 @@ def _check_names(index: record_index.ShardIndex, names: list[str]) -> None:
                 f"{said}, and {text!r} is their class {plain[_plain(text)]}: give the file that belongs to these "
                 "records as data.labels"
             )
-        warn(f"{said}: is it the file (data.labels) that belongs to these records?")
-        return
+        if not warned:
+            warn(f"{said}: is it the file (data.labels) that belongs to these records?")
+            warned = True
 
 
 def _named_labels(index: record_index.ShardIndex) -> Iterator[tuple[int, int, str]]:
