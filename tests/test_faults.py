@@ -147,6 +147,8 @@ def test_a_list_of_other_data_or_of_an_older_form_is_dropped(tmp_path):
         faults.settle(1.0, 10)
         (row,) = csv.DictReader(path.read_text().splitlines())
         assert (row["record"], row["data"]) == ("3", data)
+    Faults("train", path, "the data mended again").settle(1.0, 10)
+    assert not list(csv.DictReader(path.read_text().splitlines()))
 
 
 def test_a_shard_made_anew_is_other_data(spoilt):

@@ -36,12 +36,14 @@ class Faults:
     bad_reads: int = 0
     _found: dict[int, tuple[str, str, str]] = dataclasses.field(default_factory=dict)  # record: kind, where, message
     _before: dict[int, tuple[str, str, str]] = dataclasses.field(default_factory=dict)  # as listed by earlier runs
-    _written: int = 0
+    _written: int = 0  # how many of `_found` the file has
 
     def __post_init__(self) -> None:
         """Takes up the list of an earlier run: what it met stays listed, but counts only if it is met again."""
-        own = [row for row in self._rows() if row[0] == self.split and row[-1] == self.data]
-        self._before = {int(record): tuple(rest) for _, record, *rest, _ in own}
+        listed = [row for row in self._rows() if row[0] == self.split]
+        self._before = {int(record): tuple(rest) for _, record, *rest, data in listed if data == self.data}
+        if len(self._before) < len(listed):
+            self._written = -1  # the first `settle` drops the lines of other data
 
     @property
     def counts(self) -> dict[str, int]:
