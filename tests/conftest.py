@@ -3,7 +3,8 @@
 import os
 
 # Compiling is most of the tests' time; code that runs for milliseconds needs no optimizing compiler.
-FAST_COMPILE = "--xla_backend_optimization_level=0"
+# (Without XLA's newer way of compiling fused operations a training step compiles in a third of the time.)
+FAST_COMPILE = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FAST_COMPILE} --xla_force_host_platform_device_count=8"
 # A loaded machine may keep eight device threads on two cores waiting for each other longer than XLA expects.
 os.environ["XLA_FLAGS"] += " --xla_cpu_collective_call_terminate_timeout_seconds=600"
@@ -15,6 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 
@@ -39,7 +41,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_model() -> VideoModel:
     """Three CLIP blocks of width 16 over 2 x 2 patches; T = 4, S = 2."""
     vision = VisionConfig(width=16, layers=3, heads=2, patch=4, resolution=8, embed=8)
@@ -57,14 +59,14 @@ def tiny_model() -> VideoModel:
     return VideoModel(vision, dist)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_frozen(tiny_model: VideoModel) -> dict:
     """A random frozen tower for `tiny_model`."""
-    vision = ClipVision(tiny_model.vision).init(jax.random.key(7), jnp.zeros((1, 8, 8, 3)))["params"]
+    vision = jax.jit(ClipVision(tiny_model.vision).init)(jax.random.key(7), jnp.zeros((1, 8, 8, 3)))["params"]
     return {"vision": vision, "logit_scale": jnp.log(jnp.asarray(10.0))}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny_text() -> jax.Array:
     """Features of five classes, unit length."""
     text = jax.random.normal(jax.random.key(8), (CLASSES, 8))
@@ -72,7 +74,12 @@ def tiny_text() -> jax.Array:
 
 
 @pytest.fixture
-def tiny_config():
+def tiny_config() -> ml_collections.ConfigDict:
+    """See `make_config`."""
+    return make_config()
+
+
+def make_config() -> ml_collections.ConfigDict:
     """Sixteen clips a batch, mixed in groups of two."""
     config = settings.defaults()
     config.batch_size = 16

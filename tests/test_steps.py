@@ -1,6 +1,8 @@
 """The training step: the same numbers on any mesh and in any number of parts, and nothing of CLIP in its state."""
 
 import functools
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,15 +10,15 @@ import ml_collections
 import numpy as np
 import pytest
 from collectives import collectives
-from conftest import clips
+from conftest import clips, make_config
 
 from dist_jax import sharding
 from dist_jax.inputs import draw
 from dist_jax.optimizer import make_optimizer, make_schedule
-from dist_jax.steps import Trainer, eval_step
+from dist_jax.steps import Trainer, TrainState, eval_step
 
 # Optax raises Python numbers to integer powers, which strict promotion refuses; the network itself is tested strictly.
-pytestmark = pytest.mark.usefixtures("standard_promotion")
+pytestmark = [pytest.mark.usefixtures("standard_promotion"), pytest.mark.xdist_group("test_steps")]
 
 
 def trainer_of(model, config, replicated=None) -> Trainer:
@@ -24,20 +26,46 @@ def trainer_of(model, config, replicated=None) -> Trainer:
     return Trainer(model, optimizer, rate, ml_collections.FrozenConfigDict(config), replicated)
 
 
-def run(trainer: Trainer, frozen, text, steps: int, mesh=None, batches=clips):
-    """Trains some steps from the seed; returns the losses and the final state."""
-    init = lambda: trainer.init(jax.random.key(0))
+class Trained(NamedTuple):
+    """What some steps with `clips` gave."""
+
+    trainer: Trainer
+    step: Callable  # compiled
+    losses: np.ndarray  # [steps]
+    states: list[TrainState]  # [1 + steps], the first before any step
+
+
+@pytest.fixture(scope="module")
+def reference(tiny_model, tiny_frozen, tiny_text) -> Trained:
+    """Ten steps on one device, which keep an average of the parameters."""
+    config = make_config()
+    config.ema = 0.75
+    with jax.numpy_dtype_promotion("standard"):
+        trainer = trainer_of(tiny_model, config)
+        state = jax.jit(trainer.init)(jax.random.key(0))
+        step = jax.jit(trainer.train_step)
+        losses, states = [], [state]
+        for number in range(10):
+            state, metrics = step(state, tiny_frozen, tiny_text, clips(number))
+            losses.append(float(metrics["loss"]))
+            states.append(state)
+    return Trained(trainer, step, np.asarray(losses), states)
+
+
+def run(trainer: Trainer, frozen, text, first: TrainState, steps: int, mesh=None) -> tuple[np.ndarray, TrainState]:
+    """Trains some steps from `first`, which has an average that is left out; the losses and the final state."""
+    state = first.replace(ema=None)
     if mesh is None:
-        state, step = jax.jit(init)(), jax.jit(trainer.train_step)
+        step = jax.jit(trainer.train_step)
     else:
-        layout = sharding.tree_shardings(mesh, jax.eval_shape(init))
-        state = jax.jit(init, out_shardings=layout)()
+        layout = sharding.tree_shardings(mesh, state)
+        state = sharding.place_tree(mesh, state)
         step = jax.jit(trainer.train_step, donate_argnums=0, out_shardings=(layout, sharding.replicated(mesh)))
         frozen = jax.device_put(frozen, sharding.tree_shardings(mesh, frozen))
         text = jax.device_put(text, sharding.replicated(mesh))
     losses = []
     for number in range(steps):
-        batch = batches(number)
+        batch = clips(number)
         if mesh is not None:
             batch = jax.device_put(batch, sharding.batch_sharding(mesh))
         state, metrics = step(state, frozen, text, batch)
@@ -50,22 +78,20 @@ def mesh_of(config, data: int, fsdp: int = 1, tensor: int = 1):
     return sharding.make_mesh(config.mesh, jax.devices()[: data * fsdp * tensor])
 
 
-def test_ten_steps_on_eight_devices_equal_ten_on_one(tiny_model, tiny_frozen, tiny_text, tiny_config):
-    trainer = trainer_of(tiny_model, tiny_config)
-    one, _ = run(trainer, tiny_frozen, tiny_text, 10, mesh_of(tiny_config, 1))
-    eight, _ = run(trainer, tiny_frozen, tiny_text, 10, mesh_of(tiny_config, 8))
-    np.testing.assert_allclose(eight, one, rtol=1e-5)
-    assert not np.allclose(one[1:], one[:-1])  # it is training on something
+def test_ten_steps_on_eight_devices_equal_ten_on_one(reference, tiny_model, tiny_frozen, tiny_text, tiny_config):
+    mesh = mesh_of(tiny_config, 8)
+    eight, _ = run(trainer_of(tiny_model, tiny_config), tiny_frozen, tiny_text, reference.states[0], 10, mesh)
+    np.testing.assert_allclose(eight, reference.losses, rtol=1e-5)
+    assert not np.allclose(eight[1:], eight[:-1])  # it is training on something
 
 
 @pytest.mark.parametrize("shape", [(2, 2, 2), (1, 4, 2)])
 def test_parameters_spread_over_fsdp_and_tensor_give_the_same_losses(
-    shape, tiny_model, tiny_frozen, tiny_text, tiny_config
+    shape, reference, tiny_model, tiny_frozen, tiny_text, tiny_config
 ):
-    trainer = trainer_of(tiny_model, tiny_config)
-    one, _ = run(trainer, tiny_frozen, tiny_text, 4, mesh_of(tiny_config, 1))
-    spread, state = run(trainer, tiny_frozen, tiny_text, 4, mesh_of(tiny_config, *shape))
-    np.testing.assert_allclose(spread, one, rtol=1e-5)
+    trainer, mesh = trainer_of(tiny_model, tiny_config), mesh_of(tiny_config, *shape)
+    spread, state = run(trainer, tiny_frozen, tiny_text, reference.states[0], 4, mesh)
+    np.testing.assert_allclose(spread, reference.losses[:4], rtol=1e-5)
     kernel = state.params["layers"]["ffn"]["fc"]["kernel"]
     assert kernel.addressable_shards[0].data.shape[1] == kernel.shape[1] // shape[1]
 
@@ -89,11 +115,12 @@ def test_mixing_sends_no_clip_though_a_group_and_a_part_span_all_devices(
 
 
 @pytest.mark.parametrize("parts", [2, 4])
-def test_accumulation_changes_nothing(parts, tiny_model, tiny_frozen, tiny_text, tiny_config):
-    whole, state = run(trainer_of(tiny_model, tiny_config), tiny_frozen, tiny_text, 5)
+def test_accumulation_changes_nothing(parts, reference, tiny_model, tiny_frozen, tiny_text, tiny_config):
     tiny_config.accumulate = parts
-    losses, state_of_parts = run(trainer_of(tiny_model, tiny_config), tiny_frozen, tiny_text, 5)
-    np.testing.assert_allclose(losses, whole, rtol=1e-5)
+    trainer = trainer_of(tiny_model, tiny_config)
+    losses, state_of_parts = run(trainer, tiny_frozen, tiny_text, reference.states[0], 5)
+    np.testing.assert_allclose(losses, reference.losses[:5], rtol=1e-5)
+    state = reference.states[5]
     ours, theirs = (jax.tree_util.tree_flatten_with_path(one.params)[0] for one in (state, state_of_parts))
     for (path, a), (_, b) in zip(ours, theirs, strict=True):
         # A key's bias moves all scores of a query alike: its gradient is rounding, which Adam makes a whole step of.
@@ -110,9 +137,8 @@ def test_the_state_holds_no_frozen_parameter(tiny_model, tiny_frozen, tiny_text,
     assert size(state) == 3 * size(state.params) + counters
 
 
-def test_gradients_reach_every_parameter_but_the_last_exchange(tiny_model, tiny_frozen, tiny_text, tiny_config):
-    trainer = trainer_of(tiny_model, tiny_config)
-    params = jax.jit(trainer.init)(jax.random.key(0)).params
+def test_gradients_reach_every_parameter_but_the_last_exchange(reference, tiny_frozen, tiny_text):
+    trainer, params = reference.trainer, reference.states[0].params
     video = jax.random.normal(jax.random.key(1), (2, 4, 8, 8, 3))
     loss = lambda params, frozen: jnp.sum(jnp.sin(trainer.model.logits(params, frozen, tiny_text, video)))
     grads, of_frozen = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, tiny_frozen)
@@ -128,31 +154,24 @@ def test_gradients_reach_every_parameter_but_the_last_exchange(tiny_model, tiny_
     assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(of_frozen["vision"]))
 
 
-def test_the_average_of_parameters_is_exact(tiny_model, tiny_frozen, tiny_text, tiny_config):
-    tiny_config.ema = 0.75
-    trainer = trainer_of(tiny_model, tiny_config)
-    state = jax.jit(trainer.init)(jax.random.key(0))
-    expected = state.params
-    step = jax.jit(trainer.train_step)
-    for number in range(3):
-        state, _ = step(state, tiny_frozen, tiny_text, clips(number))
+def test_the_average_of_parameters_is_exact(reference):
+    expected = reference.states[0].params
+    for state in reference.states[1:]:
         expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, expected, state.params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), state.ema, expected)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), state.ema, expected)
 
 
-def test_a_loss_that_is_not_finite_changes_no_parameter(tiny_model, tiny_frozen, tiny_text, tiny_config):
-    trainer = trainer_of(tiny_model, tiny_config)
-    state = jax.jit(trainer.init)(jax.random.key(0))
+def test_a_loss_that_is_not_finite_changes_nothing_but_the_steps_number(reference, tiny_frozen, tiny_text):
+    state = reference.states[3]
     broken = tiny_frozen | {"logit_scale": jnp.asarray(jnp.inf)}
-    after, metrics = jax.jit(trainer.train_step)(state, broken, tiny_text, clips(0))
+    after, metrics = reference.step(state, broken, tiny_text, clips(3))
     assert metrics["skipped"] == 1
-    assert after.step == 1
-    before = (state.params, state.opt_state)
-    jax.tree.map(np.testing.assert_array_equal, (after.params, after.opt_state), before)
+    assert after.step == 4  # the schedule goes on
+    jax.tree.map(np.testing.assert_array_equal, after.replace(step=state.step), state)
 
 
-def test_views_are_summed_after_the_softmax(tiny_model, tiny_frozen, tiny_text, tiny_config):
-    params = jax.jit(trainer_of(tiny_model, tiny_config).init)(jax.random.key(0)).params
+def test_views_are_summed_after_the_softmax(reference, tiny_model, tiny_frozen, tiny_text):
+    params = reference.states[0].params
     video = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 8, 8, 3), dtype=np.uint8)
     step = jax.jit(functools.partial(eval_step, tiny_model, 0.0))
     scores = step(params, tiny_frozen, tiny_text, video)
