@@ -21,6 +21,13 @@ def test_accuracies_by_hand():
     assert found == {"top1": 0.75, "top5": 1.0, "mean_class_accuracy": 0.75}
 
 
+def test_the_five_best_of_seven_classes():
+    scores = np.tile(np.arange(7.0), (4, 1))  # class 6 is the best, 0 the worst
+    found = accuracies(scores, np.asarray([6, 2, 1, 0]))
+    assert (found["top1"], found["top5"]) == (0.25, 0.5)
+    assert accuracies(scores, np.asarray([3, 3, 3, 6]))["top5"] == 1.0
+
+
 def test_a_class_without_videos_has_no_accuracy():
     per_class = class_accuracies(confusion_matrix(SCORES, LABELS))
     np.testing.assert_array_equal(per_class, [1.0, np.nan, 0.5])

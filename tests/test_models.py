@@ -144,6 +144,12 @@ def test_a_tower_cut_after_its_first_blocks_gives_the_same_features(tiny_model, 
     np.testing.assert_allclose(cut, whole[:2], rtol=1e-6)
 
 
+def test_features_that_do_not_end_with_the_towers_last_block_are_refused(tiny_model, tiny_frozen):
+    tower = ClipVision(tiny_model.vision)
+    with pytest.raises(ValueError, match="the last selected block is 1, the tower's last 2"):
+        tower.apply({"params": tiny_frozen["vision"]}, jnp.zeros((1, 8, 8, 3)), (0, 1), method="features")
+
+
 def test_text_is_read_at_its_end_token_and_never_looks_ahead():
     config = TextConfig(width=16, layers=2, heads=2, vocab=20, context=6, embed=8)
     tokens = jnp.asarray([[18, 3, 4, 19, 0, 0], [18, 3, 4, 19, 7, 7]], jnp.int32)

@@ -77,6 +77,52 @@ def test_a_loss_that_is_not_finite_stops_or_is_counted(tmp_path, config):
     assert (line["loss"], line["skipped"]) == (2.0, 1.0)
 
 
+def test_averages_are_of_the_steps_that_were_not_skipped(tmp_path, config):
+    config.optimizer.nonfinite, config.log.every_steps = "skip", 4
+    watching = watch.Watch(tmp_path, 0, 8, rate, config)
+    for step in range(1, 9):  # the gradients of steps 2 to 4 are not finite, of the others from 5 on the losses too
+        watching.step(step, metrics(loss=2.0 if step < 5 else float("nan"), skipped=float(step > 1)), 0.0, {})
+    watching.close()
+    some, none = logged(tmp_path)
+    assert [some[name] for name in ("loss", "grad_norm", "accuracy", "skipped")] == [2.0, 2.0, 0.5, 3.0]
+    assert none["skipped"] == 4.0
+    assert not {"loss", "grad_norm", "accuracy"} & set(none)
+
+
+def test_the_steps_of_the_last_interval_are_logged_once(tmp_path, config):
+    watching = watch.Watch(tmp_path, 0, 5, rate, config)
+    watching.log()
+    for step in range(1, 6):
+        watching.step(step, metrics(loss=step), 0.0, {})
+    watching.log()
+    watching.log()
+    watching.close()
+    assert [(line["step"], line["loss"]) for line in logged(tmp_path)] == [(3, 2.0), (5, 4.5)]
+
+
+def test_the_heartbeat_goes_on_where_no_step_is_made(tmp_path, config, monkeypatch):
+    watching = watch.Watch(tmp_path, 4, 6, rate, config)
+    beats = []
+    for now in (100.0, 105.0, 111.0):
+        monkeypatch.setattr(watch.time, "monotonic", lambda now=now: now)
+        (tmp_path / watch.HEARTBEAT_FILE).unlink(missing_ok=True)
+        watching.beat()
+        beats.append((tmp_path / watch.HEARTBEAT_FILE).exists())
+    watching.close()
+    assert beats == [True, False, True]
+
+
+def test_an_evaluation_that_was_logged_is_known_after_a_restart(tmp_path, config):
+    watching = watch.Watch(tmp_path, 0, 6, rate, config)
+    watching.write(4, {"videos": 3, "top1": 0.5, "bad_image": 1.0}, "eval_")
+    watching.write(5, {"loss": 1.0})
+    watching.close()
+    watching = watch.Watch(tmp_path, 5, 6, rate, config)
+    assert watching.evaluation(4) == {"videos": 3, "top1": 0.5}
+    assert watching.evaluation(5) is None
+    watching.close()
+
+
 @pytest.mark.parametrize(
     ("start", "total", "traced"),
     [(0, 6, True), (0, 3, True), (2, 6, False)],
