@@ -53,16 +53,16 @@ def read_list(path: str, labels: Sequence[str] | None = None, option: str = "--l
     """Clips of a list file.
 
     Args:
-        path: Lines `path label words`, the path ending at the first tab or else the first space; or a CSV file whose
+        path: lines `path label words`, the path ending at the first tab or else the first space; or a CSV file whose
           header has the columns path and label, and optionally start and end (seconds) and caption.
-        labels: Class names. With them a label may also be a number from 0.
-        option: How the user gives class names, for the message.
+        labels: class names. With them a label may also be a number from 0.
+        option: how the user gives class names, for the message.
 
     Returns:
         The clips in their order.
 
     Raises:
-        UserError: The file is empty or a line is not of that form, a label is not among `labels`, labels are numbers
+        UserError: the file is empty or a line is not of that form, a label is not among `labels`, labels are numbers
           without `labels` to name them, or a line stands there twice.
     """
     text = read_text(path)
@@ -104,9 +104,9 @@ def check_labels(clips: Sequence[Clip], labels: Iterable[str], places: Sequence[
     """Raises UserError for the first clip whose label is not among `labels`, with the nearest name.
 
     Args:
-        clips: With labels, or with a verb and a noun in their place.
-        labels: Class names.
-        places: Where each clip is from, for the message.
+        clips: with labels, or with a verb and a noun in their place.
+        labels: class names.
+        places: where each clip is from, for the message.
     """
     known = set(labels)
     for number, clip in enumerate(clips):

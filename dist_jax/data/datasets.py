@@ -39,12 +39,12 @@ def read(
     """The clips of a split of a published data set.
 
     Args:
-        dataset: One of `DATASETS`.
-        annotations: Folder of the published files; of Kinetics 400, 600 and 700 also a single CSV file.
-        videos: Folder of the videos.
-        split: As the data set calls it: train, val; train1 and test1 to 3 (UCF101, HMDB51).
-        trimmed: Of Kinetics: ID.mp4 is the clip, not the whole YouTube video.
-        labels: Class names in the order of their numbers; None: the data set's own order, else the alphabet's.
+        dataset: one of `DATASETS`.
+        annotations: folder of the published files; of Kinetics 400, 600 and 700 also a single CSV file.
+        videos: folder of the videos.
+        split: as the data set calls it: train, val; train1 and test1 to 3 (UCF101, HMDB51).
+        trimmed: of Kinetics: ID.mp4 is the clip, not the whole YouTube video.
+        labels: class names in the order of their numbers; None: the data set's own order, else the alphabet's.
 
     Raises:
         UserError: A file is not there or not in the published form, the split is empty, or a class is not among

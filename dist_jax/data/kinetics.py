@@ -95,7 +95,7 @@ def list_path(folder: str, split: str) -> str:
     Of two that differ in their ending alone, the .txt, which is the complete one. Held-out test lists are no split.
 
     Raises:
-        UserError: There is none, or more than one.
+        UserError: there is none, or more than one.
     """
     lists = _lists(folder)
     found = [name for name, words in lists.items() if words[-1] in SPLITS[split] and "holdout" not in words]
@@ -127,8 +127,8 @@ def to_clips(videos: Iterable[Video], files: VideoFiles, trimmed: bool) -> list[
     """Where each video's file is, and which part of it is the clip.
 
     Args:
-        videos: From a published list.
-        files: Of the videos' folder. ID_000084_000094.mp4 (times of six digits) is a clip already; of ID.mp4, the whole
+        videos: from a published list.
+        files: of the videos' folder. ID_000084_000094.mp4 (times of six digits) is a clip already; of ID.mp4, the whole
           YouTube video, the part is cut.
         trimmed: ID.mp4 is a clip already, too.
 
@@ -157,7 +157,7 @@ def merge(train: dict[str, Sequence[Video]], held_out: Collection[str]) -> Merge
     """Unites sets: one class per normal name, one video per YouTube id, none that is held out.
 
     Args:
-        train: Set -> its videos. Where sets list the same video, the last set's label and times stay.
+        train: set -> its videos. Where sets list the same video, the last set's label and times stay.
         held_out: YouTube ids of validation and test lists.
 
     Returns:

@@ -22,9 +22,9 @@ def run_processes(
 
     Args:
         prefix: OUTPUT/NAME.
-        numbers: Shards, from 0.
-        workers: Processes; with one, everything runs in this process.
-        on_clips: Called now and then with the number of clips done since the last call.
+        numbers: shards, from 0.
+        workers: processes; with one, everything runs in this process.
+        on_clips: called now and then with the number of clips done since the last call.
 
     Raises:
         UserError: A shard cannot be written, or a worker was killed.
@@ -57,9 +57,9 @@ def run_beam(prefix: str, numbers: Sequence[int], runner: str, options: Sequence
 
     Args:
         prefix: OUTPUT/NAME, on a file system that all of the runner's workers see (gs:// on Dataflow).
-        numbers: Shards, from 0; one is one element.
-        runner: As Beam names it: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner...
-        options: The runner's own flags, --name=value.
+        numbers: shards, from 0; one is one element.
+        runner: as Beam names it: DirectRunner, DataflowRunner, FlinkRunner, SparkRunner...
+        options: the runner's own flags, --name=value.
 
     Raises:
         UserError: apache-beam is not installed, or does not know the runner; or a worker said what is wrong.

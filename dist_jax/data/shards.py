@@ -89,11 +89,11 @@ def build_shard(prefix: str, number: int, on_clip: Callable[[], None] = lambda: 
 
     Args:
         prefix: OUTPUT/NAME.
-        number: From 0.
-        on_clip: Called after every clip.
+        number: from 0.
+        on_clip: called after every clip.
 
     Raises:
-        UserError: The shard cannot be written. A video that cannot be read is in the report and raises nothing.
+        UserError: the shard cannot be written. A video that cannot be read is in the report and raises nothing.
     """
     plan, videos = _loaded_plan(prefix, size_and_mtime(plan_path(prefix)))
     partial = os.path.join(folder(prefix), f"{number:05d}.{uuid.uuid4().hex}.partial")

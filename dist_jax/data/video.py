@@ -61,17 +61,17 @@ def iter_frames(
 
     Args:
         path: A video file; `gs://` and other schemes that TensorFlow reads are read through it.
-        start_s: Seconds; None is the beginning.
-        end_s: Seconds; None is the end.
-        fps: Frames a second: frame k is the last one shown at or before start + k / fps. None or 0 takes every frame.
-        short_side: Pixels; larger frames are reduced to it (bicubic, the long side rounded to an even number). Smaller
+        start_s: seconds; None is the beginning.
+        end_s: seconds; None is the end.
+        fps: frames a second: frame k is the last one shown at or before start + k / fps. None or 0 takes every frame.
+        short_side: pixels; larger frames are reduced to it (bicubic, the long side rounded to an even number). Smaller
           ones are never enlarged. None or 0 keeps the size.
 
     Yields:
         Time in seconds, and the frame, uint8 [H, W, 3], RGB.
 
     Raises:
-        VideoError: The file cannot be read, is damaged, or has no frame in that part.
+        VideoError: the file cannot be read, is damaged, or has no frame in that part.
     """
     if start_s is not None and end_s is not None and end_s <= start_s:
         raise VideoError(f"{path}: the clip ends at {end_s:g} s, not after its start at {start_s:g} s")
@@ -95,14 +95,14 @@ def decode_frames(path: str, indices: Sequence[int], short_side: int | None = No
 
     Args:
         path: A video file.
-        indices: Frame numbers from 0, in any order, repeated or not; [T].
-        short_side: As for `iter_frames`.
+        indices: frame numbers from 0, in any order, repeated or not; [T].
+        short_side: as for `iter_frames`.
 
     Returns:
         uint8 [T, H, W, 3], RGB, in the order of `indices`.
 
     Raises:
-        VideoError: The file cannot be read, or has no frame of such a number.
+        VideoError: the file cannot be read, or has no frame of such a number.
     """
     packets = scan(path)
     if not packets.times:
@@ -128,11 +128,11 @@ def choose_by_time(
 
     Args:
         frames: (time, duration, frame) in seconds, by increasing time.
-        start_s: Seconds.
-        end_s: Seconds; None is the end of the last frame.
-        fps: The k-th frame is the last one at or before start_s + k / fps, or the very first where that is later.
+        start_s: seconds.
+        end_s: seconds; None is the end of the last frame.
+        fps: the k-th frame is the last one at or before start_s + k / fps, or the very first where that is later.
           None or 0: every frame whose time is in the part.
-        tolerance: Seconds by which a time may be wrong.
+        tolerance: seconds by which a time may be wrong.
 
     Yields:
         (time, frame).
