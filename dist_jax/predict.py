@@ -117,11 +117,8 @@ def predict(model: dist_jax.Predictor, path: str, names: Sequence[str], text: ja
 def choose_frames(count: int, frames: int, evaluation: Evaluation) -> np.ndarray:
     """Which of `count` frames the recipe looks at: int [V, T]."""
     features = {"num_frames": np.int32(count)}
-    if evaluation.sampling == "segments":
-        features = sampling.segment_views(features, frames, evaluation.views)
-    else:
-        features = sampling.interval_views(features, frames, evaluation.stride, evaluation.views)
-    return features["indices"].numpy()
+    found = sampling.eval_views(features, evaluation.sampling, frames, evaluation.stride, evaluation.views)
+    return found["indices"].numpy()
 
 
 def read_clips(path: str, indices: np.ndarray, resolution: int, crops: int) -> np.ndarray:

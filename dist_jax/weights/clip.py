@@ -84,7 +84,7 @@ def load(weights: str, *, resolution: int = 0, place: Place = keep) -> Clip:
     """Loads a CLIP ViT.
 
     Args:
-        weights: hugging Face hub id (owner/name); directory of Hugging Face's or open_clip's files; or a file: OpenAI's
+        weights: Hugging Face hub id (owner/name); directory of Hugging Face's or open_clip's files; or a file: OpenAI's
           .pt, open_clip's .bin or .safetensors, a published DiST .pyth (which has CLIP inside).
         resolution: pixels, height and width of the frames that it shall see; 0: of those that it was trained with.
           Positions are interpolated where that differs.
