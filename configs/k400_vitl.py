@@ -1,7 +1,13 @@
 """DiST ViT-L/14, 32+64 frames, on Kinetics-400, started from Kinetics-710.
 
-    python -m dist_jax.main --config=configs/k400_vitl.py --workdir=runs/k400_vitl \\
-        --config.init_from=runs/k710_vitl --config.data.train=/data/k400/train@256 --config.data.val=/data/k400/val@16
+    python -m dist_jax.main --config=configs/k400_vitl.py --workdir=runs/k400_vitl
+
+Its records are made from the published annotations and the videos by
+
+    python -m dist_jax.build_records --dataset kinetics400 --annotations ANNOTATIONS --videos VIDEOS \\
+        --split train --shards 256 --output data/k400
+
+and the same with --split val --shards 16.
 
 Published (not yet reproduced here): 89.6 top-1, 98.4 top-5 with 3 views; 88.0 and 97.9 with --config.init_from=""
 (from CLIP alone).

@@ -1,7 +1,13 @@
 """DiST ViT-L/14, 32+64 frames, on Kinetics-710: what K400 is then started from (configs/k400_vitl.py).
 
-    python -m dist_jax.main --config=configs/k710_vitl.py --workdir=runs/k710_vitl \\
-        --config.data.train=/data/k710/train@1024 --config.data.val=/data/k710/val@32
+    python -m dist_jax.main --config=configs/k710_vitl.py --workdir=runs/k710_vitl
+
+Its records are made from the published annotations and the videos by
+
+    python -m dist_jax.build_records --dataset kinetics710 --annotations ANNOTATIONS --videos VIDEOS \\
+        --split train --shards 1024 --output data/k710
+
+and the same with --split val --shards 32.
 
 The paper gives no accuracy on K710 itself. scripts/estimate_cost.py tells what this takes on which machines.
 """

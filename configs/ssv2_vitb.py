@@ -1,7 +1,13 @@
 """DiST ViT-B/16, 8+16 frames, on Something-Something v2.
 
-    python -m dist_jax.main --config=configs/ssv2_vitb.py --workdir=runs/ssv2_vitb \\
-        --config.data.train=/data/ssv2/train@128 --config.data.val=/data/ssv2/validation@16
+    python -m dist_jax.main --config=configs/ssv2_vitb.py --workdir=runs/ssv2_vitb
+
+Its records are made from the published annotations and the videos by
+
+    python -m dist_jax.build_records --dataset ssv2 --annotations ANNOTATIONS --videos VIDEOS \\
+        --split train --shards 128 --output data/ssv2
+
+and the same with --split val --shards 16.
 
 Published (not yet reproduced here): 68.7 top-1, 91.1 top-5 with 3 views. For 16+32 frames (70.2) add
 --config.model.frames=32, for 32+64 frames (70.9) --config.model.frames=64; for ViT-L/14 at 32+64 frames (73.1) also
@@ -19,5 +25,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.pooling_layers = 2
     config.augment.flip_labels = (86, 87, 93, 94, 166, 167)
     config.data.train = "data/ssv2/train@128"
-    config.data.val = "data/ssv2/validation@16"
+    config.data.val = "data/ssv2/val@16"
     return config

@@ -72,7 +72,10 @@ def _annotations(args: argparse.Namespace) -> datasets.Annotations:
 
 def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(
-        "dist_jax.build_records", description=__doc__.partition("\n")[0], allow_abbrev=False
+        "dist_jax.build_records",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("--videos", help="folder of the videos; default: the list's folder")
     parser.add_argument("--list", help="lines `path label`, or a CSV; without it --videos holds a folder per class")
@@ -91,7 +94,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--quality", type=_quality, default=90, help="of the JPEGs, 1 to 100 (default: %(default)s)")
     parser.add_argument("--workers", type=_count, default=cores(), help="processes (default: %(default)s, the cores)")
     parser.add_argument(
-        "--max-failures", type=_size, help="unreadable videos that are borne; default: all but every one"
+        "--max-failures", type=_size, help="unreadable videos that are tolerated; default: any number short of all"
     )
     parser.add_argument("--retry-failed", action="store_true", help="build shards again that lack an unreadable video")
     parser.add_argument("--overwrite", action="store_true", help="discard what OUTPUT holds under this name")

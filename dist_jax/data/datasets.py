@@ -60,7 +60,7 @@ def read(
     elif dataset in kinetics.SETS:
         found = _kinetics(annotations, files, split, trimmed)
     else:
-        found = _OTHERS[dataset](annotations, files, split)
+        found = _READERS[dataset](annotations, files, split)
     if not found.clips:
         raise UserError(f"{annotations}: the split {split} of {dataset} lists no videos")
     if labels is not None:
@@ -212,13 +212,13 @@ def _hmdb51(annotations: str, files: VideoFiles, split: str) -> Annotations:
     return Annotations(clips, labels)
 
 
-_OTHERS: dict[str, Callable[[str, VideoFiles, str], Annotations]] = {
+_READERS: dict[str, Callable[[str, VideoFiles, str], Annotations]] = {
     "ssv2": _ssv2,
     "epic100": _epic100,
     "ucf101": _ucf101,
     "hmdb51": _hmdb51,
 }
-DATASETS = (*kinetics.SETS, "kinetics710", *_OTHERS)
+DATASETS = (*kinetics.SETS, "kinetics710", *_READERS)
 
 
 def _check_split(split: str, splits: Sequence[str]) -> None:
