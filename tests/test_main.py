@@ -35,6 +35,13 @@ WRONG = {
     "no port": ("--coordinator=localhost --processes=2 --process=0", "localhost has no port"),
     "hosts without a coordinator": ("--processes=2 --process=0", "--processes and --process need --coordinator"),
     "folder of results": ("--results=a/b", "--results=a/b: is a name of files in WORKDIR/results"),
+    "workdir is a file": ("--workdir={folder}/labels.txt", "labels.txt: cannot be made a folder"),
+    "warmup": ("--config.steps=1", "optimizer.warmup_epochs=1 is not less than the 0.8 epochs of this training"),
+    "flipped class": ("--config.augment.flip_labels=3,5", "augment.flip_labels=(3, 5): there are 5 classes"),
+    "blocks of letters": ("--config.model.selected=a,b", "model.selected=('a,b',): must be finite numbers"),
+    "no end": ("--config.epochs=inf", "epochs=inf: must be a finite number"),
+    "no workdir": ("--workdir ", "--workdir is missing"),
+    "a search needs no workdir": ("--workdir --find_batch --config.mesh.tensor=3", "do not fill 2 devices"),
     "host number": ("--coordinator=localhost:1234 --processes=2 --process=2", "must be from 0 to 1"),
 }
 
@@ -60,7 +67,10 @@ def outcomes(training_data, folder, tmp_path_factory):
     lines = []
     for arguments, _ in WRONG.values():
         workdir = tmp_path_factory.mktemp("workdir")
-        lines.append(training_run.flags(training_data, workdir, *arguments.format(folder=folder).split()))
+        of_run = training_run.flags(training_data, workdir)
+        if arguments.startswith("--workdir "):  # left out
+            arguments, of_run = arguments.removeprefix("--workdir"), of_run[:1]
+        lines.append([*of_run, *arguments.format(folder=folder).split()])
     return dict(zip(WRONG, training_run.main_in_turn(lines, devices=2), strict=True))
 
 

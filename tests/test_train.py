@@ -1,6 +1,7 @@
 """Training as a whole: stopped, resumed, on other meshes, refused, and evaluated."""
 
 import contextlib
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -12,9 +13,11 @@ import pytest
 import training_run
 from training_run import CUBE, EIGHT, ONE, STEPS, configured, losses, metrics, newest, run
 
-from dist_jax import preemption, sharding, train
+from dist_jax import config as settings
+from dist_jax import find_batch, memory, preemption, sharding, train
 from dist_jax.errors import UserError
 from dist_jax.evaluate import evaluate
+from dist_jax.run import read_run, write_run
 from dist_jax.weights import clip as clip_weights
 
 TIMED = ("clips_per_second", "input_wait")
@@ -90,14 +93,77 @@ def told_at(call: int):
         yield
 
 
-def test_an_evaluation_that_a_notice_left_out_is_made_up_for(training_data, undisturbed, tmp_path):
+@pytest.mark.parametrize("call", [7, 8], ids=["before it", "inside it"])
+def test_an_evaluation_that_a_notice_left_out_is_made_up_for_once(call, training_data, undisturbed, tmp_path):
     workdir = tmp_path / "run"
-    with pytest.raises(train.Preempted), told_at(7):  # before and after compiling, then at every step: step 5
+    with pytest.raises(train.Preempted), told_at(call):  # twice before the first step, then at every step and batch
         run(training_data, workdir)
+    assert newest(workdir)[0] == 5
     assert not [line for line in metrics(workdir) if "eval_top1" in line]
+    with pytest.raises(train.Preempted), told_at(3):  # after the two batches of the evaluation, before compiling
+        run(training_data, workdir)
+    with pytest.raises(train.Preempted), told_at(1), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.evaluate, "score_videos", None)
+        run(training_data, workdir)
     run(training_data, workdir)
     untimed = lambda of: [{k: v for k, v in line.items() if k not in TIMED} for line in metrics(of)]
     assert untimed(workdir) == untimed(undisturbed[0])
+
+
+def test_a_notice_before_the_first_step_is_heard_and_settings_may_still_change(training_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "compile_step", None)
+    for seed in (0, 1):
+        with pytest.raises(train.Preempted) as left, told_at(1):
+            run(training_data, tmp_path, seed=seed)
+        assert left.value.code == 75
+        assert read_run(tmp_path).config["seed"] == seed
+
+
+def test_what_was_logged_of_a_run_that_is_stopped_is_complete(training_data, tmp_path):
+    with pytest.raises(train.Preempted), told_at(5):
+        run(training_data, tmp_path, log__every_steps=2)
+    assert [line["step"] for line in metrics(tmp_path)] == [2, 3]
+    assert newest(tmp_path)[0] == 3
+
+
+def test_an_evaluation_may_name_what_the_run_began_with(training_data, undisturbed, tmp_path):
+    workdir = shutil.copytree(undisturbed[0], tmp_path / "run")
+    run_of = read_run(workdir)
+    write_run(workdir, dataclasses.replace(run_of, config=run_of.config | {"init_from": "runs/first"}))
+    config = configured(training_data, init_from="runs/other")
+    with pytest.raises(UserError, match=r"holds a training run, and config.init_from=runs/other is given: choose one"):
+        evaluate(config, str(workdir), sharding.make_mesh(config.mesh), "again")
+    config.init_from = "runs/first"
+    assert evaluate(config, str(workdir), sharding.make_mesh(config.mesh), "again")["videos"] == training_run.VAL
+
+
+@pytest.mark.parametrize(("epochs", "steps", "name"), [(6.0, 0, "epochs"), (36.0, 120, "steps")])
+def test_a_warmup_as_long_as_the_training_is_refused(epochs, steps, name):
+    config = settings.defaults()
+    config.batch_size, config.epochs, config.steps = 50, epochs, steps
+    length = r"6 epochs of this training, .* set optimizer.warmup_epochs to less, e.g. 1, or " + f"{name} to more$"
+    with pytest.raises(UserError, match=r"optimizer.warmup_epochs=6 is not less than the " + length):
+        train.Plan(config, 1000)
+    config.optimizer.warmup_epochs = 1.0
+    plan = train.Plan(config, 1000)
+    assert max(float(plan.rate(step)) for step in range(plan.steps)) > 0.9 * config.optimizer.learning_rate
+
+
+def test_the_search_for_a_batch_size_tries_what_can_be(training_data, monkeypatch, capsys):
+    def compiled(trainer, experiment, state):
+        if trainer.config.batch_size > 100:
+            raise memory.TooLarge("too large")
+        return trainer.config.batch_size
+
+    monkeypatch.setattr(find_batch, "compile_step", compiled)
+    monkeypatch.setattr(memory, "step_memory", lambda size: memory.StepMemory(size, 0, 0))
+    monkeypatch.setattr(memory, "device_limit", lambda: 2**40)
+    config = configured(training_data)
+    config.mix.group = 32
+    assert find_batch.find_batch(config, sharding.make_mesh(config.mesh)) == 96
+    said = capsys.readouterr().out
+    assert "batch_size=128: the compiler finds no room for it" in said
+    assert "nearly the largest batch_size that fits into 1024.00 GiB: 96" in said
 
 
 @pytest.mark.parametrize("shape", [ONE, CUBE])
@@ -170,11 +236,11 @@ def video_order() -> list[int]:
 def test_killed_at_random_moments_it_ends_the_same(training_data, tmp_path):
     soak = subprocess.run(
         [
-            *(sys.executable, "scripts/soak.py", f"--workdir={tmp_path / 'soak'}", "--kills=2", "--"),
+            *(sys.executable, "-m", "scripts.soak", f"--workdir={tmp_path / 'soak'}", "--kills=2", "--"),
             *(f"--config=tests/training_run.py:{training_data}", "--config.steps=30"),
         ],
         cwd=training_run.ROOT,
-        env=training_run.environment(),
+        env={name: value for name, value in training_run.environment().items() if name != "PYTHONPATH"},
         capture_output=True,
         text=True,
     )
