@@ -17,6 +17,7 @@ from dist_jax.models.clip_text import TextConfig
 from dist_jax.models.clip_vision import VisionConfig
 from dist_jax.models.dist_network import DistConfig
 from dist_jax.predictor import Predictor
+from dist_jax.run import Run, write_run
 from dist_jax.steps import TrainState
 from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import dist_official, model_directory, table
@@ -92,8 +93,7 @@ def write_workdir(directory: Path, clip_directory: str, **of_model: object) -> s
     settings.eval.views, settings.eval.fuse = 2, 0.25
     sizes = dataclasses.asdict(DIST) | {"selected": list(DIST.selected), "resolution": VISION.resolution} | of_model
     backbone = {"name": clip_directory, "fingerprint": clip_weights.load(clip_directory).fingerprint}
-    run = checkpoint.Run(settings.to_dict(), list(CLASSES), backbone, sizes, records=10)
-    checkpoint.write_run(directory, run)
+    write_run(directory, Run(settings.to_dict(), list(CLASSES), backbone, sizes, records=10))
     checkpoints = checkpoint.Checkpoints(directory, keep=1, best="top1")
     params = jax.tree.map(jnp.asarray, model().dist_params)
     state = TrainState(jnp.asarray(3, jnp.int32), params, {"count": jnp.zeros(())}, None)

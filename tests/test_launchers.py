@@ -520,7 +520,7 @@ def test_notebook_and_quickstart_name_the_same_time():
 def test_counted_operations_are_those_of_the_network(name):
     # One layer of each kind, for XLA counts the body of a loop once, whatever the number of its passes.
     m = dataclasses.replace(estimate_cost.MODELS[name], L=1, P=1)
-    config = DistConfig(m.T, m.T // m.S, (0,), m.patch, m.D, m.E, pooling_layers=m.P)
+    config = DistConfig(m.T, m.T // m.S, (0,), m.patch, m.D, m.E, m.C, m.M, m.P)
     network = DistNetwork(config)
     features = jax.ShapeDtypeStruct((m.L, 1, m.S, 1 + m.N, m.D), jnp.float32)
     video = jax.ShapeDtypeStruct((1, m.T, 224, 224, 3), jnp.float32)

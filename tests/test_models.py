@@ -19,8 +19,9 @@ L14 = VisionConfig(width=1024, layers=24, heads=16, patch=14, resolution=224, em
 
 
 def dist_of(vision: VisionConfig, frames: int, **changes) -> DistConfig:
-    sizes = dict(alpha=2, selected=tuple(range(vision.layers)), patch=vision.patch, clip_width=vision.width)
-    return DistConfig(frames=frames, embed=vision.embed, **(sizes | changes))
+    sizes = dict(alpha=2, selected=tuple(range(vision.layers)), integration_width=384, temporal_width=96)
+    sizes |= dict(pooling_layers=4, patch=vision.patch, clip_width=vision.width, embed=vision.embed)
+    return DistConfig(frames=frames, **(sizes | changes))
 
 
 def shapes_of(vision: VisionConfig, dist: DistConfig):

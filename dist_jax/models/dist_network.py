@@ -24,9 +24,9 @@ class DistConfig:
     patch: int  # pixels; CLIP's, so that the two grids are one
     clip_width: int  # D
     embed: int  # E
-    integration_width: int = 384  # C, a multiple of 64
-    temporal_width: int = 96  # M
-    pooling_layers: int = 4  # P
+    integration_width: int  # C, a multiple of 64
+    temporal_width: int  # M
+    pooling_layers: int  # P
 
     @property
     def sparse_frames(self) -> int:
