@@ -1,5 +1,7 @@
 """The whole network against figures of the published PyTorch one: forward, gradients and twelve optimizer steps."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import ml_collections
@@ -18,6 +20,7 @@ from dist_jax.preprocess import normalize
 from dist_jax.weights import clip, dist_official, table
 
 NETWORK = dist_official.NETWORK
+AS_USERS_COMPILE = {"xla_cpu_use_fusion_emitters": True}  # conftest.py sets it otherwise, for less time
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +94,7 @@ def test_logits(model, backbone, network, text):
 
 @pytest.fixture(scope="module")
 def loss_and_gradient(model, backbone, text):
-    @jax.jit
+    @partial(jax.jit, compiler_options=AS_USERS_COMPILE)
     @jax.value_and_grad
     def compute(params: dict, video: jax.Array, soft_labels: jax.Array) -> jax.Array:
         logits = model.logits(params, backbone.params, text, video)
@@ -130,7 +133,7 @@ def test_twelve_steps_of_the_optimizer(loss_and_gradient, network, recipe):
     steps = len(GOLDEN["train_losses"])
     optimizer, rate = make_optimizer(recipe), make_schedule(recipe, epochs=float(steps), epochs_per_step=1.0)
 
-    @jax.jit
+    @partial(jax.jit, compiler_options=AS_USERS_COMPILE)
     def step_of(step: int, gradient: dict, state: tuple, params: dict) -> tuple:
         with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the power of the step, an integer
             return update(optimizer, rate(step), gradient, state, params)
@@ -142,7 +145,8 @@ def test_twelve_steps_of_the_optimizer(loss_and_gradient, network, recipe):
         loss, gradient = loss_and_gradient(params, *batch(1000 + step))
         losses.append(float(loss))
         params, state = step_of(step, gradient, state, params)
-    np.testing.assert_allclose(losses, GOLDEN["train_losses"], rtol=1e-4)
+    np.testing.assert_allclose(losses, GOLDEN["train_losses"], rtol=1e-5)
     norms = published_norms(params)
     for (name, norm), golden in zip(sorted(norms.items()), GOLDEN["trained_norms"], strict=True):
-        np.testing.assert_allclose(norm, golden, rtol=1e-4, err_msg=name)
+        # Part of an in_proj_bias is the keys', whose gradient is rounding, which Adam makes a whole step of.
+        np.testing.assert_allclose(norm, golden, rtol=1e-4 if name.endswith("in_proj_bias") else 5e-6, err_msg=name)
