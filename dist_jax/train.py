@@ -171,7 +171,14 @@ class Loop:
 
 
 class Plan:
-    """How many steps there are, and what happens at which: pure arithmetic of the configuration and the data."""
+    """How many steps there are, and what happens at which: pure arithmetic of the configuration and the data.
+
+    Attributes:
+        steps: of the whole training.
+        epochs: the same in passes over the training records.
+        eval_every: steps from one evaluation to the next.
+        rate: gives the learning rate, float32 [], of the step that follows so many.
+    """
 
     def __init__(self, config: ml_collections.ConfigDict, records: int) -> None:
         """For `records` training records; UserError if the learning rate would never reach its cosine."""
