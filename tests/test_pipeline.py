@@ -1,5 +1,6 @@
 """Batches: which examples, in which order, with which pixels, from any step and on any number of hosts."""
 
+import inspect
 import itertools
 import threading
 import time
@@ -242,11 +243,13 @@ def test_prefetching_raises_what_reading_raised_after_the_batches_before_it():
 
 def test_closing_ends_the_thread_though_the_batches_do_not():
     before = threading.active_count()
-    prefetched = Prefetcher(({"number": number} for number in itertools.count()), lambda batch: batch, 3)
+    batches = ({"number": number} for number in itertools.count())
+    prefetched = Prefetcher(batches, lambda batch: batch, 3)
     next(prefetched)
     prefetched.close()
     prefetched.close()
     assert threading.active_count() == before
+    assert inspect.getgeneratorstate(batches) == inspect.GEN_CLOSED  # its pipeline has ended too
 
 
 def test_reading_stays_at_most_the_buffer_ahead():

@@ -6,7 +6,7 @@ dropped, and any host can begin anywhere. What is drawn for an example depends o
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import ml_collections
 import numpy as np
@@ -31,7 +31,7 @@ def train_batches(
     rows: slice | np.ndarray,
     resolution: int,
     faults: Faults | None = None,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """This host's part of every batch from `start_step` on, without end.
 
     Args:
@@ -70,7 +70,7 @@ def eval_batches(
     rows: slice | np.ndarray,
     resolution: int,
     faults: Faults | None = None,
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """This host's part of the ceil(n / eval.batch_size) batches that hold every record once over all hosts.
 
     Arguments as for train_batches; `rows` are rows of the global evaluation batch.

@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Generic, TypeVar
 
 from dist_jax.data.pipeline import Batch
@@ -18,11 +18,11 @@ class Prefetcher(Generic[Item]):
         waited: seconds that `next` has waited so far.
     """
 
-    def __init__(self, batches: Iterator[Batch], put: Callable[[Batch], Item], size: int) -> None:
+    def __init__(self, batches: Generator[Batch, None, None], put: Callable[[Batch], Item], size: int) -> None:
         """Begins to fill.
 
         Args:
-            batches: this host's rows of every batch.
+            batches: this host's rows of every batch; closed with the prefetcher.
             put: begins a batch's transfer and gives what `next` is to give.
             size: batches kept ready, at least 1.
         """
@@ -53,6 +53,9 @@ class Prefetcher(Generic[Item]):
         """Ends the thread and lets go of the batches; safe to call twice."""
         self._closed.set()
         self._thread.join()
+        # Now, while Python functions of the pipeline that still run can end: left to the interpreter's exit, which an
+        # exception in flight may do, TensorFlow would wait for them for ever.
+        self._batches.close()
 
     def __enter__(self) -> "Prefetcher[Item]":
         """Itself; closed at the end of the block."""
