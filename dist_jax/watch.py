@@ -171,7 +171,7 @@ class Watch:
             self._warned = True
             self.warn(
                 f"{values['input_wait']:.0%} of the time goes into waiting for input; raise data.threads or "
-                "store smaller frames (scripts/bench_input.py shows what takes the time)"
+                "store smaller frames (python -m scripts.bench_input shows what takes the time)"
             )
 
     def _show(self, step: int, values: dict[str, float]) -> None:
