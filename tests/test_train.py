@@ -93,10 +93,16 @@ def told_at(call: int):
         yield
 
 
-@pytest.mark.parametrize("call", [7, 8], ids=["before it", "inside it"])
-def test_an_evaluation_that_a_notice_left_out_is_made_up_for_once(call, training_data, undisturbed, tmp_path):
+def test_a_notice_before_an_evaluation_does_not_wait_for_it(training_data, tmp_path):
+    with pytest.raises(train.Preempted), told_at(7):  # twice before the first step, then at every step and batch
+        run(training_data, tmp_path)
+    assert newest(tmp_path)[0] == 5
+    assert not [line for line in metrics(tmp_path) if "eval_top1" in line]
+
+
+def test_an_evaluation_that_a_notice_cut_short_is_made_up_for_once(training_data, undisturbed, tmp_path):
     workdir = tmp_path / "run"
-    with pytest.raises(train.Preempted), told_at(call):  # twice before the first step, then at every step and batch
+    with pytest.raises(train.Preempted), told_at(8):  # after the first of its two batches
         run(training_data, workdir)
     assert newest(workdir)[0] == 5
     assert not [line for line in metrics(workdir) if "eval_top1" in line]
