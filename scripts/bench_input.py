@@ -147,7 +147,7 @@ def decode_decord(path: str, frames: int, clip: int) -> np.ndarray:
 
 def one_thread_an_operation() -> None:
     """As the input pipeline runs them: clips side by side, not the parts of one."""
-    import tensorflow as tf
+    from dist_jax.data import tf  # which quietens TensorFlow before it imports it
 
     tf.config.threading.set_intra_op_parallelism_threads(1)
 
@@ -250,24 +250,28 @@ def stages(records: str, frames: int, resolution: int, clips: int) -> None:
         features = sampling.random_segments(features | {"seed": tf.stack([record, record])}, frames)
         return augment.random_resized_crop(features, (0.4, 1.0), (0.75, 4 / 3))
 
-    def finish(features: dict, _: tf.Tensor) -> dict:
+    def finish(features: dict, record: tf.Tensor) -> dict:
+        del record  # what is drawn comes from the seed that choose_clip has added
         features = features | {"label": tf.constant(0)}
         return augment.random_flip(augment.resize(features, resolution, resolution), 0.5)
 
     numbers = [tf.constant(i, tf.int64) for i in range(clips)]
     states = [number % source.size for number in numbers]
-    serialized, reading = timed(lambda record, _: read(record), states, numbers)
-    _, parsing = timed(lambda data, _: parse(data), serialized, numbers)
+    serialized, reading = timed(lambda record, number: read(record), states, numbers)
+    _, parsing = timed(lambda data, number: parse(data), serialized, numbers)
     rows = [("first epoch: read, verify", reading), ("first epoch: parse", parsing)]
     if source is whole:
         states = [parse(data) for data in serialized]
     else:
-        timed(lambda record, _: source.read(record), states, numbers)
-        states, finding = timed(lambda record, _: source.read(record), states, numbers)
+        timed(lambda record, number: source.read(record), states, numbers)
+        states, finding = timed(lambda record, number: source.read(record), states, numbers)
         rows.append(("later epochs: find the frames", finding))
     for name, stage in (
         ("choose frames and crop", choose_clip),
-        ("read the frames, decode" if source is not whole else "decode", lambda features, _: source.decode(features)),
+        (
+            "read the frames, decode" if source is not whole else "decode",
+            lambda features, number: source.decode(features),
+        ),
         ("resize, flip", finish),
     ):
         states, milliseconds = timed(stage, states, numbers)
@@ -290,7 +294,7 @@ def timed(stage: Callable, states: list, numbers: list) -> tuple[list, float]:
     """The stage's outputs and its milliseconds of processor time for each input, in a second run."""
     import tensorflow as tf
 
-    compiled = tf.function(stage, autograph=False)
+    compiled = tf.function(stage, autograph=False, reduce_retracing=True)
     outputs = [compiled(state, number) for state, number in zip(states, numbers, strict=True)]
     begin = time.process_time()
     for state, number in zip(states, numbers, strict=True):

@@ -47,8 +47,7 @@ def whole_frame(features: Features) -> Features:
 
 def resize(features: Features, height: int, width: int) -> Features:
     """Scales `video` to height x width: bilinear between pixel centres, no antialiasing, rounded to uint8."""
-    video = _rounded(tf.image.resize(features["video"], [height, width]))
-    return features | {"video": tf.ensure_shape(video, [None, height, width, 3])}
+    return features | {"video": tf.ensure_shape(_resized(features["video"], height, width), [None, height, width, 3])}
 
 
 def short_side_crops(features: Features, size: int, crops: int) -> Features:
@@ -63,7 +62,7 @@ def short_side_crops(features: Features, size: int, crops: int) -> Features:
         tf.cast(tf.maximum(height, width), tf.float64) / tf.cast(tf.minimum(height, width), tf.float64) * size, tf.int32
     )
     new_height, new_width = tf.where(height > width, long_side, size), tf.where(width > height, long_side, size)
-    video = _rounded(tf.image.resize(features["video"], [new_height, new_width]))
+    video = _resized(features["video"], new_height, new_width)
     bottom, right = new_height - size, new_width - size
     centre = (bottom // 2, right // 2)
     corners = [(0, 0), centre, (bottom, right)] if crops == 3 else [centre]
@@ -144,8 +143,16 @@ def image_size(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     return size[0], size[1]
 
 
-def _rounded(video: tf.Tensor) -> tf.Tensor:
-    return tf.cast(video + 0.5, tf.uint8)  # a bilinear mean of uint8 values is within 0 and 255
+def _resized(video: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
+    """uint8 [m, h, w, 3] -> uint8 [m, height, width, 3]: bilinear between pixel centres, no antialiasing, rounded."""
+
+    def of_frame(frame: tf.Tensor) -> tf.Tensor:
+        # A bilinear mean of uint8 values is within 0 and 255.
+        return tf.cast(tf.image.resize(frame, [height, width]) + 0.5, tf.uint8)
+
+    # Frame by frame: the float32 values of a whole clip are so large that each takes fresh memory from the system.
+    signature = tf.TensorSpec([None, None, 3], tf.uint8)
+    return tf.map_fn(of_frame, video, fn_output_signature=signature, parallel_iterations=1)
 
 
 def _below(draw: tf.Tensor, bound: tf.Tensor) -> tf.Tensor:

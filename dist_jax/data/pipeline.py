@@ -6,6 +6,7 @@ dropped, and any host can begin anywhere. What is drawn for an example depends o
 """
 
 import functools
+import sys
 from collections.abc import Callable, Generator, Iterator
 
 import ml_collections
@@ -20,6 +21,9 @@ from dist_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 MakeClip = Callable[[tf.Tensor, tf.Tensor], Features]  # record, epoch (int64 []) -> a row of a batch
+# step -> of each of its rows the candidates, of which the first sound one is taken (int64 [b, k]), and the epoch (int64
+# [b])
+Positions = Callable[[np.int64], tuple[np.ndarray, np.ndarray]]
 
 _CANDIDATES = 64  # so many bad records in a row end a run: no sound data set has them
 
@@ -52,10 +56,11 @@ def train_batches(
     """
     rows = np.arange(config.batch_size)[rows]
     faults = faults or Faults("train")
-    positions = functools.partial(_train_positions, config, source.size, start_step, rows)
+    positions = _train_positions(config, source.size, rows)
     clip = functools.partial(clips.train_clip, config, source, resolution)
     shape = [config.model.frames, resolution, resolution, 3]
-    for batch in _batches(config, positions, clip, shape, len(rows)):
+    steps = range(start_step, sys.maxsize)
+    for batch in _batches(config, steps, positions, clip, shape, len(rows)):
         _settle(batch, source, clip, faults)
         faults.settle(config.data.max_bad_fraction, source.size)
         if np.any(batch["mask"] == 0):
@@ -85,14 +90,15 @@ def eval_batches(
     """
     rows = np.arange(config.eval.batch_size)[rows]
     faults = faults or Faults("val")
-    positions = functools.partial(_eval_positions, source.size, config.eval.batch_size, rows)
+    positions = _eval_positions(config, source.size, rows)
     shape = [config.eval.views * config.eval.crops, config.model.frames, resolution, resolution, 3]
 
     def clip(record: tf.Tensor, epoch: tf.Tensor) -> Features:
         del epoch  # nothing is drawn
         return clips.eval_clip(config, source, resolution, record)
 
-    for batch in _batches(config, positions, clip, shape, len(rows)):
+    steps = range(-(-source.size // config.eval.batch_size))
+    for batch in _batches(config, steps, positions, clip, shape, len(rows)):
         _settle(batch, source, clip, faults)
         faults.settle(config.data.max_bad_fraction, source.size)
         yield batch
@@ -103,30 +109,33 @@ def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch]))).permutation(size)
 
 
-def _train_positions(
-    config: ml_collections.ConfigDict, size: int, start_step: int, rows: np.ndarray
-) -> Iterator[dict[str, np.ndarray]]:
-    """For every step the epoch of its rows (int64 [b]) and their candidates (int64 [b, k]); the first is wanted."""
+def _train_positions(config: ml_collections.ConfigDict, size: int, rows: np.ndarray) -> Positions:
+    """A row's candidates are its record and those behind it in the epoch's order."""
     order = functools.lru_cache(maxsize=2)(lambda epoch: epoch_order(config.seed, epoch, size))
     ahead = np.arange(min(size, _CANDIDATES))
-    step = start_step
-    while True:
+
+    def positions(step: np.int64) -> tuple[np.ndarray, np.ndarray]:
         epoch, place = np.divmod(step * config.batch_size + rows, size)
         candidates = [order(int(e))[(p + ahead) % size] for e, p in zip(epoch, place, strict=True)]
-        yield {"candidates": np.stack(candidates), "epoch": epoch}
-        step += 1
+        return np.stack(candidates), epoch
+
+    return positions
 
 
-def _eval_positions(size: int, batch_size: int, rows: np.ndarray) -> Iterator[dict[str, np.ndarray]]:
-    """As _train_positions, with one candidate; -1 beyond the last record."""
-    for first in range(0, size, batch_size):
-        record = np.where(first + rows < size, first + rows, -1)
-        yield {"candidates": record[:, None], "epoch": np.zeros_like(record)}
+def _eval_positions(config: ml_collections.ConfigDict, size: int, rows: np.ndarray) -> Positions:
+    """A row's only candidate is its record; -1 beyond the last one."""
+
+    def positions(step: np.int64) -> tuple[np.ndarray, np.ndarray]:
+        record = step * config.eval.batch_size + rows
+        return np.where(record < size, record, -1)[:, None], np.zeros_like(record)
+
+    return positions
 
 
 def _batches(
     config: ml_collections.ConfigDict,
-    positions: Callable[[], Iterator[dict[str, np.ndarray]]],
+    steps: range,
+    positions: Positions,
     clip: MakeClip,
     shape: list[int],
     rows: int,
@@ -137,16 +146,20 @@ def _batches(
     """
     blank = clips.blank_clip(shape)
 
-    def first_sound(position: Features) -> Features:
-        candidates, epoch = position["candidates"], position["epoch"]
+    # No Dataset.from_generator: one anywhere in a process makes TensorFlow give all memory back to the system at once,
+    # and taking it anew for every clip took as long as decoding.
+    def positions_of(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        candidates, epoch = tf.numpy_function(positions, [step], [tf.int64, tf.int64])
+        return tf.ensure_shape(candidates, [rows, None]), tf.ensure_shape(epoch, [rows])
+
+    def first_sound(candidates: tf.Tensor, epoch: tf.Tensor) -> Features:
         existing = tf.data.Dataset.from_tensor_slices(tf.boolean_mask(candidates, candidates >= 0))
         found = existing.map(lambda record: clip(record, epoch)).ignore_errors()
         row = found.concatenate(tf.data.Dataset.from_tensors(blank)).take(1).get_single_element()
         return row | {"wanted": candidates[0], "epoch": epoch}
 
-    signature = {"candidates": tf.TensorSpec([rows, None], tf.int64), "epoch": tf.TensorSpec([rows], tf.int64)}
     threads = config.data.threads or cores()
-    dataset = tf.data.Dataset.from_generator(positions, output_signature=signature)
+    dataset = tf.data.Dataset.range(steps.start, steps.stop).map(positions_of)
     dataset = dataset.unbatch().map(first_sound, num_parallel_calls=threads, deterministic=True)
     dataset = dataset.batch(rows, drop_remainder=True).prefetch(1)
     options = tf.data.Options()
