@@ -154,7 +154,8 @@ def score_videos(
     with Prefetcher(batches, put, config.data.prefetch) as prefetched:
         for batch, video in prefetched:
             found.append((batch, step(params, video)))
-            jax.block_until_ready(found[-_BATCHES_AHEAD:][0][1])
+            if len(found) >= _BATCHES_AHEAD:
+                jax.block_until_ready(found[-_BATCHES_AHEAD][1])
             if stop():
                 return None
     return _gather(found, rows, faults)

@@ -19,7 +19,6 @@ from dist_jax.data.sampling import Features
 from dist_jax.data.sources import Source, clip_id, clip_size, indexed_reader, parse_context
 from dist_jax.errors import UserError
 
-_HEADER = 12  # bytes of a TFRecord before its data
 _CONTEXT = 1 << 16  # bytes within which a record's context ends
 # Field tags of the messages involved; all are length-delimited fields number 1 or 2.
 _FIRST, _SECOND = 0x0A, 0x12
@@ -37,7 +36,7 @@ def open_source(index: record_index.ShardIndex, label_key: str, classes: int) ->
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
     def data_of(record: np.int64) -> memoryview:
-        begin = index.offset[record] + _HEADER
+        begin = index.offset[record] + record_index.HEADER_BYTES
         return mapped(int(index.shard[record]))[begin : begin + index.length[record]]
 
     def verify(record: tf.Tensor) -> tf.Tensor:
@@ -84,7 +83,7 @@ def read_context(index: record_index.ShardIndex, record: int) -> tf.train.Featur
     """
     try:
         with tf.io.gfile.GFile(index.paths[index.shard[record]], "rb") as file:
-            file.seek(int(index.offset[record]) + _HEADER)
+            file.seek(int(index.offset[record]) + record_index.HEADER_BYTES)
             data = memoryview(file.read(min(int(index.length[record]), _CONTEXT)))
         size, begin = _varint(data, 1)
         if data[0] != _FIRST or begin + size > len(data):

@@ -21,8 +21,8 @@ from dist_jax.data.files import size_and_mtime, unreadable
 from dist_jax.data.records import INDEX_SUFFIX, SHARD_NAME, find_shards, shard_path
 from dist_jax.errors import UserError, warn
 
-_HEADER = 12  # bytes before a record's data
-_FRAMING = _HEADER + 4  # bytes of a record beside its data; the last four are the data's CRC
+HEADER_BYTES = 12  # before a record's data
+_FRAMING = HEADER_BYTES + 4  # bytes of a record beside its data; the last four are the data's CRC
 _LOOK = 1 << 20  # bytes that are searched at once for the next header
 _FORMAT = 2  # of the index file; one of another format is built anew
 
@@ -142,14 +142,14 @@ def _scan(file: io.RawIOBase | tf.io.gfile.GFile, path: str, size: int) -> tuple
     offsets, lengths, position, sound = [], [], 0, False
     while position < size:
         file.seek(position)
-        header = file.read(_HEADER)
+        header = file.read(HEADER_BYTES)
         if _sound(header):
             length, sound = int.from_bytes(header[:8], "little"), True
             end = position + _FRAMING + length
         else:
             end = _next_header(file, position + 1, size)
             length = max(end - position - _FRAMING, 0)
-        if end > size or len(header) < _HEADER:
+        if end > size or len(header) < HEADER_BYTES:
             raise UserError(
                 f"{path} is cut short: the record at byte {position} goes beyond its {size} bytes; make or copy it "
                 "again"
@@ -173,17 +173,17 @@ def _next_header(file: io.RawIOBase | tf.io.gfile.GFile, position: int, size: in
     while position + _FRAMING <= size:
         file.seek(position)
         data = file.read(_LOOK)
-        if len(data) < _HEADER:
+        if len(data) < HEADER_BYTES:
             break
         zero = np.frombuffer(data, np.uint8) == 0
         # Only these are looked at one by one: a length below 2^40, whose bytes 5 to 7 are zero, and a CRC that is not.
         empty = zero[8:-3] & zero[9:-2] & zero[10:-1] & zero[11:]
         for place in np.flatnonzero(zero[5:-6] & zero[6:-5] & zero[7:-4] & ~empty).tolist():
-            header = data[place : place + _HEADER]
+            header = data[place : place + HEADER_BYTES]
             begin, length = position + place, int.from_bytes(header[:8], "little")
             if begin + _FRAMING + length <= size and _sound(header):
                 return begin
-        position += len(data) - _HEADER + 1
+        position += len(data) - HEADER_BYTES + 1
     return size
 
 
