@@ -102,7 +102,8 @@ class Loop:
             if start >= plan.steps:
                 return summary
         self.leave_if_told(start)
-        step_fn = compile_step(self.trainer, self.experiment, state)
+        with watch.pause():
+            step_fn = compile_step(self.trainer, self.experiment, state)
         if jax.process_index() == 0:
             print(f"the training step takes {memory.step_memory(step_fn)}", flush=True)
         with train_input(self.trainer, self.experiment.mesh, source, start, faults) as batches:
