@@ -10,7 +10,7 @@ Its records are made from the published annotations and the videos by
 and the same with --split val --shards 16.
 
 Published (not yet reproduced here): 83.6 top-1, 96.3 top-5 with 3 views. For 16+32 frames (84.4) add
---config.model.frames=32, for 32+64 frames (85.0) --config.model.frames=64.
+--config.model.num_frames=32, for 32+64 frames (85.0) --config.model.num_frames=64.
 """
 
 import ml_collections

@@ -21,8 +21,8 @@ from dist_jax import config as settings
 def get_config() -> ml_collections.ConfigDict:
     """As configs/k710_vitl.py, on other data and from that run's parameters."""
     config = settings.defaults()
-    config.clip.weights = "openai/clip-vit-large-patch14"
-    config.model.frames = 64
+    config.backbone.weights = "openai/clip-vit-large-patch14"
+    config.model.num_frames = 64
     config.model.remat = "layers"  # the DiST layers' residuals take several times the memory of the features
     config.init_from = "runs/k710_vitl"
     config.data.train = "data/k400/train@256"

@@ -20,8 +20,8 @@ from dist_jax import config as settings
 def get_config() -> ml_collections.ConfigDict:
     """The recipe of the defaults with the large backbone and four times the frames."""
     config = settings.defaults()
-    config.clip.weights = "openai/clip-vit-large-patch14"
-    config.model.frames = 64
+    config.backbone.weights = "openai/clip-vit-large-patch14"
+    config.model.num_frames = 64
     config.model.remat = "layers"  # the DiST layers' residuals take several times the memory of the features
     config.data.train = "data/k710/train@1024"
     config.data.val = "data/k710/val@32"

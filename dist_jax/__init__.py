@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from dist_jax.predictor import Predictor, load
+    from dist_jax.inference.predictor import Predictor, load
 
 __all__ = ["Predictor", "load"]
 
@@ -11,7 +11,7 @@ __all__ = ["Predictor", "load"]
 def __getattr__(name: str) -> object:
     """Imports `load` and `Predictor` when they are first asked for: `import dist_jax` alone imports nothing else."""
     if name in __all__:
-        from dist_jax import predictor
+        from dist_jax.inference import predictor
 
         return getattr(predictor, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

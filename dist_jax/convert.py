@@ -79,8 +79,8 @@ def describe(model: Model) -> str:
     d, clip = model.dist, model.clip
     count = sum(math.prod(leaf.shape) for leaf in table.flatten(model.dist_params).values())
     return (
-        f"DiST of {count / 1e6:.1f} M parameters, {d.sparse_frames}+{d.frames} frames of {clip.vision.resolution} "
-        f"pixels, reading {len(d.selected)} of {clip.vision.layers} blocks of {clip.name}; "
+        f"DiST of {count / 1e6:.1f} M parameters, {d.sparse_frames}+{d.num_frames} frames of {clip.vision.resolution} "
+        f"pixels, reading {len(d.layers)} of {clip.vision.num_layers} blocks of {clip.name}; "
         f"{f'{len(model.classes)} classes' if model.classes else 'no class names'}, "
         f"{'with' if clip.tokenizer else 'without'} tokenizer"
     )

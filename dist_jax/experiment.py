@@ -9,15 +9,15 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from dist_jax import sharding
 from dist_jax.data import sources
+from dist_jax.distributed import sharding
 from dist_jax.errors import UserError
-from dist_jax.models.clip_vision import first_blocks
+from dist_jax.models.backbones.clip_vision import first_blocks
 from dist_jax.models.dist_network import DistConfig
 from dist_jax.models.video_model import VideoModel
-from dist_jax.run import Run
 from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import model_files
+from dist_jax.workdir.run_metadata import RunMetadata
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,15 +33,15 @@ class Experiment:
     backbone: dict[str, str]  # name and fingerprint
     activations: list[str]  # of the backbone's towers, which the fingerprint does not tell
 
-    def run(self, records: int) -> Run:
+    def run(self, records: int) -> RunMetadata:
         """What the workdir remembers of this experiment."""
         sizes = dataclasses.asdict(self.model.dist) | {"resolution": self.model.vision.resolution}
-        sizes |= {"selected": list(self.model.dist.selected), "activations": self.activations}
+        sizes |= {"layers": list(self.model.dist.layers), "activations": self.activations}
         settings = _plain(self.config.to_dict())
-        weights = os.path.expanduser(settings["clip"]["weights"])
+        weights = os.path.expanduser(settings["backbone"]["weights"])
         if os.path.exists(weights):  # no hub id; wherever the model is loaded from, it is found again
-            settings["clip"]["weights"] = os.path.abspath(weights)
-        return Run(settings, self.classes, self.backbone, sizes, records)
+            settings["backbone"]["weights"] = os.path.abspath(weights)
+        return RunMetadata(settings, self.classes, self.backbone, sizes, records)
 
 
 def build(config: ml_collections.ConfigDict, mesh: Mesh) -> Experiment:
@@ -52,30 +52,30 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> Experiment:
     """
     classes = sources.class_names(config.data)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
-    clip_dtype = _dtype(config.clip.dtype, jnp.float32 if on_cpu else jnp.bfloat16)
+    clip_dtype = _dtype(config.backbone.dtype, jnp.float32 if on_cpu else jnp.bfloat16)
 
     def place(name: str, array: np.ndarray) -> jax.Array:
         # The text tower runs once and stays in float32, as it does wherever a trained model is loaded.
         array = np.asarray(array).astype(clip_dtype if name.startswith("vision/") else np.float32)
         return sharding.place(array, sharding.leaf_sharding(mesh, name, array.shape))
 
-    clip = clip_weights.load(config.clip.weights, resolution=config.data.resolution, place=place)
+    clip = clip_weights.load(config.backbone.weights, resolution=config.data.resolution, place=place)
     text = jax.device_put(clip.encode_texts(classes), sharding.replicated(mesh))
-    selected = tuple(config.model.selected) or tuple(range(clip.vision.layers))
-    if selected[-1] >= clip.vision.layers:
-        raise UserError(f"model.selected={selected}: {clip.name} has blocks 0 to {clip.vision.layers - 1}")
-    read = clip.vision.layers if config.eval.fuse > 0 else selected[-1] + 1
+    selected = tuple(config.backbone.layers) or tuple(range(clip.vision.num_layers))
+    if selected[-1] >= clip.vision.num_layers:
+        raise UserError(f"backbone.layers={selected}: {clip.name} has blocks 0 to {clip.vision.num_layers - 1}")
+    read = clip.vision.num_layers if config.eval.zero_shot_weight > 0 else selected[-1] + 1
     vision, tower = first_blocks(clip.vision, clip.params["vision"], read)
     dist = DistConfig(
-        frames=config.model.frames,
+        num_frames=config.model.num_frames,
         alpha=config.model.alpha,
-        selected=selected,
-        patch=vision.patch,
-        clip_width=vision.width,
-        embed=vision.embed,
+        layers=selected,
+        patch_size=vision.patch_size,
+        backbone_width=vision.width,
+        embed_dim=vision.embed_dim,
         integration_width=config.model.integration_width,
         temporal_width=config.model.temporal_width,
-        pooling_layers=config.model.pooling_layers,
+        num_pooling_layers=config.model.num_pooling_layers,
     )
     dtype = _dtype(config.model.dtype, clip_dtype)
     model = VideoModel(vision, dist, clip_dtype, dtype, config.model.remat)
@@ -88,12 +88,12 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> Experiment:
 
 
 def check_flips(config: ml_collections.ConfigDict, classes: list[str]) -> None:
-    """Raises UserError if augment.flip_labels, which training uses, names a class that there is not."""
-    pairs = tuple(config.augment.flip_labels)
+    """Raises UserError if augment.hflip_label_pairs, which training uses, names a class that there is not."""
+    pairs = tuple(config.augment.hflip_label_pairs)
     if max(pairs, default=0) >= len(classes):
         raise UserError(
-            f"augment.flip_labels={pairs}: there are {len(classes)} classes, numbered from 0; name pairs of these, or "
-            "none by --config.augment.flip_labels=()"
+            f"augment.hflip_label_pairs={pairs}: there are {len(classes)} classes, numbered from 0; name pairs of "
+            "these, or none by --config.augment.hflip_label_pairs=()"
         )
 
 

@@ -9,9 +9,12 @@ import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dist_jax import command_line, evaluate, find_batch, hosts, sharding, train
+from dist_jax import command_line
 from dist_jax import config as settings
+from dist_jax.distributed import multihost, sharding
 from dist_jax.errors import UserError, exit_with_message
+from dist_jax.evaluation import evaluate
+from dist_jax.training import find_batch, train
 
 EXAMPLE = "--config=configs/demo.py --workdir=runs/demo"
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration, e.g. configs/demo.py.", lock_config=True)
@@ -37,9 +40,9 @@ def main(argv: Sequence[str]) -> None:
     config = read_config()
     quieten()
     if COORDINATOR.value or DISTRIBUTED.value:
-        hosts.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+        multihost.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     use_compilation_cache(config.compilation_cache)
-    with hosts.failing_together():
+    with multihost.failing_together():
         mesh = sharding.make_mesh(config.mesh)
         if EVALUATE.value:
             evaluate.evaluate(config, WORKDIR.value, mesh, RESULTS.value)

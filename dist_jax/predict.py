@@ -22,9 +22,10 @@ import numpy as np
 
 import dist_jax
 from dist_jax import class_names
-from dist_jax.data import augment, sampling, video
 from dist_jax.errors import UserError, exit_with_message
-from dist_jax.weights.model_directory import Evaluation
+from dist_jax.video import decoding
+from dist_jax.video.eval_views import short_side_crops, temporal_views
+from dist_jax.weights.model_directory import EvalProtocol
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for path in args.video:
         try:
             one = predict(model, path, names, text, args.top)
-        except video.VideoError as error:
+        except decoding.VideoError as error:
             failed.append(str(error))
             continue
         print(as_table(one), end="\n\n", flush=True)
@@ -105,31 +106,28 @@ def predict(model: dist_jax.Predictor, path: str, names: Sequence[str], text: ja
     Raises:
         VideoError: if the video cannot be read.
     """
-    indices = choose_frames(video.probe(path).frames, model.frames, model.evaluation)  # [V, T]
-    clips = read_clips(path, indices, model.resolution, model.evaluation.crops)  # [crops, V, T, H, W, 3]
+    indices = choose_frames(decoding.probe(path).frames, model.num_frames, model.evaluation)  # [V, T]
+    clips = read_clips(path, indices, model.resolution, model.evaluation.num_crops)  # [crops, V, T, H, W, 3]
     views = clips.reshape(-1, *clips.shape[2:])
-    scores = [model.classify(view[None], text, model.evaluation.fuse) for view in views]
+    scores = [model.classify(view[None], text, model.evaluation.zero_shot_weight) for view in views]
     probabilities = np.mean(np.concatenate(scores), axis=0)  # [K]
     best = np.argsort(-probabilities, kind="stable")[:top]
     return Prediction(path, indices, clips[len(clips) // 2], [names[i] for i in best], probabilities[best])
 
 
-def choose_frames(count: int, frames: int, evaluation: Evaluation) -> np.ndarray:
-    """Which of `count` frames the recipe looks at: int [V, T]."""
-    features = {"num_frames": np.int32(count)}
-    found = sampling.eval_views(features, evaluation.sampling, frames, evaluation.stride, evaluation.views)
-    return found["indices"].numpy()
+def choose_frames(count: int, frames: int, evaluation: EvalProtocol) -> np.ndarray:
+    """Which of `count` frames the recipe looks at: int32 [V, T]."""
+    return temporal_views(count, evaluation.sampling, frames, evaluation.stride, evaluation.num_views)
 
 
-def read_clips(path: str, indices: np.ndarray, resolution: int, crops: int) -> np.ndarray:
+def read_clips(path: str, indices: np.ndarray, resolution: int, num_crops: int) -> np.ndarray:
     """Decodes the frames `indices` [V, T] and scales and crops them as in evaluation: uint8 [crops, V, T, H, W, 3].
 
     A larger video is first reduced to 8/7 of the resolution (256 pixels for 224), as records hold it.
     """
     distinct, order = np.unique(indices, return_inverse=True)
-    pixels = video.decode_frames(path, distinct.tolist(), short_side=round(resolution * 8 / 7))
-    cut = augment.short_side_crops({"video": pixels}, resolution, crops)["video"].numpy()
-    return cut[:, order.reshape(indices.shape)]
+    pixels = decoding.decode_frames(path, distinct.tolist(), short_side=round(resolution * 8 / 7))
+    return short_side_crops(pixels, resolution, num_crops)[:, order.reshape(indices.shape)]
 
 
 def as_table(found: Prediction) -> str:

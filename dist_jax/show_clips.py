@@ -18,16 +18,18 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from dist_jax import experiment, inputs, mixing, sharding
+from dist_jax import experiment
 from dist_jax.command_line import parse_flags, read_config
 from dist_jax.config import mix_group
 from dist_jax.data import pipeline, sources
-from dist_jax.data.sources import Source
+from dist_jax.data.source import Source
+from dist_jax.distributed import sharding
 from dist_jax.errors import UserError, exit_with_message
-from dist_jax.losses import smooth_labels
+from dist_jax.models.preprocess import MEAN, STD, normalize
 from dist_jax.models.video_model import VideoModel
 from dist_jax.predict import montage
-from dist_jax.preprocess import MEAN, STD, normalize
+from dist_jax.training import augment, mixing
+from dist_jax.training.losses import smooth_labels
 
 EXAMPLE = "--config=configs/demo.py --split=train --output=clips.png"
 FRAMES = 8  # of a clip on the sheet, at most
@@ -71,12 +73,12 @@ def training_clips(
     places = slice(0, pairs * partners)
     rows = mixing.order(config.batch_size, mix_group(config))[places]
     batch = next(pipeline.train_batches(config, source, step, rows, resolution))
-    draws = inputs.draw(config, resolution, jnp.asarray(step))
+    draws = augment.draw(config, resolution, jnp.asarray(step))
     draws = draws._replace(
         gray=draws.gray[places], jitter=draws.jitter[places], mix=jax.tree.map(lambda x: x[:pairs], draws.mix)
     )
     video, label = (jnp.asarray(batch[name]) for name in ("video", "label"))
-    video, targets = inputs.network_inputs(config, model.dtype, video, label, source.classes, draws)
+    video, targets = augment.network_inputs(config, model.dtype, video, label, source.classes, draws)
     return Shown(_float32(video)[:count], np.asarray(targets)[:count], batch["record"][:count], _names(batch)[:count])
 
 

@@ -99,7 +99,7 @@ def texture(rng: np.random.Generator, size: int) -> np.ndarray:
 
 def build(videos: Path, folder: Path) -> str:
     """Records of all the videos, by the project's own program."""
-    from dist_jax import build_records
+    from dist_jax.build_records import __main__ as build_records
 
     names = sorted(path.relative_to(videos) for path in videos.rglob("*.mp4"))
     (folder / "list.txt").write_text("".join(f"{name} clip\n" for name in names))
@@ -213,11 +213,11 @@ def record_rate(source: "Source", frames: int, clips: int, workers: int) -> Rate
     """Of reading the records and decoding the crops of training clips."""
     import tensorflow as tf
 
-    from dist_jax.data import augment, sampling
+    from dist_jax.data import sampling, transforms
 
     def decode(record: tf.Tensor) -> tf.Tensor:
         features = source.read(record % source.size) | {"seed": tf.stack([record, record])}
-        features = augment.random_resized_crop(sampling.random_segments(features, frames), (0.4, 1.0), (0.75, 4 / 3))
+        features = transforms.random_resized_crop(sampling.random_segments(features, frames), (0.4, 1.0), (0.75, 4 / 3))
         return tf.size(source.decode(features)["video"])
 
     options = tf.data.Options()
@@ -238,7 +238,7 @@ def stages(records: str, frames: int, resolution: int, clips: int) -> None:
     import jax
     import tensorflow as tf
 
-    from dist_jax.data import augment, sampling, sources
+    from dist_jax.data import sampling, sources, transforms
     from dist_jax.data.record_index import load_index
     from dist_jax.data.records import LABEL
 
@@ -248,12 +248,12 @@ def stages(records: str, frames: int, resolution: int, clips: int) -> None:
 
     def choose_clip(features: dict, record: tf.Tensor) -> dict:
         features = sampling.random_segments(features | {"seed": tf.stack([record, record])}, frames)
-        return augment.random_resized_crop(features, (0.4, 1.0), (0.75, 4 / 3))
+        return transforms.random_resized_crop(features, (0.4, 1.0), (0.75, 4 / 3))
 
     def finish(features: dict, record: tf.Tensor) -> dict:
         del record  # what is drawn comes from the seed that choose_clip has added
         features = features | {"label": tf.constant(0)}
-        return augment.random_flip(augment.resize(features, resolution, resolution), 0.5)
+        return transforms.random_flip(transforms.resize(features, resolution, resolution), 0.5)
 
     numbers = [tf.constant(i, tf.int64) for i in range(clips)]
     states = [number % source.size for number in numbers]
@@ -308,7 +308,7 @@ def training_rate(records: str, frames: int, resolution: int, clips: int) -> flo
     from dist_jax.data import pipeline
 
     config = settings.defaults()
-    config.model.frames, config.batch_size, config.mix.group = frames, 8, 8
+    config.model.num_frames, config.batch_size, config.mix.group_size = frames, 8, 8
     source = open_sources(records)[1]
     batches = pipeline.train_batches(config, source, 0, slice(None), resolution)
     for _ in range(2 + source.size // 8):  # as in the first epoch

@@ -33,7 +33,7 @@ if "$short"; then
   output="${output:-demo/short}"
   videos=(--train 96 --val 24)
   clip=(--stills 512 --steps 10)
-  training=(--config.steps=12 --config.optimizer.warmup_epochs=0 --config.log.every_steps=4 --config.checkpoint.every_steps=6)
+  training=(--config.steps=12 --config.optimizer.warmup_epochs=0 --config.log.every_steps=4 --config.checkpoint.save_every_steps=6)
 fi
 output="${output:-demo}"
 
@@ -68,7 +68,7 @@ run python -m dist_jax.build_records --videos "$output/videos" --list "$output/v
 
 config=(
   --config=configs/demo.py
-  "--config.clip.weights=$output/clip"
+  "--config.backbone.weights=$output/clip"
   "--config.data.train=$output/records/train@8"
   "--config.data.val=$output/records/val@2"
   ${training[@]+"${training[@]}"}

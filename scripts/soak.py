@@ -19,9 +19,9 @@ import jax
 import numpy as np
 from absl import logging
 
-from dist_jax.checkpoint import load_params
 from dist_jax.errors import UserError, exit_with_message
-from dist_jax.watch import METRICS_FILE
+from dist_jax.training.logger import METRICS_FILE
+from dist_jax.workdir.checkpoints import load_params
 
 MEASURED = ("clips_per_second", "input_wait", "device_memory_peak")  # what two equal runs do not share
 

@@ -24,10 +24,10 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
-from training_run import stopped, training_data, undisturbed  # noqa: F401
+from helpers.training_run import stopped, training_data, undisturbed  # noqa: F401
 
 from dist_jax import config as settings
-from dist_jax.models.clip_vision import ClipVision, VisionConfig
+from dist_jax.models.backbones.clip_vision import ClipVision, VisionConfig
 from dist_jax.models.dist_network import DistConfig
 from dist_jax.models.video_model import VideoModel
 
@@ -38,23 +38,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Where several processes share the tests, those of a file that train whole runs share one, with its runs."""
     for item in items:
         if "training_data" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
 
 
 @pytest.fixture(scope="session")
 def tiny_model() -> VideoModel:
     """Three CLIP blocks of width 16 over 2 x 2 patches; T = 4, S = 2."""
-    vision = VisionConfig(width=16, layers=3, heads=2, patch=4, resolution=8, embed=8)
+    vision = VisionConfig(width=16, num_layers=3, num_heads=2, patch_size=4, resolution=8, embed_dim=8)
     dist = DistConfig(
-        frames=4,
+        num_frames=4,
         alpha=2,
-        selected=(0, 1, 2),
-        patch=4,
-        clip_width=16,
-        embed=8,
+        layers=(0, 1, 2),
+        patch_size=4,
+        backbone_width=16,
+        embed_dim=8,
         integration_width=64,
         temporal_width=8,
-        pooling_layers=2,
+        num_pooling_layers=2,
     )
     return VideoModel(vision, dist)
 
@@ -83,7 +83,7 @@ def make_config() -> ml_collections.ConfigDict:
     """Sixteen clips a batch, mixed in groups of two."""
     config = settings.defaults()
     config.batch_size = 16
-    config.mix.group = 2
+    config.mix.group_size = 2
     config.optimizer.learning_rate = 1e-2
     config.optimizer.warmup_epochs = 1.0
     config.epochs = 4.0

@@ -20,20 +20,20 @@ from dist_jax.errors import UserError
     [
         ("seed", -1, "seed=-1: must be between 0 and 2147483647"),
         ("batch_size", 0, "batch_size=0: must be at least 1"),
-        ("accumulate", 3, "accumulate=3: must divide batch_size"),
-        ("model.alpha", 3, "model.alpha=3: must divide model.frames"),
-        ("model.selected", (2, 1), r"model.selected=\(2, 1\): must be increasing"),
-        ("augment.crop_area", (0.0, 1.0), "augment.crop_area"),
+        ("grad_accum_steps", 3, "grad_accum_steps=3: must divide batch_size"),
+        ("model.alpha", 3, "model.alpha=3: must divide model.num_frames"),
+        ("backbone.layers", (2, 1), r"backbone.layers=\(2, 1\): must be increasing"),
+        ("augment.crop_scale", (0.0, 1.0), "augment.crop_scale"),
         ("augment.rand_augment", (2, 11), "augment.rand_augment"),
         ("augment.rand_augment", (2.5, 9), "augment.rand_augment"),
-        ("augment.flip_labels", (1, 2, 3), "must be pairs"),
-        ("mix.group", 48, "mix.group=48: must be 1 or an even number that divides batch_size"),
+        ("augment.hflip_label_pairs", (1, 2, 3), "must be pairs"),
+        ("mix.group_size", 48, "mix.group_size=48: must be 1 or an even number that divides batch_size"),
         ("profile_steps", (3,), "must be empty or two steps"),
-        ("model.selected", ("a", "b"), r"model.selected=\('a', 'b'\): must be finite numbers"),
-        ("model.selected", (1.5, 2.5), r"model.selected=\(1.5, 2.5\): must be increasing block numbers"),
-        ("augment.flip_labels", (0.5, 1.5), "must be pairs of different class numbers"),
-        ("augment.crop_area", (0.5,), "must be two numbers"),
-        ("augment.crop_aspect", (2.0, 1.0), r"must be two numbers \(low, high\) with 0 < low <= high$"),
+        ("backbone.layers", ("a", "b"), r"backbone.layers=\('a', 'b'\): must be finite numbers"),
+        ("backbone.layers", (1.5, 2.5), r"backbone.layers=\(1.5, 2.5\): must be increasing block numbers"),
+        ("augment.hflip_label_pairs", (0.5, 1.5), "must be pairs of different class numbers"),
+        ("augment.crop_scale", (0.5,), "must be two numbers"),
+        ("augment.crop_ratio", (2.0, 1.0), r"must be two numbers \(low, high\) with 0 < low <= high$"),
         ("epochs", float("inf"), "epochs=inf: must be a finite number"),
         ("epochs", None, "epochs=None: must be a finite number"),
         ("eval.every_epochs", float("inf"), "eval.every_epochs=inf: must be a finite number"),
@@ -57,60 +57,60 @@ def test_the_defaults_and_all_rand_augment_settings_are_valid():
 BROKEN = {
     "seed": [2**31],
     "batch_size": [0],
-    "accumulate": [0, 3],
+    "grad_accum_steps": [0, 3],
     "epochs": [-1.0, 0.0],
     "steps": [-1],
-    "ema": [1.0],
+    "ema_decay": [1.0],
     "profile_steps": [(5, 3)],
-    "clip.dtype": ["float16"],
+    "backbone.dtype": ["float16"],
     "model.dtype": ["float64"],
     "model.remat": ["all"],
-    "model.frames": [0],
+    "model.num_frames": [0],
     "model.alpha": [0, 3],
-    "model.selected": [(0, 0)],
+    "backbone.layers": [(0, 0)],
     "model.integration_width": [100],
     "model.temporal_width": [0],
-    "model.pooling_layers": [0],
+    "model.num_pooling_layers": [0],
     "data.source": ["folder"],
-    "data.label": ["action"],
+    "data.label_key": ["action"],
     "data.sampling": ["random"],
     "data.stride": [0],
     "data.resolution": [-1],
     "data.max_bad_fraction": [1.5],
-    "data.threads": [-1],
+    "data.num_threads": [-1],
     "data.prefetch": [0],
-    "augment.crop_area": [(0.5, 1.1)],
-    "augment.crop_aspect": [(2.0, 1.0)],
-    "augment.flip": [1.1],
-    "augment.flip_labels": [(1, 1)],
-    "augment.grayscale": [-0.1],
+    "augment.crop_scale": [(0.5, 1.1)],
+    "augment.crop_ratio": [(2.0, 1.0)],
+    "augment.hflip_prob": [1.1],
+    "augment.hflip_label_pairs": [(1, 1)],
+    "augment.grayscale_prob": [-0.1],
     "augment.color_jitter": [2.0],
     "augment.rand_augment": [(0, 5)],
-    "augment.erase": [2.0],
-    "mix.mixup": [-0.1],
-    "mix.cutmix": [-0.1],
-    "mix.probability": [1.1],
-    "mix.switch": [1.1],
-    "mix.group": [0, 3],
+    "augment.erase_prob": [2.0],
+    "mix.mixup_alpha": [-0.1],
+    "mix.cutmix_alpha": [-0.1],
+    "mix.mix_prob": [1.1],
+    "mix.switch_prob": [1.1],
+    "mix.group_size": [0, 3],
     "mix.label_smoothing": [1.0],
     "optimizer.learning_rate": [0.0, float("nan")],
     "optimizer.warmup_epochs": [-1.0],
-    "optimizer.warmup_rate": [-1.0],
-    "optimizer.final_rate": [-1.0],
+    "optimizer.warmup_init_lr": [-1.0],
+    "optimizer.min_lr": [-1.0],
     "optimizer.beta1": [1.0],
     "optimizer.beta2": [-0.1],
     "optimizer.eps": [0.0],
     "optimizer.weight_decay": [-1.0],
-    "optimizer.clip_norm": [-1.0],
+    "optimizer.grad_clip_norm": [-1.0],
     "optimizer.nonfinite": ["ignore"],
     "eval.every_epochs": [0.0],
     "eval.batch_size": [0],
-    "eval.views": [0],
-    "eval.crops": [2],
-    "eval.fuse": [1.1],
-    "checkpoint.every_steps": [0],
-    "checkpoint.keep": [0],
-    "checkpoint.best": ["loss"],
+    "eval.num_views": [0],
+    "eval.num_crops": [2],
+    "eval.zero_shot_weight": [1.1],
+    "checkpoint.save_every_steps": [0],
+    "checkpoint.max_to_keep": [0],
+    "checkpoint.best_metric": ["loss"],
     "log.every_steps": [0],
     "log.slow_input": [1.1],
     "mesh.data": [0],
@@ -141,8 +141,10 @@ def test_every_rule_has_a_value_that_breaks_it():
 
 def test_all_that_is_wrong_is_told_at_once():
     config = settings.defaults()
-    config.update_from_flattened_dict({"mesh.data": -1, "mesh.fsdp": -1, "eval.views": 0})
-    with pytest.raises(UserError, match=r"eval.views=0: must be at least 1; mesh.data=-1: only one of data, fsdp and "):
+    config.update_from_flattened_dict({"mesh.data": -1, "mesh.fsdp": -1, "eval.num_views": 0})
+    with pytest.raises(
+        UserError, match=r"eval.num_views=0: must be at least 1; mesh.data=-1: only one of data, fsdp and "
+    ):
         settings.validate(config)
 
 
@@ -176,7 +178,7 @@ def test_a_batch_smaller_than_a_mixing_group_is_one_group():
         assert settings.mix_group(config) == 8
     assert settings.mix_group(of_published("k400_vitb", 64)) == 32
     for odd in (7, 48):
-        with pytest.raises(UserError, match=r"mix.group=32: must be 1 or an even number that divides batch_size"):
+        with pytest.raises(UserError, match=r"mix.group_size=32: must be 1 or an even number that divides batch_size"):
             settings.validate(of_published("k400_vitb", odd))
 
 
@@ -238,6 +240,6 @@ def test_every_default_has_a_comment_that_says_what_it_is():
 
 
 def test_an_override_of_no_field_names_the_nearest():
-    settings.check_overrides(["main", "--config=configs/demo.py", "--config.eval.views=2", "-config.seed", "3"])
+    settings.check_overrides(["main", "--config=configs/demo.py", "--config.eval.num_views=2", "-config.seed", "3"])
     with pytest.raises(UserError, match=r"no field 'optimizer.learning_rat'; the nearest is 'optimizer.learning_rate'"):
         settings.check_overrides(["main", "--config.optimizer.learning_rat=1"])

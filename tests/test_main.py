@@ -4,7 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-import training_run
+from helpers import training_run
 
 from dist_jax.data import records
 
@@ -14,20 +14,20 @@ WRONG = {
     "unknown nested field": ("--config.optimizer.learnin_rate=1", "the nearest is 'optimizer.learning_rate'"),
     "not a number": ("--config.batch_size=many", "batch_size"),
     "wrong value": ("--config.model.remat=some", "model.remat='some': must be one of 'none', 'layers', 'dots'"),
-    "alpha": ("--config.model.alpha=3", "model.alpha=3: must divide model.frames"),
+    "alpha": ("--config.model.alpha=3", "model.alpha=3: must divide model.num_frames"),
     "unknown flag": ("--wokdir=x", "wokdir"),
     "no such configuration": ("--config=configs/none.py", "No such file or directory: 'configs/none.py'"),
     "stray word": ("train", "unexpected arguments train"),
     "devices": ("--config.eval.batch_size=3", "eval.batch_size=3 is not divisible by 2 devices"),
     "mesh": ("--config.mesh.tensor=3", "do not fill 2 devices"),
     "no such weights": (
-        "--config.clip.weights=nothing/there/at-all",
+        "--config.backbone.weights=nothing/there/at-all",
         "nothing/there/at-all: no such file or directory",
     ),
-    "block": ("--config.model.selected=(0,7)", "has blocks 0 to 2"),
+    "block": ("--config.backbone.layers=(0,7)", "has blocks 0 to 2"),
     "no data": ("--config.data.train=", "data.train is empty"),
     "missing shards": ("--config.data.val={folder}/val@7", "of 7 shards are missing"),
-    "labels": ("--config.data.labels={folder}/none.txt", "none.txt: no file of class names there"),
+    "labels": ("--config.data.class_names_file={folder}/none.txt", "none.txt: no file of class names there"),
     "empty set": ("--config.data.train={folder}/empty@1", "hold no record at all"),
     "cut short": ("--config.data.train={folder}/short@1", "is cut short"),
     "not all hosts": ("--coordinator=localhost:1234", "--coordinator needs --processes"),
@@ -37,8 +37,11 @@ WRONG = {
     "folder of results": ("--results=a/b", "--results=a/b: is a name of files in WORKDIR/results"),
     "workdir is a file": ("--workdir={folder}/labels.txt", "labels.txt: cannot be made a folder"),
     "warmup": ("--config.steps=1", "optimizer.warmup_epochs=1 is not less than the 0.8 epochs of this training"),
-    "flipped class": ("--config.augment.flip_labels=3,5", "augment.flip_labels=(3, 5): there are 5 classes"),
-    "blocks of letters": ("--config.model.selected=a,b", "model.selected=('a,b',): must be finite numbers"),
+    "flipped class": (
+        "--config.augment.hflip_label_pairs=3,5",
+        "augment.hflip_label_pairs=(3, 5): there are 5 classes",
+    ),
+    "blocks of letters": ("--config.backbone.layers=a,b", "backbone.layers=('a,b',): must be finite numbers"),
     "no end": ("--config.epochs=inf", "epochs=inf: must be a finite number"),
     "no workdir": ("--workdir ", "--workdir is missing"),
     "a search needs no workdir": ("--workdir --find_batch --config.mesh.tensor=3", "do not fill 2 devices"),

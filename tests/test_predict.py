@@ -8,9 +8,9 @@ import sys
 import matplotlib.image
 import numpy as np
 import pytest
-import small_models
-from small_models import CLASSES, DIST
-from video_files import STEP, write_video
+from helpers import small_models
+from helpers.small_models import CLASSES, DIST
+from helpers.video_files import STEP, write_video
 
 import dist_jax
 from dist_jax import convert, predict
@@ -24,7 +24,7 @@ def directory(tmp_path_factory):
     folder = tmp_path_factory.mktemp("predict")
     tokenizer = small_models.write_tokenizer(folder / "tokenizer")
     model = convert.with_classes(small_models.model(tokenizer=tokenizer), CLASSES)
-    model_directory.write(folder / "model", dataclasses.replace(model, evaluation=small_models.evaluation(views=2)))
+    model_directory.write(folder / "model", dataclasses.replace(model, evaluation=small_models.evaluation(num_views=2)))
     return str(folder / "model")
 
 
@@ -36,16 +36,16 @@ def video(tmp_path):
 
 def test_the_recipes_frames():
     # Segments of 10 frames; view v of 2 takes their point (v+1)/2: 5, 15, ... and 10, 20, ..., the last one clamped.
-    found = predict.choose_frames(40, 4, small_models.evaluation(views=2))
+    found = predict.choose_frames(40, 4, small_models.evaluation(num_views=2))
     np.testing.assert_array_equal(found, [[5, 15, 25, 35], [10, 20, 30, 39]])
     # Every third frame; view 0 starts at 0, view 1 half way to the last possible start (40 - 4 * 3) / 2.
-    found = predict.choose_frames(40, 4, small_models.evaluation(views=2, sampling="interval", stride=3))
+    found = predict.choose_frames(40, 4, small_models.evaluation(num_views=2, sampling="dense", stride=3))
     np.testing.assert_array_equal(found, [[0, 3, 6, 9], [14, 17, 20, 23]])
 
 
 def test_clips_hold_the_chosen_frames_however_often(video):
     indices = np.array([[3, 3, 20], [39, 0, 3]])
-    clips = predict.read_clips(video, indices, resolution=16, crops=3)
+    clips = predict.read_clips(video, indices, resolution=16, num_crops=3)
     assert (clips.shape, clips.dtype) == ((3, 2, 3, 16, 16, 3), np.uint8)
     levels = clips[1].mean(axis=(2, 3, 4)) / STEP
     np.testing.assert_array_equal(np.round(levels), indices)
@@ -54,11 +54,11 @@ def test_clips_hold_the_chosen_frames_however_often(video):
 def test_probabilities_are_the_mean_over_views_and_crops(directory, video):
     model = dist_jax.load(directory)
     found = predict.predict(model, video, CLASSES, None, top=3)
-    clips = predict.read_clips(video, found.indices, 8, crops=1)[0]
+    clips = predict.read_clips(video, found.indices, 8, num_crops=1)[0]
     wanted = np.mean(model.classify(clips), axis=0)  # both views in one batch
     assert found.names == [CLASSES[i] for i in np.argsort(-wanted)]
     np.testing.assert_allclose(found.probabilities, np.sort(wanted)[::-1], rtol=1e-4)
-    assert found.frames.shape == (2, DIST.frames, 8, 8, 3)
+    assert found.frames.shape == (2, DIST.num_frames, 8, 8, 3)
 
 
 def test_the_program(directory, video, tmp_path):

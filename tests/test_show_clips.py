@@ -6,15 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small_models
+from helpers import small_models
+from helpers.small_records import CLASSES, example, write_shards
 from PIL import Image
-from small_records import CLASSES, example, write_shards
 
 from dist_jax import config as settings
-from dist_jax import inputs, show_clips
+from dist_jax import show_clips
 from dist_jax.data import pipeline, sources
 from dist_jax.errors import UserError
-from dist_jax.preprocess import normalize
+from dist_jax.models.preprocess import normalize
+from dist_jax.training import augment
 from dist_jax.weights import clip as clip_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections' flags
@@ -30,8 +31,8 @@ def pattern(tmp_path):
 def config(pattern):
     config = settings.defaults()
     config.data.train = config.data.val = pattern
-    config.batch_size, config.eval.batch_size, config.mix.group = 8, 4, 2
-    config.model.frames, config.model.alpha = 4, 2
+    config.batch_size, config.eval.batch_size, config.mix.group_size = 8, 4, 2
+    config.model.num_frames, config.model.alpha = 4, 2
     return config
 
 
@@ -40,8 +41,8 @@ def test_training_clips_are_the_steps_own_inputs(config, tiny_model):
     shown = show_clips.training_clips(config, tiny_model, source, 2, 3)
     batch = next(itertools.islice(pipeline.train_batches(config, source, 0, slice(None), 8), 2, None))
     video, label = (jnp.asarray(batch[name]) for name in ("video", "label"))
-    draws = inputs.draw(config, 8, jnp.asarray(2))
-    video, targets = inputs.network_inputs(config, jnp.float32, video, label, CLASSES, draws)
+    draws = augment.draw(config, 8, jnp.asarray(2))
+    video, targets = augment.network_inputs(config, jnp.float32, video, label, CLASSES, draws)
     np.testing.assert_array_equal(shown.video, video[:3])
     np.testing.assert_array_equal(shown.targets, targets[:3])
     np.testing.assert_array_equal(shown.record, batch["record"][:3])
@@ -49,7 +50,7 @@ def test_training_clips_are_the_steps_own_inputs(config, tiny_model):
 
 
 def test_more_training_clips_than_a_batch_are_the_batch(config, tiny_model):
-    config.mix.group = 32  # larger than the batch
+    config.mix.group_size = 32  # larger than the batch
     shown = show_clips.training_clips(config, tiny_model, sources.open_source(config.data, "train"), 0, 100)
     assert len(shown.video) == 8
 
@@ -86,12 +87,12 @@ def arguments(tmp_path, pattern):
         "from dist_jax import config\n\n\ndef get_config():\n    return config.defaults()\n",
     )
     changes = {
-        "clip.weights": tmp_path / "clip",
+        "backbone.weights": tmp_path / "clip",
         "data.train": pattern,
         "data.val": pattern,
         "batch_size": 8,
-        "mix.group": 2,
-        "model.frames": 4,
+        "mix.group_size": 2,
+        "model.num_frames": 4,
         "model.integration_width": 64,
         "mesh.data": 8,
     }

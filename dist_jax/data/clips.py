@@ -7,10 +7,10 @@ one view side by side), `label` int32 [], `mask` float32 [] (1), `record` int64 
 import ml_collections
 import tensorflow as tf
 
-from dist_jax.data import augment, sampling
+from dist_jax.data import sampling, transforms
 from dist_jax.data.rand_augment import rand_augment
 from dist_jax.data.sampling import Features
-from dist_jax.data.sources import Source
+from dist_jax.data.source import Source
 
 
 def train_clip(
@@ -19,26 +19,26 @@ def train_clip(
     """The row of a training record (int64 []) as `epoch` (int64 []) draws it; H = W = `resolution`."""
     features = source.read(record) | {"seed": example_seed(config.seed, epoch, record)}
     features = choose_label(features, drawn=True)
-    features = sampling.train_frames(features, config.data.sampling, config.model.frames, config.data.stride)
-    features = augment.random_resized_crop(features, config.augment.crop_area, config.augment.crop_aspect)
+    features = sampling.train_frames(features, config.data.sampling, config.model.num_frames, config.data.stride)
+    features = transforms.random_resized_crop(features, config.augment.crop_scale, config.augment.crop_ratio)
     order, features = _distinct_frames(features)
-    features = augment.resize(source.decode(features), resolution, resolution)
+    features = transforms.resize(source.decode(features), resolution, resolution)
     features["video"] = tf.gather(features["video"], order)  # [T, H, W, 3]
-    features = augment.random_flip(features, config.augment.flip, config.augment.flip_labels)
+    features = transforms.random_flip(features, config.augment.hflip_prob, config.augment.hflip_label_pairs)
     if config.augment.rand_augment:
         features = rand_augment(features, *config.augment.rand_augment)
-    if config.augment.erase:
-        features = augment.random_erase(features, config.augment.erase)
-    return _row(features, record, [config.model.frames, resolution, resolution, 3])
+    if config.augment.erase_prob:
+        features = transforms.random_erase(features, config.augment.erase_prob)
+    return _row(features, record, [config.model.num_frames, resolution, resolution, 3])
 
 
 def eval_clip(config: ml_collections.ConfigDict, source: Source, resolution: int, record: tf.Tensor) -> Features:
-    """The row of a validation record (int64 []); V = eval.views."""
-    frames, views, crops = config.model.frames, config.eval.views, config.eval.crops
+    """The row of a validation record (int64 []); V = eval.num_views."""
+    frames, views, crops = config.model.num_frames, config.eval.num_views, config.eval.num_crops
     features = choose_label(source.read(record), drawn=False)
     features = sampling.eval_views(features, config.data.sampling, frames, config.data.stride, views)
-    order, features = _distinct_frames(augment.whole_frame(features))
-    features = augment.short_side_crops(source.decode(features), resolution, crops)  # [crops, distinct, H, W, 3]
+    order, features = _distinct_frames(transforms.whole_frame(features))
+    features = transforms.short_side_crops(source.decode(features), resolution, crops)  # [crops, distinct, H, W, 3]
     order = tf.reshape(order, [views, frames])
     video = tf.stack([tf.gather(crop, order) for crop in tf.unstack(features["video"])], axis=1)
     shape = [views * crops, frames, resolution, resolution, 3]

@@ -14,9 +14,10 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from dist_jax.data import augment, record_index, records
+from dist_jax.data import record_index, records, transforms
+from dist_jax.data.encoded_clips import clip_id, clip_size, indexed_reader, parse_context
 from dist_jax.data.sampling import Features
-from dist_jax.data.sources import Source, clip_id, clip_size, indexed_reader, parse_context
+from dist_jax.data.source import Source
 from dist_jax.errors import UserError
 
 _CONTEXT = 1 << 16  # bytes within which a record's context ends
@@ -71,7 +72,7 @@ def open_source(index: record_index.ShardIndex, label_key: str, classes: int) ->
     def decode(features: Features) -> Features:
         chosen = tf.gather(features["starts"], features["indices"])
         encoded = tf.ensure_shape(tf.numpy_function(fetch, [features["clip"], chosen], tf.string), [None])
-        return features | {"video": augment.decode_images(encoded, features["window"])}
+        return features | {"video": transforms.decode_images(encoded, features["window"])}
 
     return Source(len(index), classes, read, decode, index.where, index.identity)
 

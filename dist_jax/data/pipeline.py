@@ -14,9 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 from dist_jax.data import clips, cores
-from dist_jax.data.faults import Faults
+from dist_jax.data.bad_records import BadRecords
 from dist_jax.data.sampling import Features
-from dist_jax.data.sources import Source
+from dist_jax.data.source import Source
 from dist_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
@@ -34,7 +34,7 @@ def train_batches(
     start_step: int,
     rows: slice | np.ndarray,
     resolution: int,
-    faults: Faults | None = None,
+    faults: BadRecords | None = None,
 ) -> Generator[Batch, None, None]:
     """This host's part of every batch from `start_step` on, without end.
 
@@ -55,10 +55,10 @@ def train_batches(
         UserError: a label outside of the classes, too many bad records.
     """
     rows = np.arange(config.batch_size)[rows]
-    faults = faults or Faults("train")
+    faults = faults or BadRecords("train")
     positions = _train_positions(config, source.size, rows)
     clip = functools.partial(clips.train_clip, config, source, resolution)
-    shape = [config.model.frames, resolution, resolution, 3]
+    shape = [config.model.num_frames, resolution, resolution, 3]
     steps = range(start_step, sys.maxsize)
     for batch in _batches(config, steps, positions, clip, shape, len(rows)):
         _settle(batch, source, clip, faults)
@@ -74,24 +74,25 @@ def eval_batches(
     source: Source,
     rows: slice | np.ndarray,
     resolution: int,
-    faults: Faults | None = None,
+    faults: BadRecords | None = None,
 ) -> Generator[Batch, None, None]:
     """This host's part of the ceil(n / eval.batch_size) batches that hold every record once over all hosts.
 
     Arguments as for train_batches; `rows` are rows of the global evaluation batch.
 
     Yields:
-        `video` uint8 [b, V * crops, T, H, W, 3] (V = eval.views, the eval.crops of a view side by side), `label` int32
-        [b], `mask` float32 [b], `record` int64 [b], `id` bytes [b]. Padding after the last record has mask 0 and record
-        -1. A bad record has mask 0 and its number: no other takes its place, `faults` counts and lists it.
+        `video` uint8 [b, V * crops, T, H, W, 3] (V = eval.num_views; crops = eval.num_crops, next to each other within
+        a view), `label` int32 [b], `mask` float32 [b], `record` int64 [b], `id` bytes [b]. Padding after the last
+        record has mask 0 and record -1. A bad record has mask 0 and its number: no other takes its place, `faults`
+        counts and lists it.
 
     Raises:
         UserError: a label outside of the classes, too many bad records.
     """
     rows = np.arange(config.eval.batch_size)[rows]
-    faults = faults or Faults("val")
+    faults = faults or BadRecords("val")
     positions = _eval_positions(config, source.size, rows)
-    shape = [config.eval.views * config.eval.crops, config.model.frames, resolution, resolution, 3]
+    shape = [config.eval.num_views * config.eval.num_crops, config.model.num_frames, resolution, resolution, 3]
 
     def clip(record: tf.Tensor, epoch: tf.Tensor) -> Features:
         del epoch  # nothing is drawn
@@ -158,7 +159,7 @@ def _batches(
         row = found.concatenate(tf.data.Dataset.from_tensors(blank)).take(1).get_single_element()
         return row | {"wanted": candidates[0], "epoch": epoch}
 
-    threads = config.data.threads or cores()
+    threads = config.data.num_threads or cores()
     dataset = tf.data.Dataset.range(steps.start, steps.stop).map(positions_of)
     dataset = dataset.unbatch().map(first_sound, num_parallel_calls=threads, deterministic=True)
     dataset = dataset.batch(rows, drop_remainder=True).prefetch(1)
@@ -169,7 +170,7 @@ def _batches(
     return dataset.with_options(options).as_numpy_iterator()
 
 
-def _settle(batch: Batch, source: Source, clip: MakeClip, faults: Faults) -> None:
+def _settle(batch: Batch, source: Source, clip: MakeClip, faults: BadRecords) -> None:
     """Takes the book-keeping out of the batch, hands its bad records to `faults`, and checks its labels."""
     wanted, epoch = batch.pop("wanted"), batch.pop("epoch")
     faults.reads += int(np.sum(wanted >= 0))
@@ -186,10 +187,10 @@ def _settle(batch: Batch, source: Source, clip: MakeClip, faults: Faults) -> Non
     batch["record"] = np.where(batch["mask"] > 0, batch["record"], wanted)
     for record, label in zip(batch["record"], batch["label"], strict=True):
         if not 0 <= label < source.classes:
-            what = "has no label of the kind data.label" if label < 0 else f"has label {label}"
+            what = "has no label of the kind data.label_key" if label < 0 else f"has label {label}"
             raise UserError(
                 f"{source.where(int(record))} {what}, but the classes are numbered 0 to {source.classes - 1}: use the "
-                "file of labels (data.labels) that belongs to these clips"
+                "file of labels (data.class_names_file) that belongs to these clips"
             )
 
 

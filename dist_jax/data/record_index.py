@@ -17,9 +17,9 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from dist_jax.data.files import size_and_mtime, unreadable
 from dist_jax.data.records import INDEX_SUFFIX, SHARD_NAME, find_shards, shard_path
 from dist_jax.errors import UserError, warn
+from dist_jax.files import size_and_mtime, unreadable
 
 HEADER_BYTES = 12  # before a record's data
 _FRAMING = HEADER_BYTES + 4  # bytes of a record beside its data; the last four are the data's CRC

@@ -7,23 +7,29 @@ than are asked for repeats frames by the same rule.
 
 import zlib
 
+import numpy as np
 import tensorflow as tf
+
+from dist_jax.video.eval_views import temporal_views
 
 Features = dict[str, tf.Tensor]
 
 
 def train_frames(features: Features, kind: str, frames: int, stride: int) -> Features:
-    """One random clip, as `kind` (config.data.sampling) says; `stride` is for "interval" alone."""
+    """One random clip, as `kind` (config.data.sampling) says; `stride` is for "dense" alone."""
     if kind == "segments":
         return random_segments(features, frames)
-    return random_interval(features, frames, stride)
+    return random_dense(features, frames, stride)
 
 
-def eval_views(features: Features, kind: str, frames: int, stride: int, views: int) -> Features:
-    """The V = `views` temporal views, as `kind` (config.data.sampling) says; `stride` is for "interval" alone."""
-    if kind == "segments":
-        return segment_views(features, frames, views)
-    return interval_views(features, frames, stride, views)
+def eval_views(features: Features, sampling: str, frames: int, stride: int, num_views: int) -> Features:
+    """The V temporal views of `video.eval_views.temporal_views`."""
+
+    def views(num_frames: np.ndarray) -> np.ndarray:
+        return temporal_views(int(num_frames), sampling, frames, stride, num_views)
+
+    indices = tf.numpy_function(views, [features["num_frames"]], tf.int32, stateful=False)
+    return features | {"indices": tf.ensure_shape(indices, [num_views, frames])}
 
 
 def random_segments(features: Features, frames: int) -> Features:
@@ -33,37 +39,12 @@ def random_segments(features: Features, frames: int) -> Features:
     return features | {"indices": _clamped(tf.round(points), features["num_frames"])}  # [T]
 
 
-def segment_views(features: Features, frames: int, views: int) -> Features:
-    """View v of V takes the point (v+1)/V of each of T equal parts (V = 1: the middle), rounded and clamped.
-
-    Halves go to the even frame, as in the published code; its float32 gives the same frames whenever T is a power of
-    two, as in all published models.
-    """
-    numerator, denominator = (
-        (tf.range(1, views + 1, dtype=tf.int64), views) if views > 1 else (tf.constant([1], tf.int64), 2)
-    )
-    parts = tf.range(frames, dtype=tf.int64) * denominator + numerator[:, None]  # [V, T], in units of 1 / denominator
-    points = tf.cast(parts * tf.cast(features["num_frames"], tf.int64), tf.float64) / (frames * denominator)
-    return features | {"indices": _clamped(tf.round(points), features["num_frames"])}
-
-
-def random_interval(features: Features, frames: int, stride: int) -> Features:
+def random_dense(features: Features, frames: int, stride: int) -> Features:
     """T frames, every `stride`-th, from a uniformly drawn start, rounded down; beyond the end the last one repeats."""
     draw = tf.random.stateless_uniform([], fold_in(features["seed"], "frames"), dtype=tf.float64)
     last_start = _last_start(features, frames, stride)
     start = tf.cast(tf.floor(draw * tf.cast(last_start, tf.float64)), tf.int64)
     return features | {"indices": _clamped(start + tf.range(frames, dtype=tf.int64) * stride, features["num_frames"])}
-
-
-def interval_views(features: Features, frames: int, stride: int, views: int) -> Features:
-    """T frames, every `stride`-th; view v of V starts at the share v/V of the possible starts (V = 1: the middle).
-
-    Rounded down, in whole numbers; beyond the end the last frame repeats.
-    """
-    last_start = _last_start(features, frames, stride)
-    starts = tf.range(views, dtype=tf.int64) * last_start // views if views > 1 else last_start[None] // 2
-    points = starts[:, None] + tf.range(frames, dtype=tf.int64) * stride  # [V, T]
-    return features | {"indices": _clamped(points, features["num_frames"])}
 
 
 def fold_in(seed: tf.Tensor, name: str) -> tf.Tensor:

@@ -4,39 +4,44 @@ import dataclasses
 import functools
 import itertools
 import re
+from collections.abc import Sequence
 
+import ml_collections
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from dist_jax.data import record_index
+from dist_jax.data.encoded_clips import encoded_clip, encoded_source
 from dist_jax.data.sampling import Features
-from dist_jax.data.sources import Source, encoded_clip, encoded_source
+from dist_jax.data.source import Source
 from dist_jax.errors import UserError
 
 
-def open_source(location: str, label: str, classes: int) -> Source:
+def open_source(data: ml_collections.ConfigDict, split: str, class_names: Sequence[str]) -> Source:
     """The clips of a data set with a video and a label.
 
     Args:
-        location: name/config:split, e.g. ucf101/ucf101_1:train; for the name also the folder of a prepared version, and
-            the split may be a slice, train[:80%].
-        label: name of the class-label feature; "label": the only one there is.
-        classes: K.
+        data: config.data. data.SPLIT is name/config:split, e.g. ucf101/ucf101_1:train. The name may also be the folder
+          of a prepared version, and the split a slice, train[:80%]. data.label_key names the class-label feature;
+          "label": the only one of the data set.
+        split: "train" or "val".
+        class_names: K names.
 
     Raises:
         UserError: no such data set or split, not prepared, not kept as TFRecords, no video or no such label.
     """
-    builder, split = _builder(location)
+    location = data[split]
+    builder, tfds_split = _builder(location)
     video_key = _only_feature(builder, tfds.features.Video, None)
-    label_key = _only_feature(builder, tfds.features.ClassLabel, label)
+    label_key = _only_feature(builder, tfds.features.ClassLabel, data.label_key)
     if builder.info.file_format is not tfds.core.FileFormat.TFRECORD:
         raise UserError(f"{location} is kept as {builder.info.file_format.value}; build it as TFRecords (tfds build)")
     try:
-        instructions = builder.info.splits[split].file_instructions
+        instructions = builder.info.splits[tfds_split].file_instructions
     except (KeyError, ValueError) as error:
         known = ", ".join(builder.info.splits)
-        raise UserError(f"{location}: no split {split!r}; there are {known}") from error
+        raise UserError(f"{location}: no split {tfds_split!r}; there are {known}") from error
     index = _selected(record_index.load_index_of([part.filename for part in instructions]), instructions)
 
     def parse(serialized: tf.Tensor) -> Features:
@@ -44,13 +49,13 @@ def open_source(location: str, label: str, classes: int) -> Source:
         example = builder.info.features.deserialize_example(serialized, decoders=skip)
         return encoded_clip(example[video_key], example[label_key][None], tf.constant([], tf.string))
 
-    return encoded_source(index, parse, classes)
+    return encoded_source(index, parse, len(class_names))
 
 
-def class_names(location: str, label: str) -> list[str]:
+def class_names(data: ml_collections.ConfigDict) -> list[str]:
     """The names that the data set gives to its classes."""
-    builder, _ = _builder(location)
-    return builder.info.features[_only_feature(builder, tfds.features.ClassLabel, label)].names
+    builder, _ = _builder(data.train)
+    return builder.info.features[_only_feature(builder, tfds.features.ClassLabel, data.label_key)].names
 
 
 @functools.lru_cache

@@ -18,20 +18,20 @@ from dist_jax.models.layers import TOKEN_INIT, Attention, LayerNorm, Linear, Mlp
 class DistConfig:
     """Sizes of a DiST network."""
 
-    frames: int  # T
+    num_frames: int  # T
     alpha: int  # CLIP sees every alpha-th frame
-    selected: tuple[int, ...]  # CLIP blocks that are read, counted from 0, increasing
-    patch: int  # pixels; CLIP's, so that the two grids are one
-    clip_width: int  # D
-    embed: int  # E
+    layers: tuple[int, ...]  # CLIP blocks that are read, counted from 0, increasing
+    patch_size: int  # pixels; CLIP's, so that the two grids are one
+    backbone_width: int  # D
+    embed_dim: int  # E
     integration_width: int  # C, a multiple of 64
     temporal_width: int  # M
-    pooling_layers: int  # P
+    num_pooling_layers: int  # P
 
     @property
     def sparse_frames(self) -> int:
         """S, frames that CLIP sees."""
-        return self.frames // self.alpha
+        return self.num_frames // self.alpha
 
 
 REMAT_POLICIES = {  # what a DiST layer keeps for its backward pass, by the name in config.model.remat
@@ -61,21 +61,21 @@ class DistNetwork(nn.Module):
         c = self.config
         # The published stem is a 3-D convolution of kernel (5, p, p), stride (1, p, p), padding (2, 0, 0).
         stem = TemporalConv(c.temporal_width, 5, self.dtype, name="temporal_stem")
-        z = stem(space_to_channels(video, c.patch))  # [B, T, h, w, M]
+        z = stem(space_to_channels(video, c.patch_size))  # [B, T, h, w, M]
         nothing = jnp.zeros((*features.shape[1:4], c.integration_width), self.dtype)  # [B, S, 1+N, C]
         layer = (
             DistLayer
             if self.remat == "none"
             else nn.remat(DistLayer, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
         )
-        layers = nn.scan(layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=len(c.selected))
+        layers = nn.scan(layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=len(c.layers))
         (_, r, m), _ = layers(c, self.dtype, name="layers")((z, nothing, nothing), features)
         y = r + m  # [B, S, 1+N, C]
         pooled = self._pool(y)  # [B, C]
         clip_class = jnp.mean(features[-1, :, :, 0].astype(jnp.float32), axis=1)  # [B, D]
         pooled = pooled + Linear(c.integration_width, dtype=self.dtype, name="class_projection")(clip_class)
         proj_init = nn.initializers.normal(c.integration_width**-0.5)
-        proj = self.param("proj", proj_init, (c.integration_width, c.embed))
+        proj = self.param("proj", proj_init, (c.integration_width, c.embed_dim))
         # In full precision on accelerators too: the logits are float32, and this product is small.
         return jnp.dot(LayerNorm(jnp.float32, name="ln_post")(pooled), proj, precision=jax.lax.Precision.HIGHEST)
 
@@ -93,7 +93,7 @@ class DistNetwork(nn.Module):
             variable_axes={"params": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,
-            length=c.pooling_layers,
+            length=c.num_pooling_layers,
         )
         tokens = y.reshape(batch * frames, -1, width)  # [B*S, 1+N, C]
         (_, a), _ = pooling(c.sparse_frames, self.dtype, name="pooling")((s, a), tokens)

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from dist_jax.models.clip_vision import ClipVision, VisionConfig, first_blocks
+from dist_jax.models.backbones.clip_vision import ClipVision, VisionConfig, first_blocks
 from dist_jax.models.dist_network import DistConfig, DistNetwork
 from dist_jax.models.layers import similarity_logits, unit
 
@@ -39,7 +39,7 @@ class VideoModel:
         Returns:
             [L_selected, B, S, 1+N, D] in `clip_dtype`.
         """
-        blocks = self.dist.selected if blocks is None else blocks
+        blocks = self.dist.layers if blocks is None else blocks
         config, tower = first_blocks(self.vision, frozen["vision"], blocks[-1] + 1)
         frames = video[:, :: self.dist.alpha]  # [B, S, H, W, 3]
         b, s = frames.shape[:2]
@@ -54,7 +54,9 @@ class VideoModel:
         """Normalised clips [B, T, H, W, 3] -> video embeddings float32 [B, E], not normalised."""
         return self.network.apply({"params": params}, self.features(frozen, video), video)
 
-    def logits(self, params: dict, frozen: dict, text: jax.Array, video: jax.Array, fuse: float = 0.0) -> jax.Array:
+    def logits(
+        self, params: dict, frozen: dict, text: jax.Array, video: jax.Array, zero_shot_weight: float = 0.0
+    ) -> jax.Array:
         """Class logits of clips.
 
         Args:
@@ -62,21 +64,21 @@ class VideoModel:
             frozen: see the class.
             text: class texts in the joint space, float32 [K, E].
             video: normalised frames [B, T, H, W, 3].
-            fuse: share of plain CLIP in the logits, 0 to 1: the mean over the S frames of its per-frame logits (the
-              paper's zero-shot setting takes 0.5).
+            zero_shot_weight: weight of plain CLIP in the logits, 0 to 1: the mean over the S frames of its per-frame
+              logits (the paper's zero-shot setting is 0.5).
 
         Returns:
             float32 [B, K].
         """
-        if fuse == 0.0:
+        if zero_shot_weight == 0.0:
             return similarity_logits(self.embed(params, frozen, video), text, frozen["logit_scale"])
-        last = self.vision.layers - 1
-        blocks = self.dist.selected if self.dist.selected[-1] == last else (*self.dist.selected, last)
+        last = self.vision.num_layers - 1
+        blocks = self.dist.layers if self.dist.layers[-1] == last else (*self.dist.layers, last)
         features = self.features(frozen, video, blocks)
-        embedding = self.network.apply({"params": params}, features[: len(self.dist.selected)], video)
+        embedding = self.network.apply({"params": params}, features[: len(self.dist.layers)], video)
         own = similarity_logits(embedding, text, frozen["logit_scale"])
         plain = similarity_logits(self._frame_embeddings(frozen, features[-1]), text, frozen["logit_scale"])
-        return (1.0 - fuse) * own + fuse * jnp.mean(plain, axis=1)
+        return (1.0 - zero_shot_weight) * own + zero_shot_weight * jnp.mean(plain, axis=1)
 
     def _frame_embeddings(self, frozen: dict, last: jax.Array) -> jax.Array:
         """The last block's stream [B, S, 1+N, D] -> CLIP's embedding of each frame, unit length, float32 [B, S, E]."""

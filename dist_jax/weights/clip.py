@@ -14,10 +14,10 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from dist_jax.errors import UserError, warn
-from dist_jax.models.clip_text import ClipText, TextConfig
-from dist_jax.models.clip_vision import ClipVision, VisionConfig
+from dist_jax.models.backbones.clip_text import ClipText, TextConfig
+from dist_jax.models.backbones.clip_vision import ClipVision, VisionConfig
 from dist_jax.text import tokenizer
-from dist_jax.text.embedding import encode_tokens
+from dist_jax.text.text_features import encode_tokens
 from dist_jax.weights import clip_files, clip_formats, dist_official, table
 from dist_jax.weights.checkpoint_files import Tensor, open_sharded, open_tensors
 from dist_jax.weights.table import Place, keep
@@ -31,7 +31,7 @@ _LOG_SCALE_LIMIT = np.log(np.full((), 100, np.float32))  # CLIP's training keeps
 
 
 @dataclasses.dataclass(frozen=True)
-class Clip:
+class ClipModel:
     """A CLIP: sizes, parameters and where they came from."""
 
     vision: VisionConfig
@@ -62,7 +62,7 @@ class Clip:
             )
         if not len(texts):
             raise UserError("no texts are given; wanted at least one")
-        tokens = tokenizer.encode(self._loaded_tokenizer, texts, self.text.context)
+        tokens = tokenizer.encode(self._loaded_tokenizer, texts, self.text.context_length)
         read = tokens.max(axis=1) if self.text.end_token is None else np.full(len(tokens), self.text.end_token)
         strangers = f"the tokenizer of {self.tokenizer} does not belong to the text tower of {self.name}"
         if (read != self._loaded_tokenizer.eos_token_id).any():
@@ -80,7 +80,7 @@ class Clip:
         return tokenizer.load(self.tokenizer)
 
 
-def load(weights: str, *, resolution: int = 0, place: Place = keep) -> Clip:
+def load(weights: str, *, resolution: int = 0, place: Place = keep) -> ClipModel:
     """Loads a CLIP ViT.
 
     Args:
@@ -114,16 +114,16 @@ def load(weights: str, *, resolution: int = 0, place: Place = keep) -> Clip:
     return _read(found, *_openai(found, open_clip), resolution, place)
 
 
-def from_openai(tensors: Mapping[str, Tensor], source: str, place: Place = keep) -> Clip:
+def from_openai(tensors: Mapping[str, Tensor], source: str, place: Place = keep) -> ClipModel:
     """A CLIP from tensors by OpenAI's names (as a published DiST file has them), with QuickGELU; see `load`.
 
-    `source` is what error messages and `Clip.name` say.
+    `source` is what error messages and `ClipModel.name` say.
     """
     found = _Found(tensors, source, source, None)
     return _read(found, *_openai(found, None), 0, place)
 
 
-def to_openai(clip: Clip) -> dict[str, np.ndarray]:
+def to_openai(clip: ClipModel) -> dict[str, np.ndarray]:
     """The tensors by OpenAI's names, in the parameters' dtype.
 
     Raises:
@@ -135,7 +135,7 @@ def to_openai(clip: Clip) -> dict[str, np.ndarray]:
     return _to_theirs(clip_formats.OPENAI, clip)
 
 
-def save_huggingface(clip: Clip, directory: Path) -> None:
+def save_huggingface(clip: ClipModel, directory: Path) -> None:
     """Writes config.json and model.safetensors (float32) for transformers' CLIPModel; no tokenizer files."""
     directory.mkdir(parents=True, exist_ok=True)
     config = clip_formats.huggingface_config(clip.vision, clip.text)
@@ -222,7 +222,7 @@ def param_shapes(vision: VisionConfig, text: TextConfig | None) -> dict[str, tup
     frames = jax.ShapeDtypeStruct((1, vision.resolution, vision.resolution, 3), jnp.float32)
     towers = {"vision": _init_shapes(ClipVision(vision), frames), "logit_scale": jax.ShapeDtypeStruct((), jnp.float32)}
     if text is not None:
-        towers["text"] = _init_shapes(ClipText(text), jax.ShapeDtypeStruct((1, text.context), jnp.int32))
+        towers["text"] = _init_shapes(ClipText(text), jax.ShapeDtypeStruct((1, text.context_length), jnp.int32))
     return {path: leaf.shape for path, leaf in table.flatten(towers).items()}
 
 
@@ -232,10 +232,10 @@ def _init_shapes(module: ClipVision | ClipText, example: jax.ShapeDtypeStruct) -
 
 def _read(
     found: _Found, rows: table.Table, vision: VisionConfig, text: TextConfig | None, resolution: int, place: Place
-) -> Clip:
+) -> ClipModel:
     resolution = resolution or vision.resolution
-    if resolution % vision.patch:
-        raise UserError(f"resolution {resolution} is not a multiple of {vision.patch}, the patch of {found.name}")
+    if resolution % vision.patch_size:
+        raise UserError(f"resolution {resolution} is not a multiple of {vision.patch_size}, the patch of {found.name}")
     parts = [
         "vision",
         *(["text"] if text else []),
@@ -248,14 +248,14 @@ def _read(
     for path, value in table.to_ours(rows, lambda name: np.asarray(found.tensors[name], np.float32), shapes):
         digests[path] = _digest(path, value)
         if path == "vision/positions":
-            value = resize_positions(value, resolution // vision.patch)
+            value = resize_positions(value, resolution // vision.patch_size)
         leaves[path] = place(path, value)
     if "logit_scale" not in leaves:
         warn(f"{found.source} has no text tower and no logit_scale: the scale of its logits is taken as 100")
         leaves["logit_scale"] = place("logit_scale", _LOG_SCALE_LIMIT)
     fingerprint = hashlib.sha256(json.dumps(digests, sort_keys=True).encode()).hexdigest()
     vision = dataclasses.replace(vision, resolution=resolution)
-    return Clip(vision, text, table.unflatten(leaves), found.tokenizer, found.name, fingerprint)
+    return ClipModel(vision, text, table.unflatten(leaves), found.tokenizer, found.name, fingerprint)
 
 
 def _digest(path: str, value: np.ndarray) -> str:
@@ -264,6 +264,6 @@ def _digest(path: str, value: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _to_theirs(rows: table.Table, clip: Clip) -> dict[str, np.ndarray]:
+def _to_theirs(rows: table.Table, clip: ClipModel) -> dict[str, np.ndarray]:
     leaves = {path: np.asarray(leaf) for path, leaf in table.flatten(clip.params).items()}
     return dict(table.to_theirs(clip_formats.only(rows, list(clip.params)), leaves))

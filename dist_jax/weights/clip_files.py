@@ -7,7 +7,7 @@ import numpy as np
 
 from dist_jax import hub
 from dist_jax.errors import UserError
-from dist_jax.preprocess import MEAN, STD
+from dist_jax.models.preprocess import MEAN, STD
 from dist_jax.text import tokenizer
 from dist_jax.weights.clip_formats import HUGGINGFACE_MODELS
 

@@ -7,8 +7,8 @@ import re
 from collections.abc import Collection, Mapping
 
 from dist_jax.errors import UserError
-from dist_jax.models.clip_text import TextConfig
-from dist_jax.models.clip_vision import VisionConfig
+from dist_jax.models.backbones.clip_text import TextConfig
+from dist_jax.models.backbones.clip_vision import VisionConfig
 from dist_jax.models.layers import ACTIVATIONS
 from dist_jax.weights.table import (
     FROM_HEADS,
@@ -139,22 +139,22 @@ def huggingface_sizes(config: Mapping, text: bool, source: str) -> tuple[VisionC
         _check_heads(tower["hidden_size"], tower["num_attention_heads"], source)
     vision = VisionConfig(
         width=v["hidden_size"],
-        layers=v["num_hidden_layers"],
-        heads=v["num_attention_heads"],
-        patch=v["patch_size"],
+        num_layers=v["num_hidden_layers"],
+        num_heads=v["num_attention_heads"],
+        patch_size=v["patch_size"],
         resolution=v["image_size"],
-        embed=embed,
+        embed_dim=embed,
         activation=_activation(v["hidden_act"], source),
     )
     if not text:
         return vision, None
     return vision, TextConfig(
         width=t["hidden_size"],
-        layers=t["num_hidden_layers"],
-        heads=t["num_attention_heads"],
-        vocab=t["vocab_size"],
-        context=t["max_position_embeddings"],
-        embed=embed,
+        num_layers=t["num_hidden_layers"],
+        num_heads=t["num_attention_heads"],
+        vocab_size=t["vocab_size"],
+        context_length=t["max_position_embeddings"],
+        embed_dim=embed,
         activation=_activation(t["hidden_act"], source),
         # 2 is what configs of OpenAI's models say from before transformers read the end token by its number; there
         # it stands for the highest token.
@@ -168,13 +168,13 @@ def huggingface_config(vision: VisionConfig, text: TextConfig | None) -> dict:
         "model_type": "clip_vision_model",
         "hidden_size": vision.width,
         "intermediate_size": 4 * vision.width,
-        "num_hidden_layers": vision.layers,
-        "num_attention_heads": vision.heads,
-        "patch_size": vision.patch,
+        "num_hidden_layers": vision.num_layers,
+        "num_attention_heads": vision.num_heads,
+        "patch_size": vision.patch_size,
         "image_size": vision.resolution,
         "hidden_act": vision.activation,
         "layer_norm_eps": 1e-5,
-        "projection_dim": vision.embed,
+        "projection_dim": vision.embed_dim,
     }
     if text is None:
         return {"architectures": ["CLIPVisionModelWithProjection"], **of_vision}
@@ -182,13 +182,13 @@ def huggingface_config(vision: VisionConfig, text: TextConfig | None) -> dict:
         "model_type": "clip_text_model",
         "hidden_size": text.width,
         "intermediate_size": 4 * text.width,
-        "num_hidden_layers": text.layers,
-        "num_attention_heads": text.heads,
-        "vocab_size": text.vocab,
-        "max_position_embeddings": text.context,
+        "num_hidden_layers": text.num_layers,
+        "num_attention_heads": text.num_heads,
+        "vocab_size": text.vocab_size,
+        "max_position_embeddings": text.context_length,
         "hidden_act": text.activation,
         "layer_norm_eps": 1e-5,
-        "projection_dim": text.embed,
+        "projection_dim": text.embed_dim,
         "bos_token_id": None,
         "pad_token_id": None,
         "eos_token_id": 2 if text.end_token is None else text.end_token,
@@ -196,7 +196,7 @@ def huggingface_config(vision: VisionConfig, text: TextConfig | None) -> dict:
     return {
         "architectures": ["CLIPModel"],
         "model_type": "clip",
-        "projection_dim": vision.embed,
+        "projection_dim": vision.embed_dim,
         "vision_config": of_vision,
         "text_config": of_text,
     }
@@ -256,11 +256,11 @@ def openai_sizes(
     _check_heads(width, heads, source)
     return vision, TextConfig(
         width=width,
-        layers=_layers(found, "transformer.resblocks."),
-        heads=heads,
-        vocab=_size(found, ("token_embedding.weight", 0)),
-        context=_size(found, ("positional_embedding", 0)),
-        embed=embed,
+        num_layers=_layers(found, "transformer.resblocks."),
+        num_heads=heads,
+        vocab_size=_size(found, ("token_embedding.weight", 0)),
+        context_length=_size(found, ("positional_embedding", 0)),
+        embed_dim=embed,
         activation=activation,
     )
 
@@ -269,18 +269,18 @@ def openai_conflicts(vision: VisionConfig, text: TextConfig | None) -> list[str]
     """What tensors by OpenAI's names alone cannot say of these towers, one phrase each."""
     found = []
     for tower, config in (("vision", vision), ("text", text)):
-        if config is not None and config.heads * _HEAD_WIDTH != config.width:
-            found.append(f"{tower} heads are {config.heads} where its width implies {config.width // _HEAD_WIDTH}")
+        if config is not None and config.num_heads * _HEAD_WIDTH != config.width:
+            found.append(f"{tower} heads are {config.num_heads} where its width implies {config.width // _HEAD_WIDTH}")
         if config is not None and config.activation != "quick_gelu":
             found.append(f"{tower} activation is {config.activation} where quick_gelu is taken")
-    if text is not None and end_token(text) != text.vocab - 1:
-        found.append(f"text end_token is {text.end_token} where the largest id, {text.vocab - 1}, is read")
+    if text is not None and end_token(text) != text.vocab_size - 1:
+        found.append(f"text end_token is {text.end_token} where the largest id, {text.vocab_size - 1}, is read")
     return found
 
 
 def end_token(text: TextConfig) -> int:
     """The token at which a text is read: the largest id where the format says no other."""
-    return text.vocab - 1 if text.end_token is None else text.end_token
+    return text.vocab_size - 1 if text.end_token is None else text.end_token
 
 
 def _size(found: Shapes, *places: tuple[str, int]) -> int:

@@ -112,8 +112,8 @@ def split(names: Mapping[str, str] | list[str], source: str) -> tuple[dict[str, 
 def param_shapes(config: DistConfig) -> Mapping[str, Shape]:
     """Shape of every DiST parameter, by path; needs no memory."""
     c = config
-    features = jax.ShapeDtypeStruct((len(c.selected), 1, c.sparse_frames, 2, c.clip_width), jnp.float32)
-    video = jax.ShapeDtypeStruct((1, c.frames, c.patch, c.patch, 3), jnp.float32)
+    features = jax.ShapeDtypeStruct((len(c.layers), 1, c.sparse_frames, 2, c.backbone_width), jnp.float32)
+    video = jax.ShapeDtypeStruct((1, c.num_frames, c.patch_size, c.patch_size, 3), jnp.float32)
     params = jax.eval_shape(DistNetwork(c).init, jax.random.key(0), features, video)["params"]
     return MappingProxyType({path: leaf.shape for path, leaf in table.flatten(params).items()})
 
@@ -147,15 +147,15 @@ def infer_config(shapes: Mapping[str, Shape], source: str, selected: tuple[int, 
     if selected is not None and len(selected) != layers:
         raise UserError(f"{source}: has {layers} layers, but --selected names {len(selected)} CLIP blocks")
     return DistConfig(
-        frames=sizes["S"] * sizes["alpha"],
+        num_frames=sizes["S"] * sizes["alpha"],
         alpha=sizes["alpha"],
-        selected=tuple(range(layers)) if selected is None else tuple(selected),
-        patch=sizes["patch"],
-        clip_width=sizes["D"],
-        embed=sizes["E"],
+        layers=tuple(range(layers)) if selected is None else tuple(selected),
+        patch_size=sizes["patch"],
+        backbone_width=sizes["D"],
+        embed_dim=sizes["E"],
         integration_width=sizes["C"],
         temporal_width=sizes["M"],
-        pooling_layers=counts["adapooling_nets"],
+        num_pooling_layers=counts["adapooling_nets"],
     )
 
 

@@ -32,8 +32,8 @@ def load_initial(path: str | Path, target: DistConfig, backbone: Mapping[str, st
     try:
         source = read_dist(path)
         dist = source.dist
-        if Path(path).is_file() and len(dist.selected) == len(target.selected):
-            dist = dataclasses.replace(dist, selected=target.selected)  # which a published file does not know
+        if Path(path).is_file() and len(dist.layers) == len(target.layers):
+            dist = dataclasses.replace(dist, layers=target.layers)  # which a published file does not know
         params = jax.tree.map(
             lambda leaf: np.asarray(leaf, np.float32), source.params
         )  # some files hold half precision
@@ -42,10 +42,10 @@ def load_initial(path: str | Path, target: DistConfig, backbone: Mapping[str, st
         raise UserError(f"init_from={path}: {error}") from error
     if source.backbone is not None and source.backbone["fingerprint"] != backbone["fingerprint"]:
         theirs, ours = (f"{one['name']} ({one['fingerprint'][:12]})" for one in (source.backbone, backbone))
-        differ = f"init_from={path}: the network was trained on the CLIP {theirs}, clip.weights is {ours}"
+        differ = f"init_from={path}: the network was trained on the CLIP {theirs}, backbone.weights is {ours}"
         if same_backbone:
             raise UserError(
-                f"{differ}, which it cannot read; set clip.weights to that CLIP or, if this one is as good, make a "
+                f"{differ}, which it cannot read; set backbone.weights to that CLIP or, if this one is as good, make a "
                 "model of the two: python -m dist_jax.convert --clip ... --use-clip given"
             )
         warn(f"{differ}: it starts on features that it has not seen")
@@ -72,7 +72,7 @@ def adapt(params: dict, source: DistConfig, target: DistConfig) -> dict:
     differ = [
         f"{field.name} is {getattr(source, field.name)} there and {getattr(target, field.name)} here"
         for field in dataclasses.fields(DistConfig)
-        if field.name != "frames" and getattr(source, field.name) != getattr(target, field.name)
+        if field.name != "num_frames" and getattr(source, field.name) != getattr(target, field.name)
     ]
     if differ:
         raise UserError(f"the weights to start from are of another network: {'; '.join(differ)}")

@@ -19,13 +19,13 @@ import safetensors.numpy
 
 from dist_jax import class_names, config
 from dist_jax.errors import UserError
-from dist_jax.models.clip_text import TextConfig
-from dist_jax.models.clip_vision import VisionConfig
+from dist_jax.models.backbones.clip_text import TextConfig
+from dist_jax.models.backbones.clip_vision import VisionConfig
 from dist_jax.models.dist_network import DistConfig
 from dist_jax.text import tokenizer
 from dist_jax.weights import checkpoint_files, dist_official, table
 from dist_jax.weights import clip as clip_weights
-from dist_jax.weights.clip import Clip
+from dist_jax.weights.clip import ClipModel
 from dist_jax.weights.table import Place, keep
 
 CONFIG, TENSORS, LABELS = "config.json", "model.safetensors", "labels.txt"
@@ -33,20 +33,20 @@ FORMAT = "dist_jax model 1"
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluation:
+class EvalProtocol:
     """How clips are taken from a video to classify it: settings of `config.py`, which says what they mean."""
 
-    views: int
-    crops: int
-    fuse: float
+    num_views: int
+    num_crops: int
+    zero_shot_weight: float
     sampling: str
     stride: int
 
     @classmethod
-    def of(cls, settings: Mapping) -> "Evaluation":
+    def of(cls, settings: Mapping) -> "EvalProtocol":
         """That of a run's configuration."""
         return cls(
-            **{name: settings["eval"][name] for name in ("views", "crops", "fuse")},
+            **{name: settings["eval"][name] for name in ("num_views", "num_crops", "zero_shot_weight")},
             **{name: settings["data"][name] for name in ("sampling", "stride")},
         )
 
@@ -57,10 +57,10 @@ class Model:
 
     dist: DistConfig
     dist_params: dict
-    clip: Clip
+    clip: ClipModel
     classes: tuple[str, ...] = ()  # K names; empty: the model has no classes of its own
     text_features: np.ndarray | None = None  # of the class names, float32 [K, E], unit length
-    evaluation: Evaluation = dataclasses.field(default_factory=lambda: Evaluation.of(config.defaults()))
+    evaluation: EvalProtocol = dataclasses.field(default_factory=lambda: EvalProtocol.of(config.defaults()))
 
 
 def write(directory: str | Path, model: Model) -> None:
@@ -132,7 +132,7 @@ def param_shapes(
     shapes = {f"dist/{path}": shape for path, shape in dist_official.param_shapes(dist).items()}
     shapes |= {f"clip/{path}": shape for path, shape in clip_weights.param_shapes(vision, text).items()}
     if classes:
-        shapes["text_features"] = (classes, dist.embed)
+        shapes["text_features"] = (classes, dist.embed_dim)
     return shapes
 
 
@@ -173,11 +173,11 @@ def _read_config(file: Path) -> Model:
         found = json.loads(file.read_text())
         if found["format"] != FORMAT:
             raise ValueError(f"format is {found['format']!r}, not {FORMAT!r}")
-        dist = DistConfig(**{**found["dist"], "selected": tuple(found["dist"]["selected"])})
+        dist = DistConfig(**{**found["dist"], "layers": tuple(found["dist"]["layers"])})
         text = None if found["text"] is None else TextConfig(**found["text"])
         named = found["clip"]
-        clip = Clip(VisionConfig(**found["vision"]), text, {}, None, named["name"], named["fingerprint"])
-        return Model(dist, {}, clip, evaluation=Evaluation(**found["evaluation"]))
+        clip = ClipModel(VisionConfig(**found["vision"]), text, {}, None, named["name"], named["fingerprint"])
+        return Model(dist, {}, clip, evaluation=EvalProtocol(**found["evaluation"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         problem = f"{error} is missing" if isinstance(error, KeyError) else error
         raise UserError(f"{file} is not the configuration of a model directory ({problem})") from error

@@ -7,16 +7,16 @@ import numpy as np
 from etils import epath
 
 from dist_jax.errors import UserError
-from dist_jax.models.clip_text import TextConfig
-from dist_jax.models.clip_vision import VisionConfig
+from dist_jax.models.backbones.clip_text import TextConfig
+from dist_jax.models.backbones.clip_vision import VisionConfig
 from dist_jax.models.dist_network import DistConfig
-from dist_jax.run import RUN_FILE, Run, read_run
 from dist_jax.text import tokenizer
 from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import clip_formats, dist_official, model_directory, table
-from dist_jax.weights.clip import Clip
-from dist_jax.weights.model_directory import Evaluation, Model
+from dist_jax.weights.clip import ClipModel
+from dist_jax.weights.model_directory import EvalProtocol, Model
 from dist_jax.weights.table import Place, keep
+from dist_jax.workdir.run_metadata import RUN_FILE, RunMetadata, read_run
 
 KINDS = "a model directory, a training workdir or a published .pyth file"
 
@@ -86,22 +86,22 @@ def read_dist(path: str | Path) -> Network:
     raise UserError(_not_a_model(Path(path)))
 
 
-def _named(clip: Clip) -> dict[str, str]:
+def _named(clip: ClipModel) -> dict[str, str]:
     return {"name": clip.name, "fingerprint": clip.fingerprint}
 
 
 def check_fits(dist: DistConfig, vision: VisionConfig, name: str) -> None:
     """UserError if the network `dist` cannot read the image tower called `name`."""
     pairs = {
-        "patch": (dist.patch, vision.patch),
-        "width": (dist.clip_width, vision.width),
-        "embedding": (dist.embed, vision.embed),
+        "patch": (dist.patch_size, vision.patch_size),
+        "width": (dist.backbone_width, vision.width),
+        "embedding": (dist.embed_dim, vision.embed_dim),
     }
     differ = [
         f"{what} {mine} where the network needs {wanted}" for what, (wanted, mine) in pairs.items() if wanted != mine
     ]
-    if dist.selected[-1] >= vision.layers:
-        differ.append(f"{vision.layers} blocks where the network reads block {dist.selected[-1]}, counted from 0")
+    if dist.layers[-1] >= vision.num_layers:
+        differ.append(f"{vision.num_layers} blocks where the network reads block {dist.layers[-1]}, counted from 0")
     if differ:
         raise UserError(f"CLIP {name} does not fit the DiST network: it has {', '.join(differ)}")
 
@@ -116,9 +116,9 @@ def _read_pyth(path: Path, clip: str, use_clip: str, selected: tuple[int, ...] |
         tower = _choose_clip(tower, clip, use_clip, path, place) if clip else tower
     else:
         tower = clip_weights.load(clip, place=_below_clip(place))
-    if selected is None and len(dist.selected) != tower.vision.layers:
+    if selected is None and len(dist.layers) != tower.vision.num_layers:
         raise UserError(
-            f"{path} has {len(dist.selected)} layers, but its CLIP {tower.vision.layers} blocks; say which blocks it "
+            f"{path} has {len(dist.layers)} layers, but its CLIP {tower.vision.num_layers} blocks; say which blocks it "
             "reads, counted from 0: --selected 1,3,..."
         )
     return Model(dist, _placed(params, place), tower)
@@ -127,7 +127,7 @@ def _read_pyth(path: Path, clip: str, use_clip: str, selected: tuple[int, ...] |
 def _read_workdir(path: str, clip: str, use_clip: str, place: Place) -> Model:
     run = read_run(path)
     dist, params = _run_network(path, run)
-    own = run.config["clip"]["weights"]
+    own = run.config["backbone"]["weights"]
     weights = own if use_clip == "inside" or not clip else clip
     try:
         tower = clip_weights.load(weights, resolution=run.model["resolution"], place=_below_clip(place))
@@ -140,10 +140,10 @@ def _read_workdir(path: str, clip: str, use_clip: str, place: Place) -> Model:
         ) from error
     if use_clip != "given":
         _check_same_clip(path, run, tower)
-    return Model(dist, _placed(params, place), tower, tuple(run.classes), None, Evaluation.of(run.config))
+    return Model(dist, _placed(params, place), tower, tuple(run.classes), None, EvalProtocol.of(run.config))
 
 
-def _check_same_clip(path: str, run: "Run", tower: Clip) -> None:
+def _check_same_clip(path: str, run: "RunMetadata", tower: ClipModel) -> None:
     """Raises UserError if a run was trained with another CLIP."""
     mend = "give --clip the same weights, or say --use-clip given to use these"
     if tower.fingerprint != run.backbone["fingerprint"]:
@@ -159,17 +159,17 @@ def _check_same_clip(path: str, run: "Run", tower: Clip) -> None:
         )
 
 
-def activations(clip: Clip) -> list[str]:
+def activations(clip: ClipModel) -> list[str]:
     """Those of CLIP's image and text tower, which the fingerprint of its parameters does not tell."""
     return [tower.activation for tower in (clip.vision, clip.text) if tower is not None]
 
 
-def _run_network(workdir: str, run: Run) -> tuple[DistConfig, dict]:
-    from dist_jax import checkpoint  # Orbax takes seconds to import and is needed for workdirs alone
+def _run_network(workdir: str, run: RunMetadata) -> tuple[DistConfig, dict]:
+    from dist_jax.workdir import checkpoints  # Orbax takes seconds to import and is needed for workdirs alone
 
     sizes = {field.name: run.model[field.name] for field in dataclasses.fields(DistConfig)}
-    dist = DistConfig(**sizes | {"selected": tuple(sizes["selected"])})
-    return dist, checkpoint.load_params(workdir, best=run.config["checkpoint"]["best"])[1]
+    dist = DistConfig(**sizes | {"layers": tuple(sizes["layers"])})
+    return dist, checkpoints.load_params(workdir, best=run.config["checkpoint"]["best_metric"])[1]
 
 
 def _is_workdir(path: str | Path) -> bool:
@@ -184,7 +184,7 @@ def _not_a_model(path: Path) -> str:
     return f"{path} is not {KINDS}"
 
 
-def _choose_clip(inside: Clip, weights: str, use_clip: str, path: str | Path, place: Place) -> Clip:
+def _choose_clip(inside: ClipModel, weights: str, use_clip: str, path: str | Path, place: Place) -> ClipModel:
     """The model's own CLIP or the given weights: whichever if they are the same, else the one asked for."""
     resolution = inside.vision.resolution
     given = clip_weights.load(weights, resolution=resolution, place=_below_clip(place))
@@ -200,7 +200,7 @@ def _choose_clip(inside: Clip, weights: str, use_clip: str, path: str | Path, pl
     )
 
 
-def clip_difference(one: Clip, other: Clip) -> str:
+def clip_difference(one: ClipModel, other: ClipModel) -> str:
     """In words: the sizes in which two CLIPs differ, or the tensors and by how much."""
     sizes = _size_differences(one, other)
     if sizes:
@@ -216,7 +216,7 @@ def clip_difference(one: Clip, other: Clip) -> str:
     return f"{len(gaps)} of {len(a)} parameters, most {worst}, by up to {gaps[worst]:.3g}"
 
 
-def _size_differences(one: Clip, other: Clip) -> list[str]:
+def _size_differences(one: ClipModel, other: ClipModel) -> list[str]:
     if (one.text is None) != (other.text is None):
         return [f"only {(other if one.text is None else one).name} has a text tower"]
     return [
@@ -228,7 +228,7 @@ def _size_differences(one: Clip, other: Clip) -> list[str]:
     ]
 
 
-def _text_sizes(clip: Clip) -> TextConfig | None:
+def _text_sizes(clip: ClipModel) -> TextConfig | None:
     """Some formats say the end token, others find it as the largest id."""
     return clip.text and dataclasses.replace(clip.text, end_token=clip_formats.end_token(clip.text))
 

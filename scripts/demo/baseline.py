@@ -15,11 +15,11 @@ import numpy as np
 import optax
 from absl import app, flags
 
-from dist_jax import preprocess
 from dist_jax.data import pipeline, sources
 from dist_jax.errors import UserError, exit_with_message
 from dist_jax.main import CONFIG, parse_flags
-from dist_jax.models.clip_vision import ClipVision
+from dist_jax.models import preprocess
+from dist_jax.models.backbones.clip_vision import ClipVision
 from dist_jax.weights import clip
 
 OUTPUT = flags.DEFINE_string("output", None, "JSON file for the accuracies.")
@@ -34,7 +34,7 @@ def main(argv: Sequence[str]) -> None:
     if output.exists():
         print(f"baseline: {output} is already there")
         return
-    tower = clip.load(CONFIG.value.clip.weights, resolution=CONFIG.value.data.resolution)
+    tower = clip.load(CONFIG.value.backbone.weights, resolution=CONFIG.value.data.resolution)
     (train, train_labels), (val, val_labels) = (mean_features(CONFIG.value, tower, split) for split in ("train", "val"))
     mean, deviation = train.mean(axis=0), train.std(axis=0) + 1e-6
     train, val = (train - mean) / deviation, (val - mean) / deviation
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
 def mean_features(config: ml_collections.ConfigDict, tower: clip.Clip, split: str) -> tuple[np.ndarray, np.ndarray]:
     """CLIP's unit image embeddings averaged over the T frames of each video, float32 [n, E], and labels int32 [n]."""
     config = config.copy_and_resolve_references()
-    config.eval.views, config.eval.crops = 1, 1
+    config.eval.num_views, config.eval.num_crops = 1, 1
     module = ClipVision(tower.vision)
 
     @jax.jit

@@ -19,10 +19,10 @@ import numpy as np
 import optax
 from tqdm import tqdm
 
-from dist_jax import preprocess
 from dist_jax.errors import UserError, exit_with_message
-from dist_jax.models.clip_text import ClipText, TextConfig
-from dist_jax.models.clip_vision import ClipVision, VisionConfig
+from dist_jax.models import preprocess
+from dist_jax.models.backbones.clip_text import ClipText, TextConfig
+from dist_jax.models.backbones.clip_vision import ClipVision, VisionConfig
 from dist_jax.models.layers import unit
 from dist_jax.text import tokenizer
 from dist_jax.weights import clip
@@ -31,7 +31,7 @@ from scripts.demo import bpe, scenes, stills
 RESOLUTION = 64  # pixels
 CONTEXT = 20  # tokens; the longest caption has 14
 MERGES = 400
-VISION = VisionConfig(width=128, layers=4, heads=4, patch=32, resolution=RESOLUTION, embed=64)
+VISION = VisionConfig(width=128, num_layers=4, num_heads=4, patch_size=32, resolution=RESOLUTION, embed_dim=64)
 BATCH = 64
 LEARNING_RATE = 2e-3
 
@@ -61,7 +61,13 @@ def main() -> None:
     encoder = tokenizer.load(str(output))
     pairs = Pairs(images, tokenizer.encode(encoder, captions, CONTEXT))
     text = TextConfig(
-        width=64, layers=1, heads=2, vocab=len(encoder), context=CONTEXT, embed=64, end_token=encoder.eos_token_id
+        width=64,
+        num_layers=1,
+        num_heads=2,
+        vocab_size=len(encoder),
+        context_length=CONTEXT,
+        embed_dim=64,
+        end_token=encoder.eos_token_id,
     )
     params = train(text, pairs, rng, args.steps, args.seed)
     save(output, text, params)

@@ -1,0 +1,1 @@
+"""Device mesh and shardings, multi-host start-up, preemption."""

@@ -1,0 +1,1 @@
+"""Video files to RGB frames with PyAV. No TensorFlow."""

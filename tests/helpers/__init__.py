@@ -1,0 +1,1 @@
+"""Shared by several test modules: small models, records, videos and training runs."""

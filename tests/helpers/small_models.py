@@ -1,0 +1,129 @@
+"""Small random CLIPs and DiST models, no parameter of which is 0 or 1, and a tokenizer of letters."""
+
+import dataclasses
+import json
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import dist_jax
+from dist_jax import config
+from dist_jax.inference.predictor import Predictor
+from dist_jax.models.backbones.clip_text import TextConfig
+from dist_jax.models.backbones.clip_vision import VisionConfig
+from dist_jax.models.dist_network import DistConfig
+from dist_jax.weights import clip as clip_weights
+from dist_jax.weights import dist_official, model_directory, table
+from dist_jax.weights.clip import ClipModel
+from dist_jax.workdir import checkpoints
+from dist_jax.workdir.run_metadata import RunMetadata, write_run
+from dist_jax.workdir.train_state import TrainState
+
+VISION = VisionConfig(width=128, num_layers=3, num_heads=2, patch_size=4, resolution=8, embed_dim=32)
+TEXT = TextConfig(width=128, num_layers=2, num_heads=2, vocab_size=54, context_length=8, embed_dim=32)
+DIST = DistConfig(
+    num_frames=4,
+    alpha=2,
+    layers=(0, 1, 2),
+    patch_size=4,
+    backbone_width=128,
+    embed_dim=32,
+    integration_width=64,
+    temporal_width=8,
+    num_pooling_layers=2,
+)
+CLASSES = ("a dog", "a cat", "surfing")
+
+
+def random_params(shapes: table.Shapes, seed: int) -> dict:
+    """A parameter tree of float32: kernels scaled by their fan-in, LayerNorm scales around 1."""
+    rng = np.random.default_rng(seed)
+    leaves = {}
+    for path, shape in shapes.items():
+        x = rng.standard_normal(shape).astype(np.float32)
+        inputs = np.prod(shape[:-1]) / (shape[0] if path.startswith(("blocks", "layers", "pooling")) else 1)
+        if path.endswith("scale"):
+            x = 1 + np.float32(0.1) * x
+        elif path.endswith(("kernel", "proj")):
+            x = x / np.sqrt(np.float32(inputs))
+        else:
+            x = np.float32(0.2) * x
+        leaves[path] = x
+    return table.unflatten(leaves)
+
+
+def clip(
+    seed: int = 0, vision: VisionConfig = VISION, text: TextConfig | None = TEXT, tokenizer: str | None = None
+) -> ClipModel:
+    """A CLIP of NumPy parameters whose logits are spread out: exp(logit_scale) = 10."""
+    shapes = model_directory.param_shapes(DIST, vision, text, 0)
+    towers = {}
+    for tower in ("vision", "text") if text else ("vision",):
+        prefix = f"clip/{tower}/"
+        found = {path.removeprefix(prefix): shape for path, shape in shapes.items() if path.startswith(prefix)}
+        towers[tower] = random_params(found, seed)
+    return ClipModel(
+        vision, text, {**towers, "logit_scale": np.log(np.float32(10))}, tokenizer, "small CLIP", f"{seed:064}"
+    )
+
+
+def model(seed: int = 0, dist: DistConfig = DIST, **of_clip: object) -> model_directory.Model:
+    """A DiST model on that CLIP, without classes."""
+    return model_directory.Model(dist, random_params(dist_official.param_shapes(dist), seed + 1), clip(seed, **of_clip))
+
+
+def evaluation(**changes: object) -> model_directory.EvalProtocol:
+    """The published recipe's, with changes."""
+    return dataclasses.replace(model_directory.EvalProtocol.of(config.defaults()), **changes)
+
+
+def predictor(of: model_directory.Model, **options: object) -> Predictor:
+    """The model as `dist_jax.load` gives it, by way of a model directory."""
+    with tempfile.TemporaryDirectory() as folder:
+        model_directory.write(Path(folder) / "model", of)
+        return dist_jax.load(Path(folder) / "model", **options)
+
+
+def write_workdir(directory: Path, clip_directory: str, **of_model: object) -> str:
+    """What training of `model()` on a CLIP leaves behind; `of_model` are further entries of run.json's "model"."""
+    settings = config.defaults()
+    settings.backbone.weights = clip_directory
+    settings.eval.num_views, settings.eval.zero_shot_weight = 2, 0.25
+    sizes = dataclasses.asdict(DIST) | {"layers": list(DIST.layers), "resolution": VISION.resolution} | of_model
+    backbone = {"name": clip_directory, "fingerprint": clip_weights.load(clip_directory).fingerprint}
+    write_run(directory, RunMetadata(settings.to_dict(), list(CLASSES), backbone, sizes, records=10))
+    manager = checkpoints.Checkpoints(directory, keep=1, best="top1")
+    params = jax.tree.map(jnp.asarray, model().dist_params)
+    state = TrainState(jnp.asarray(3, jnp.int32), params, {"count": jnp.zeros(())}, None)
+    manager.save(3, state, {"top1": 0.5})
+    manager.close()
+    return str(directory)
+
+
+def write_tokenizer(directory: Path) -> str:
+    """The files of a tokenizer whose tokens are the letters a to z, inside and at the end of a word; 54 in all."""
+    directory.mkdir(parents=True, exist_ok=True)
+    letters = [chr(ord("a") + i) for i in range(26)]
+    tokens = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
+    (directory / "vocab.json").write_text(json.dumps({token: number for number, token in enumerate(tokens)}))
+    (directory / "merges.txt").write_text("#version: 0.2\n")
+    return str(directory)
+
+
+def video(clips: int = 2, dist: DistConfig = DIST, resolution: int = 8, seed: int = 3) -> np.ndarray:
+    """Random pixels uint8 [B, T, H, W, 3]."""
+    return np.random.default_rng(seed).integers(
+        0, 256, (clips, dist.num_frames, resolution, resolution, 3), dtype=np.uint8
+    )
+
+
+def write_pyth(path: Path, state: Mapping[str, np.ndarray]) -> Path:
+    """A published checkpoint with these tensors; skips the test where PyTorch is not installed."""
+    torch = pytest.importorskip("torch")
+    torch.save({"epoch": 3, "model_state": {name: torch.from_numpy(np.array(x)) for name, x in state.items()}}, path)
+    return path

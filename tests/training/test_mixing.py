@@ -1,0 +1,106 @@
+"""Mixup and CutMix against hand-computed cases and their properties."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dist_jax.training import mixing
+
+
+def mix_of(**changes) -> ml_collections.ConfigDict:
+    return ml_collections.ConfigDict(dict(mixup=0.8, cutmix=1.0, probability=1.0, switch=0.5, group=2) | changes)
+
+
+def test_mixup_of_a_group_of_two_by_hand():
+    video = jnp.asarray([10.0, 20.0]).reshape(2, 1, 1, 1, 1) * jnp.ones((2, 1, 2, 2, 3))
+    targets = jnp.eye(2)
+    draw = mixing.MixDraw(jnp.asarray([0.75]), jnp.zeros((1, 4), jnp.int32), jnp.asarray([0.75]))
+    mixed, mixed_targets = mixing.apply(video, targets, draw)
+    np.testing.assert_allclose(mixed[:, 0, 0, 0, 0], [12.5, 17.5])
+    np.testing.assert_allclose(mixed_targets, [[0.75, 0.25], [0.25, 0.75]])
+
+
+def test_cutmix_pastes_the_partners_box_into_all_frames():
+    video = jnp.asarray([1.0, 2.0]).reshape(2, 1, 1, 1, 1) * jnp.ones((2, 3, 4, 4, 3))
+    draw = mixing.MixDraw(jnp.asarray([0.75]), jnp.asarray([[0, 1, 2, 3]]), jnp.ones(1))
+    mixed, targets = mixing.apply(video, jnp.eye(2), draw)
+    box = np.zeros((4, 4), bool)
+    box[0:2, 1:3] = True
+    for frame in range(3):
+        np.testing.assert_array_equal(mixed[0, frame, :, :, 0], np.where(box, 2, 1))
+        np.testing.assert_array_equal(mixed[1, frame, :, :, 2], np.where(box, 1, 2))
+    np.testing.assert_allclose(targets, [[0.75, 0.25], [0.25, 0.75]])
+
+
+def test_a_group_is_paired_with_its_own_reverse():
+    video = jnp.arange(6.0).reshape(6, 1, 1, 1, 1)
+    nothing_kept = mixing.MixDraw(jnp.zeros(2), jnp.zeros((2, 4), jnp.int32), jnp.zeros(2))
+    mixed, _ = mixing.apply(video, jnp.ones((6, 2)), nothing_kept)
+    np.testing.assert_array_equal(mixed.ravel(), [2, 1, 0, 5, 4, 3])
+
+
+@pytest.mark.parametrize(
+    ("group", "expected"),
+    [(1, [0, 1, 2, 3, 4, 5, 6, 7]), (2, [0, 1, 2, 3, 4, 5, 6, 7]), (4, [0, 3, 1, 2, 4, 7, 5, 6])],
+)
+def test_the_two_of_a_pair_lie_side_by_side_in_a_batch(group, expected):
+    assert mixing.order(8, group).tolist() == expected
+
+
+@given(groups=st.integers(1, 4), half=st.integers(1, 20))
+def test_a_batch_in_pairs_mixes_as_its_groups_do(groups, half):
+    group, batch = 2 * half, 2 * half * groups
+    rows = mixing.order(batch, group)
+    assert sorted(rows) == list(range(batch))
+    mirrored = np.arange(batch).reshape(groups, group)[:, ::-1].reshape(-1)  # the partner of each row
+    np.testing.assert_array_equal(rows.reshape(-1, 2)[:, ::-1].reshape(-1), mirrored[rows])
+    np.testing.assert_array_equal(rows // group, np.arange(batch) // group)  # and stays in its group
+
+
+@functools.cache
+def compiled_draw(size: tuple[int, int]):
+    return jax.jit(lambda key: mixing.draw(key, 4, size, mix_of()))
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 2**31), size=st.sampled_from([(4, 40), (40, 7), (32, 32)]))
+def test_the_share_is_what_the_pixels_say(seed, size):
+    height, width = size
+    draws = compiled_draw(size)(jax.random.key(seed))
+    own = mixing.apply(
+        jnp.concatenate([jnp.ones((1, 1, height, width, 1)), jnp.zeros((1, 1, height, width, 1))] * 4),
+        jnp.zeros((8, 2)),
+        draws,
+    )[0][::2]
+    np.testing.assert_allclose(own.mean(axis=(1, 2, 3, 4)), draws.share, atol=1e-5)
+    assert np.all((draws.share >= 0) & (draws.share <= 1))
+    boxes = np.asarray(draws.box)
+    assert np.all(boxes >= 0)
+    assert np.all(boxes[:, 2] <= height)
+    assert np.all(boxes[:, 3] <= width)
+
+
+def test_switch_probability_and_single_kinds():
+    both = mixing.draw(jax.random.key(0), 2000, (32, 32), mix_of())
+    cut = np.asarray(both.blend) == 1.0
+    assert 0.45 < cut.mean() < 0.55
+    assert np.all(np.asarray(both.box)[~cut] == 0)
+    only_mixup = mixing.draw(jax.random.key(0), 2000, (32, 32), mix_of(cutmix=0.0))
+    assert np.all(only_mixup.box == 0)
+    only_cutmix = mixing.draw(jax.random.key(0), 2000, (32, 32), mix_of(mixup=0.0))
+    assert np.all(only_cutmix.blend == 1)
+    assert np.all(mixing.draw(jax.random.key(0), 2000, (32, 32), mix_of(probability=0.0)).share == 1)
+    assert np.all(mixing.draw(jax.random.key(0), 2000, (32, 32), mix_of(mixup=0.0, cutmix=0.0)).share == 1)
+
+
+@pytest.mark.parametrize("alpha", [0.8, 1.0])
+def test_mixup_shares_follow_the_beta_distribution(alpha):
+    share = np.asarray(mixing.draw(jax.random.key(1), 2000, (8, 8), mix_of(mixup=alpha, cutmix=0.0)).share)
+    assert abs(share.mean() - 0.5) < 0.025
+    assert abs(share.var() - 1 / (4 * (2 * alpha + 1))) < 0.007  # variance of Beta(alpha, alpha)

@@ -1,0 +1,152 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dist_jax.errors import UserError
+from dist_jax.video.video_list import VideoSegment, check_labels, parse_seconds, read_folders, read_labels, read_list
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(text, name="list.txt"):
+        (tmp_path / name).write_text(text)
+        return str(tmp_path / name)
+
+    return write
+
+
+def test_lines_of_path_and_label_words(written):
+    path = written("a.mp4 moving left\n\n  sub/b.mp4   moving   right \nwith space.mp4\tmoving left\n")
+    assert read_list(path) == [
+        VideoSegment("a.mp4", "moving left"),
+        VideoSegment("sub/b.mp4", "moving right"),
+        VideoSegment("with space.mp4", "moving left"),
+    ]
+
+
+def test_csv(written):
+    path = written('\ufeffPath, label,start,end\n"a, b.mp4",jump,1.5,00:01:02.5\nc.mp4,"run, fast",,\n')
+    assert read_list(path) == [VideoSegment("a, b.mp4", "jump", 1.5, 62.5), VideoSegment("c.mp4", "run, fast")]
+
+
+def test_csv_with_captions_in_any_order_of_columns(written):
+    assert read_list(written("label,caption,path\njump,a man jumps,a.mp4\n")) == [
+        VideoSegment("a.mp4", "jump", caption="a man jumps")
+    ]
+
+
+def test_csv_with_the_line_ends_of_an_old_mac(tmp_path):
+    (tmp_path / "mac.csv").write_bytes(b"path,label\ra.mp4,run\rb.mp4,jump\r")
+    assert read_list(str(tmp_path / "mac.csv")) == [VideoSegment("a.mp4", "run"), VideoSegment("b.mp4", "jump")]
+
+
+def test_a_field_beyond_the_limit_of_csv(written):
+    with pytest.raises(UserError, match="is no CSV behind line 1"):
+        read_list(written("path,label\na.mp4," + "x" * 200_000 + "\n"))
+
+
+def test_numbers_are_class_numbers_where_names_are_given(written):
+    path = written("a.mp4 1\nb.mp4 run\n")
+    assert [clip.label for clip in read_list(path, ["jump", "run"])] == ["run", "run"]
+
+
+def test_a_class_may_be_called_by_a_number(written):
+    assert read_list(written("a.mp4 1\n"), ["2", "1"]) == [VideoSegment("a.mp4", "1")]
+    assert [clip.label for clip in read_list(written("a.mp4 360\nb.mp4 kickflip\n"))] == ["360", "kickflip"]
+
+
+@pytest.mark.parametrize(
+    ("text", "labels", "message"),
+    [
+        ("", None, "names no videos"),
+        ("path,label\n", None, "names no videos"),
+        ("a.mp4\n", None, "line 1: 'a.mp4' has no label"),
+        ("a.mp4 run\n\na.mp4 run\n", None, "lines 1 and 3 are the same clip"),
+        ("a.mp4 0\nb.mp4 1\n", None, "the labels are numbers .* --labels"),
+        ("a.mp4 runing\n", ["jumping", "running"], "line 1: label 'runing' .* 2 class names; the nearest is 'running'"),
+        ("a.mp4 run\nb.mp4 2\n", ["jump", "run"], "line 2: label '2' is not among"),
+        ("path,label,begin\na.mp4,run,1\n", None, "column 'begin' is not known"),
+        ("path,start\na.mp4,1\n", None, "no column 'label'"),
+        ("path,label\na.mp4,run,1\n", None, "line 2 has more or fewer values"),
+        ("path,label\na.mp4\n", None, "line 2 has more or fewer values"),
+        ("path,label\n,run\n", None, "line 2: path and label are both needed"),
+        ("path,label,start\na.mp4,run,soon\n", None, "line 2: 'soon' is no time"),
+        ("path,label,start\na.mp4,run,-1\n", None, "line 2: '-1' is no time"),
+        ("path,label,start,end\na.mp4,run,2,1\n", None, "the end, 1 s, is not after the start, 2 s"),
+    ],
+)
+def test_bad_lists(written, text, labels, message):
+    with pytest.raises(UserError, match=message):
+        read_list(written(text), labels)
+
+
+def test_unreadable_lists(tmp_path):
+    (tmp_path / "latin.txt").write_bytes(b"caf\xe9.mp4 run\n")
+    with pytest.raises(UserError, match="not UTF-8"):
+        read_list(str(tmp_path / "latin.txt"))
+    with pytest.raises(UserError, match=r"absent\.txt: cannot be read"):
+        read_list(str(tmp_path / "absent.txt"))
+
+
+name = st.text(st.characters(codec="ascii", categories=("L", "N")), min_size=1, max_size=8)
+words = st.lists(name, min_size=1, max_size=4).map(" ".join).filter(lambda label: not label.isdecimal())
+
+
+@given(st.lists(st.tuples(name, words), min_size=1, max_size=20, unique=True))
+def test_lines_come_back(tmp_path_factory, pairs):
+    path = tmp_path_factory.mktemp("list") / "list.txt"
+    path.write_text("".join(f"{video}.mp4 {label}\n" for video, label in pairs))
+    assert read_list(str(path)) == [VideoSegment(f"{video}.mp4", label) for video, label in pairs]
+
+
+def test_folders(tmp_path):
+    for file in (
+        "run/b.mp4",
+        "run/a.AVI",
+        "jump high/c.webm",
+        "run/notes.txt",
+        ".hidden/d.mp4",
+        "run/.e.mp4",
+        "top.mp4",
+    ):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        (tmp_path / file).touch()
+    assert read_folders(str(tmp_path)) == [
+        VideoSegment("jump high/c.webm", "jump high"),
+        VideoSegment("run/a.AVI", "run"),
+        VideoSegment("run/b.mp4", "run"),
+    ]
+
+
+def test_bad_folders(tmp_path):
+    (tmp_path / "a.mp4").touch()
+    with pytest.raises(UserError, match="holds no folder with videos"):
+        read_folders(str(tmp_path))
+    with pytest.raises(UserError, match="there is no such folder"):
+        read_folders(str(tmp_path / "absent"))
+
+
+def test_class_names(written):
+    assert read_labels(written("run\njump high \n")) == ["run", "jump high"]
+    for text, message in {
+        "": "no class names",
+        "run\n\njump\n": "line 2 is empty",
+        "run\njump\nrun\n": "lines 1 and 3 are both 'run'",
+    }.items():
+        with pytest.raises(UserError, match=message):
+            read_labels(written(text))
+
+
+def test_labels_that_are_not_among_the_names():
+    check_labels([VideoSegment("a", "run"), VideoSegment("b", None, verb=1, noun=2)], ["run"])
+    with pytest.raises(UserError, match="b: label 'rum' is not among the 2 class names; the nearest is 'run'"):
+        check_labels([VideoSegment("a", "run"), VideoSegment("b", "rum")], ["jump", "run"])
+
+
+def test_times():
+    assert parse_seconds("12.5", "") == 12.5
+    assert parse_seconds("01:02", "") == 62
+    assert parse_seconds("01:00:02.250", "") == 3602.25
+    for text in ("", "1:2:3:4", "nan", "inf", "-0:01", "x"):
+        with pytest.raises(UserError, match=f"here: {text!r} is no time"):
+            parse_seconds(text, "here")
