@@ -6,10 +6,11 @@ if TYPE_CHECKING:
     from dist_jax.inference.predictor import Predictor, load
 
 __all__ = ["Predictor", "load"]
+__version__ = "0.2.0"
 
 
 def __getattr__(name: str) -> object:
-    """Imports `load` and `Predictor` when they are first asked for: `import dist_jax` alone imports nothing else."""
+    """Imports `load` and `Predictor` at first use, so that `import dist_jax` stays fast."""
     if name in __all__:
         from dist_jax.inference import predictor
 

@@ -1,4 +1,4 @@
-"""The command line of the programs that take a configuration: every mistake in it is told in one line."""
+"""Command line of the programs that take a configuration. Every error is one line."""
 
 import ml_collections
 from absl import flags
@@ -8,17 +8,17 @@ from dist_jax.errors import UserError
 
 
 def parse_flags(values: flags.FlagValues, argv: list[str]) -> list[str]:
-    """absl's parsing, which runs the configuration file as well.
+    """Parses flags with absl, which also runs the configuration file.
 
     Args:
-        values: the defined flags; `config` is one of them.
-        argv: program name and arguments; sys.argv, because ml_collections looks for overrides there.
+        values: the defined flags, with `config` among them.
+        argv: sys.argv; ml_collections reads the overrides from there.
 
     Returns:
-        The program name and the arguments that are no flags.
+        The program name and the arguments that are not flags.
 
     Raises:
-        UserError: for a flag or field that does not exist, a value that is none, or a file that cannot be run.
+        UserError: unknown flag or field, invalid value, or an error in the configuration file.
     """
     settings.check_overrides(argv)
     try:
@@ -27,16 +27,16 @@ def parse_flags(values: flags.FlagValues, argv: list[str]) -> list[str]:
         raise UserError(_one_line(error)) from error
     except UserError:
         raise
-    except Exception as error:  # whatever the user's own file raises
+    except Exception as error:  # a configuration file may raise any exception
         raise UserError(f"configuration: {_one_line(error)}") from error
 
 
 def read_config(values: flags.FlagValues, usage: str) -> ml_collections.ConfigDict:
-    """The configuration of --config with its overrides, validated; UserError if there is none or it cannot be."""
+    """The validated configuration of --config with its overrides. Raises UserError if it is missing or invalid."""
     if not values["config"].present:
         raise UserError(f"--config is missing; for example {usage}")
     try:
-        getattr(values.config, "items", None)  # a file that could not be opened says so when it is first looked at
+        getattr(values.config, "items", None)  # ml_collections reports an unreadable file at the first access
     except OSError as error:
         raise UserError(f"--config: {_one_line(error)}") from error
     settings.validate(values.config)
@@ -44,13 +44,15 @@ def read_config(values: flags.FlagValues, usage: str) -> ml_collections.ConfigDi
 
 
 def _one_line(error: Exception) -> str:
-    while error.args and isinstance(error.args[0], Exception):  # ml_collections wraps what it raises
+    while error.args and isinstance(error.args[0], Exception):  # ml_collections wraps exceptions
         error = error.args[0]
-    known = isinstance(error, (flags.Error, LookupError, OSError)) and error.args and isinstance(error.args[-1], str)
-    text = error.args[-1] if known else f"{type(error).__name__}: {error}"
+    is_readable = isinstance(error, (flags.Error, LookupError, OSError))
+    text = f"{type(error).__name__}: {error}"
+    if is_readable and error.args and isinstance(error.args[-1], str):
+        text = error.args[-1]
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     hints = [line for line in lines if line.startswith("Did you mean")]
-    if hints:  # what stands before it is the whole configuration
+    if hints:  # the lines before it print the whole configuration
         return f"no such field. {hints[0]}"
     if "Traceback (most recent call last):" in text:
         lines = [*lines[:1], lines[-1]]

@@ -34,6 +34,7 @@ def defaults() -> ml_collections.ConfigDict:
         dtype="auto",  # of the frozen parameters and their arithmetic; auto: bfloat16, on CPU float32
     )
     config.model = dict(
+        network="dist",  # key of models.networks.NETWORKS
         num_frames=16,  # T, frames of a clip
         alpha=2,  # CLIP sees every alpha-th frame: S = T / alpha
         integration_width=384,  # C, a multiple of 64
@@ -43,7 +44,7 @@ def defaults() -> ml_collections.ConfigDict:
         remat="none",  # what the DiST layers keep for the backward pass: none (keep all), layers (recompute all), dots
     )
     config.data = dict(
-        source="records",  # records | tfds | videos | dmvr
+        source="records",  # key of data.sources.SOURCES: records | tfds | videos | dmvr
         train="",  # records: NAME@N, a glob or a folder; tfds: name/config:split; videos: a list file
         val="",  # as `train`
         videos="",  # source=videos: folder that the list's paths are relative to; empty: the list file's folder
@@ -263,7 +264,6 @@ _RULES = (
     ),
     _within("model.temporal_width", 1),
     _within("model.num_pooling_layers", 1),
-    _one_of("data.source", "records", "tfds", "videos", "dmvr"),
     _one_of("data.label_key", "label", "verb", "noun"),
     _one_of("data.sampling", "segments", "dense"),
     _within("data.stride", 1),
@@ -326,7 +326,6 @@ _RULES = (
     _within("eval.zero_shot_weight", 0, 1),
     _within("checkpoint.save_every_steps", 1),
     _within("checkpoint.max_to_keep", 1),
-    _one_of("checkpoint.best_metric", "", "top1", "top5", "mean_class_accuracy"),
     _within("log.every_steps", 1),
     _within("log.slow_input", 0, 1),
     _axis("mesh.data"),

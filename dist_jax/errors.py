@@ -1,25 +1,25 @@
-"""The one kind of error that a user can mend, how a program ends on it, and warnings, which end nothing."""
+"""Errors that a user can fix, how a program exits on them, and warnings."""
 
 import sys
 from collections.abc import Callable
 
 
 class UserError(Exception):
-    """What is wrong, with the values, and what to do about it: one line, shown without a traceback."""
+    """What is wrong, the values, and what to do, in one line. Printed without a traceback."""
 
 
 def first_line(error: Exception) -> str:
-    """The beginning of a library's message, for a line of one's own; the error's kind where there is no message."""
+    """The first line of an error's message; the name of its type if the message is empty."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def warn(message: str) -> None:
-    """Prints one line on stderr at once, whatever the libraries' logging is set to show."""
+    """Prints one line on stderr, independent of the logging settings of libraries."""
     print(f"warning: {message}", file=sys.stderr, flush=True)
 
 
 def exit_with_message(main: Callable[[], int | None]) -> None:
-    """Runs `main` and exits with its status; a UserError becomes one line on stderr and status 1."""
+    """Runs `main` and exits with its status. A UserError becomes one line on stderr and status 1."""
     try:
         status = main()
     except UserError as error:

@@ -1,4 +1,4 @@
-"""What a run is made of, built from its configuration: the classes, the frozen backbone, the texts, the network."""
+"""What a run consists of, built from its configuration: classes, frozen backbone, class texts, model."""
 
 import dataclasses
 import os
@@ -12,8 +12,8 @@ from jax.sharding import Mesh
 from dist_jax.data import sources
 from dist_jax.distributed import sharding
 from dist_jax.errors import UserError
-from dist_jax.models.backbones.clip_vision import first_blocks
 from dist_jax.models.dist_network import DistConfig
+from dist_jax.models.networks import NETWORKS
 from dist_jax.models.video_model import VideoModel
 from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import model_files
@@ -22,78 +22,86 @@ from dist_jax.workdir.run_metadata import RunMetadata
 
 @dataclasses.dataclass(frozen=True)
 class Experiment:
-    """Everything of a run that training does not change."""
+    """The parts of a run that training does not change."""
 
     config: ml_collections.FrozenConfigDict
     mesh: Mesh
-    classes: list[str]  # K names
+    class_names: list[str]  # K names
     model: VideoModel
     frozen: dict  # {"vision", "logit_scale"}, placed on the mesh
-    text: jax.Array  # float32 [K, E], unit length, replicated
-    backbone: dict[str, str]  # name and fingerprint
-    activations: list[str]  # of the backbone's towers, which the fingerprint does not tell
+    text: dict[str, jax.Array]  # class text features by label name, float32 [K, E], unit length, replicated
+    backbone: dict[str, str]  # name and fingerprint of the backbone's weights
+    activations: list[str]  # of the backbone's towers; the fingerprint does not include them
 
-    def run(self, records: int) -> RunMetadata:
-        """What the workdir remembers of this experiment."""
-        sizes = dataclasses.asdict(self.model.dist) | {"resolution": self.model.vision.resolution}
+    def run_metadata(self, num_records: int) -> RunMetadata:
+        """The metadata of a run of this experiment on `num_records` training records."""
+        sizes = dataclasses.asdict(self.model.dist) | {"resolution": self.model.backbone.resolution}
         sizes |= {"layers": list(self.model.dist.layers), "activations": self.activations}
-        settings = _plain(self.config.to_dict())
+        settings = _tuples_to_lists(self.config.to_dict())
         weights = os.path.expanduser(settings["backbone"]["weights"])
-        if os.path.exists(weights):  # no hub id; wherever the model is loaded from, it is found again
+        if os.path.exists(weights):  # absolute, so that the model loads from any folder; a hub id stays
             settings["backbone"]["weights"] = os.path.abspath(weights)
-        return RunMetadata(settings, self.classes, self.backbone, sizes, records)
+        return RunMetadata(settings, self.class_names, self.backbone, sizes, num_records)
 
 
 def build(config: ml_collections.ConfigDict, mesh: Mesh) -> Experiment:
-    """Loads the backbone and the class texts and makes the model of `config`.
+    """Loads the backbone, encodes the class texts and makes the model of `config`.
 
     Raises:
-        UserError: if weights, labels or settings do not fit together.
+        UserError: weights, class names or settings that do not fit together.
     """
-    classes = sources.class_names(config.data)
+    class_names = sources.class_names(config.data)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
-    clip_dtype = _dtype(config.backbone.dtype, jnp.float32 if on_cpu else jnp.bfloat16)
+    backbone_dtype = _dtype(config.backbone.dtype, jnp.float32 if on_cpu else jnp.bfloat16)
 
     def place(name: str, array: np.ndarray) -> jax.Array:
-        # The text tower runs once and stays in float32, as it does wherever a trained model is loaded.
-        array = np.asarray(array).astype(clip_dtype if name.startswith("vision/") else np.float32)
+        # The text tower runs once and stays in float32, as in dist_jax.load.
+        array = np.asarray(array).astype(backbone_dtype if name.startswith("vision/") else np.float32)
         return sharding.place(array, sharding.leaf_sharding(mesh, name, array.shape))
 
-    clip = clip_weights.load(config.backbone.weights, resolution=config.data.resolution, place=place)
-    text = jax.device_put(clip.encode_texts(classes), sharding.replicated(mesh))
-    selected = tuple(config.backbone.layers) or tuple(range(clip.vision.num_layers))
-    if selected[-1] >= clip.vision.num_layers:
-        raise UserError(f"backbone.layers={selected}: {clip.name} has blocks 0 to {clip.vision.num_layers - 1}")
-    read = clip.vision.num_layers if config.eval.zero_shot_weight > 0 else selected[-1] + 1
-    vision, tower = first_blocks(clip.vision, clip.params["vision"], read)
+    clip_model = clip_weights.load(config.backbone.weights, resolution=config.data.resolution, place=place)
+    text = jax.device_put(clip_model.encode_texts(class_names), sharding.replicated(mesh))
+    backbone = clip_model.backbone(backbone_dtype)
+    layers = tuple(config.backbone.layers) or tuple(range(backbone.num_layers))
+    if layers[-1] >= backbone.num_layers:
+        raise UserError(f"backbone.layers={layers}: {clip_model.name} has blocks 0 to {backbone.num_layers - 1}")
+    # Blocks after the last one that is read take no memory, unless plain zero-shot logits need the whole tower.
+    num_layers = backbone.num_layers if config.eval.zero_shot_weight > 0 else layers[-1] + 1
+    frozen = {name: clip_model.params[name] for name in ("vision", "logit_scale")}
+    backbone, frozen = backbone.first_layers(frozen, num_layers)
     dist = DistConfig(
         num_frames=config.model.num_frames,
         alpha=config.model.alpha,
-        layers=selected,
-        patch_size=vision.patch_size,
-        backbone_width=vision.width,
-        embed_dim=vision.embed_dim,
+        layers=layers,
+        patch_size=backbone.patch_size,
+        backbone_width=backbone.width,
+        embed_dim=backbone.embed_dim,
         integration_width=config.model.integration_width,
         temporal_width=config.model.temporal_width,
         num_pooling_layers=config.model.num_pooling_layers,
     )
-    dtype = _dtype(config.model.dtype, clip_dtype)
-    model = VideoModel(vision, dist, clip_dtype, dtype, config.model.remat)
-    frozen = {"vision": tower, "logit_scale": clip.params["logit_scale"]}
-    backbone = {"name": clip.name, "fingerprint": clip.fingerprint}
-    activations = model_files.activations(clip)
+    if config.model.network not in NETWORKS:
+        raise UserError(f"model.network={config.model.network!r}: must be one of {', '.join(NETWORKS)}")
+    dtype = _dtype(config.model.dtype, backbone_dtype)
     return Experiment(
-        ml_collections.FrozenConfigDict(config), mesh, classes, model, frozen, text, backbone, activations
+        config=ml_collections.FrozenConfigDict(config),
+        mesh=mesh,
+        class_names=class_names,
+        model=VideoModel(backbone, dist, dtype, config.model.remat, config.model.network),
+        frozen=frozen,
+        text={config.data.label_key: text},
+        backbone={"name": clip_model.name, "fingerprint": clip_model.fingerprint},
+        activations=model_files.activations(clip_model),
     )
 
 
-def check_flips(config: ml_collections.ConfigDict, classes: list[str]) -> None:
-    """Raises UserError if augment.hflip_label_pairs, which training uses, names a class that there is not."""
+def check_flip_labels(config: ml_collections.ConfigDict, class_names: list[str]) -> None:
+    """Raises UserError if augment.hflip_label_pairs names a class that does not exist."""
     pairs = tuple(config.augment.hflip_label_pairs)
-    if max(pairs, default=0) >= len(classes):
+    if max(pairs, default=0) >= len(class_names):
         raise UserError(
-            f"augment.hflip_label_pairs={pairs}: there are {len(classes)} classes, numbered from 0; name pairs of "
-            "these, or none by --config.augment.hflip_label_pairs=()"
+            f"augment.hflip_label_pairs={pairs}: there are {len(class_names)} classes, numbered from 0; use pairs of "
+            "these, or none: --config.augment.hflip_label_pairs=()"
         )
 
 
@@ -101,8 +109,8 @@ def _dtype(name: str, auto: jnp.dtype) -> jnp.dtype:
     return auto if name == "auto" else jnp.dtype(name)
 
 
-def _plain(value: object) -> object:
-    """Tuples become lists, as JSON gives them back."""
+def _tuples_to_lists(value: object) -> object:
+    """The value as JSON returns it."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: _tuples_to_lists(item) for key, item in value.items()}
     return list(value) if isinstance(value, tuple) else value

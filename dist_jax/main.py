@@ -1,4 +1,4 @@
-"""python -m dist_jax.main --config=configs/NAME.py --workdir=DIR: trains, or with --evaluate evaluates."""
+"""Training and evaluation: python -m dist_jax.main --config=configs/NAME.py --workdir=DIR [--evaluate]."""
 
 import os
 import sys
@@ -11,39 +11,44 @@ from ml_collections import config_flags
 
 from dist_jax import command_line
 from dist_jax import config as settings
-from dist_jax.distributed import multihost, sharding
+from dist_jax.distributed import multihost
+from dist_jax.distributed.mesh import make_mesh
 from dist_jax.errors import UserError, exit_with_message
 from dist_jax.evaluation import evaluate
 from dist_jax.training import find_batch, train
 
 EXAMPLE = "--config=configs/demo.py --workdir=runs/demo"
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration, e.g. configs/demo.py.", lock_config=True)
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run: checkpoints, metrics, results.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of this run: run metadata, checkpoints, metrics, results.")
 EVALUATE = flags.DEFINE_bool("evaluate", False, "Evaluate the best checkpoint in --workdir instead of training.")
 FIND_BATCH = flags.DEFINE_bool(
-    "find_batch", False, "Print nearly the largest batch that fits a device's memory, by compiling; needs no --workdir."
+    "find_batch",
+    False,
+    "Print the largest batch_size (to within 1/16) that fits into device memory. Compiles only; needs no --workdir.",
 )
 PROFILE = flags.DEFINE_list(
-    "profile_steps", [], "FIRST,LAST: a profiler trace of these steps, as in the configuration."
+    "profile_steps", [], "FIRST,LAST: record a profiler trace of these steps (same as --config.profile_steps)."
 )
-RESULTS = flags.DEFINE_string("results", "evaluate", "With --evaluate: name of the files in WORKDIR/results.")
-DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Several hosts, found by themselves: TPU pod, Slurm, Kubernetes.")
-COORDINATOR = flags.DEFINE_string("coordinator", None, "Several hosts, by hand: HOST:PORT of process 0.")
-PROCESSES = flags.DEFINE_integer("processes", None, "With --coordinator: how many processes.")
+RESULTS = flags.DEFINE_string("results", "evaluate", "With --evaluate: base name of the files in WORKDIR/results.")
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Several hosts, detected: TPU pod, Slurm, Kubernetes.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "Several hosts, not detected: HOST:PORT of process 0.")
+PROCESSES = flags.DEFINE_integer("processes", None, "With --coordinator: number of processes.")
 PROCESS = flags.DEFINE_integer("process", None, "With --coordinator: number of this process, from 0.")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Starts the hosts, then trains or evaluates."""
+    """Connects the hosts, then trains, evaluates or searches the batch size."""
     if len(argv) > 1:
-        raise UserError(f"unexpected arguments {' '.join(argv[1:])}; flags look like --config=configs/demo.py")
+        raise UserError(
+            f"unexpected arguments {' '.join(argv[1:])}; a flag is --NAME=VALUE, e.g. --config=configs/demo.py"
+        )
     config = read_config()
-    quieten()
+    silence_library_logs()
     if COORDINATOR.value or DISTRIBUTED.value:
-        multihost.join(COORDINATOR.value, PROCESSES.value, PROCESS.value)
+        multihost.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
     use_compilation_cache(config.compilation_cache)
-    with multihost.failing_together():
-        mesh = sharding.make_mesh(config.mesh)
+    with multihost.share_failures():
+        mesh = make_mesh(config.mesh)
         if EVALUATE.value:
             evaluate.evaluate(config, WORKDIR.value, mesh, RESULTS.value)
         elif FIND_BATCH.value:
@@ -53,14 +58,16 @@ def main(argv: Sequence[str]) -> None:
 
 
 def read_config() -> ml_collections.ConfigDict:
-    """The configuration, once the flags are found to fit together."""
+    """Reads and validates the flags and the configuration. Raises UserError if they are invalid."""
     if not all(step.isdecimal() for step in PROFILE.value):
         raise UserError(f"--profile_steps={','.join(PROFILE.value)}: must be two steps FIRST,LAST, e.g. 10,15")
     if not RESULTS.value or os.path.basename(RESULTS.value) != RESULTS.value:
-        raise UserError(f"--results={RESULTS.value}: is a name of files in WORKDIR/results, without a folder")
+        raise UserError(
+            f"--results={RESULTS.value}: must be a file name without a folder; results go to WORKDIR/results"
+        )
     if not (COORDINATOR.value or DISTRIBUTED.value) and (PROCESSES.value, PROCESS.value) != (None, None):
         raise UserError(
-            "--processes and --process need --coordinator=HOST:PORT; hosts that find each other need neither"
+            "--processes and --process need --coordinator=HOST:PORT; detected hosts (--distributed) need neither"
         )
     config = command_line.read_config(flags.FLAGS, EXAMPLE)
     if WORKDIR.value is None and not FIND_BATCH.value:
@@ -71,14 +78,14 @@ def read_config() -> ml_collections.ConfigDict:
     return config
 
 
-def quieten() -> None:
-    """Leaves the terminal to what this program says itself, unless --verbosity asks for the libraries' notes."""
+def silence_library_logs() -> None:
+    """Hides the log lines of libraries below errors, unless --verbosity is set."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.ERROR)
 
 
 def use_compilation_cache(folder: str) -> None:
-    """Keeps compiled programs in `folder` ("auto": the user's cache directory; "": nowhere)."""
+    """Caches compiled programs in `folder` ("auto": the user's cache directory; "": no cache)."""
     if folder == "auto":
         cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
         folder = os.path.join(cache, "dist_jax", "compiled")
@@ -88,7 +95,7 @@ def use_compilation_cache(folder: str) -> None:
 
 
 def parse_flags(argv: list[str]) -> list[str]:
-    """absl's parsing, with mistakes told in one line."""
+    """The flag parser for `app.run`: raises UserError for invalid flags."""
     return command_line.parse_flags(flags.FLAGS, argv)
 
 

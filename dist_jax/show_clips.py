@@ -1,9 +1,9 @@
-"""A contact sheet of exactly what the network sees: the first thing to look at for a new data set.
+"""Writes a contact sheet of the network's inputs, to check a new data set.
 
     python -m dist_jax.show_clips --config=configs/NAME.py --split=train --count=8 --output=clips.png [--npz=clips.npz]
 
-Training clips come out of the very pipeline and step functions of a run: after augmentation and mixing, with the shares
-of their classes. Validation clips are the views of the first videos.
+Training clips are made by the input pipeline and augmentation of a run: they are augmented and mixed, and the titles
+give the weights of the mixed classes. Validation clips are the views of the first videos.
 """
 
 import itertools
@@ -23,103 +23,110 @@ from dist_jax.command_line import parse_flags, read_config
 from dist_jax.config import mix_group
 from dist_jax.data import pipeline, sources
 from dist_jax.data.source import Source
-from dist_jax.distributed import sharding
+from dist_jax.distributed.mesh import make_mesh
 from dist_jax.errors import UserError, exit_with_message
-from dist_jax.models.preprocess import MEAN, STD, normalize
+from dist_jax.inference.plots import montage
+from dist_jax.models.backbones.base import Backbone
 from dist_jax.models.video_model import VideoModel
-from dist_jax.predict import montage
 from dist_jax.training import augment, mixing
 from dist_jax.training.losses import smooth_labels
 
 EXAMPLE = "--config=configs/demo.py --split=train --output=clips.png"
-FRAMES = 8  # of a clip on the sheet, at most
+MAX_FRAMES = 8  # frames per clip on the sheet
 
 
-class Shown(NamedTuple):
-    """Clips as they enter the network."""
+class InputClips(NamedTuple):
+    """n clips at the input of the network. All views and crops of a validation video are consecutive clips."""
 
-    video: np.ndarray  # float32 [n, T, H, W, 3], normalised; n clips, or the V * crops views of each video side by side
-    targets: np.ndarray  # float32 [n, K], shares of the classes
-    record: np.ndarray  # int64 [n], number in the source; of a mixed clip, its own
-    id: np.ndarray  # bytes [n], name of the clip
+    video: np.ndarray  # normalised pixels, float32 [n, T, H, W, 3]
+    targets: np.ndarray  # class probabilities, float32 [n, K]
+    record: np.ndarray  # record number in the source, int64 [n]; a mixed clip has the number of its first clip
+    id: np.ndarray  # clip name, bytes [n]
 
 
 def main() -> None:
-    """Runs the program."""
-    args, config = _arguments()
-    built = experiment.build(config, sharding.make_mesh(config.mesh))
+    """Runs the command."""
+    args, config = _parse_arguments()
+    run = experiment.build(config, make_mesh(config.mesh))
     source = sources.open_source(config.data, args.split)
     if args.split == "train":
-        experiment.check_flips(config, built.classes)
-        shown = training_clips(built.config, built.model, source, args.step, args.count)
+        experiment.check_flip_labels(config, run.class_names)
+        clips = training_clips(run.config, run.model, source, args.step, args.count)
     else:
-        shown = validation_clips(built.config, built.model, source, args.count)
-    draw_sheet(shown, built.classes, args.output)
-    print(f"{len(shown.video)} clips of {args.split} in {args.output}")
+        clips = validation_clips(run.config, run.model, source, args.count)
+    draw_sheet(clips, run.model.backbone, run.class_names, args.output)
+    print(f"{len(clips.video)} clips of {args.split} in {args.output}")
     if args.npz:
         try:
-            np.savez_compressed(args.npz, **shown._asdict(), classes=np.array(built.classes))
+            np.savez_compressed(args.npz, **clips._asdict(), classes=np.array(run.class_names))
         except OSError as error:
             raise UserError(f"--npz={args.npz}: {error}") from error
 
 
 def training_clips(
-    config: ml_collections.FrozenConfigDict, model: VideoModel, source: Source, step: int, count: int
-) -> Shown:
-    """The first `count` clips of the batch of `step`, mixed as in training: their partners are read too."""
-    resolution, count = model.vision.resolution, min(count, config.batch_size)
-    partners = mixing.partners(mix_group(config))
-    pairs = -(-count // partners)
-    places = slice(0, pairs * partners)
-    rows = mixing.order(config.batch_size, mix_group(config))[places]
+    config: ml_collections.FrozenConfigDict, model: VideoModel, source: Source, step: int, num_clips: int
+) -> InputClips:
+    """The first `num_clips` clips of a step's batch, augmented and mixed as in training. Also reads their partners."""
+    resolution, num_clips = model.backbone.resolution, min(num_clips, config.batch_size)
+    clips_per_mix = mixing.partners(mix_group(config))
+    num_mixes = -(-num_clips // clips_per_mix)
+    positions = slice(0, num_mixes * clips_per_mix)
+    rows = mixing.order(config.batch_size, mix_group(config))[positions]
     batch = next(pipeline.train_batches(config, source, step, rows, resolution))
     draws = augment.draw(config, resolution, jnp.asarray(step))
     draws = draws._replace(
-        gray=draws.gray[places], jitter=draws.jitter[places], mix=jax.tree.map(lambda x: x[:pairs], draws.mix)
+        gray=draws.gray[positions],
+        jitter=draws.jitter[positions],
+        mix=jax.tree.map(lambda x: x[:num_mixes], draws.mix),
     )
     video, label = (jnp.asarray(batch[name]) for name in ("video", "label"))
-    video, targets = augment.network_inputs(config, model.dtype, video, label, source.classes, draws)
-    return Shown(_float32(video)[:count], np.asarray(targets)[:count], batch["record"][:count], _names(batch)[:count])
+    key = config.data.label_key
+    video, targets = augment.network_inputs(config, model.normalize, video, {key: label}, {key: source.classes}, draws)
+    clips = InputClips(_float32(video), np.asarray(targets[key]), batch["record"], _clip_names(batch))
+    return InputClips(*(array[:num_clips] for array in clips))
 
 
-def validation_clips(config: ml_collections.FrozenConfigDict, model: VideoModel, source: Source, count: int) -> Shown:
-    """All views and crops of the first `count` videos; padding and bad records are left out."""
-    batches = pipeline.eval_batches(config, source, slice(None), model.vision.resolution)
-    needed = itertools.islice(batches, -(-count // config.eval.batch_size))
-    parts = [{name: array[batch["mask"] > 0] for name, array in batch.items()} for batch in needed]
-    batch = {name: np.concatenate([part[name] for part in parts])[:count] for name in parts[0]}
-    views = batch["video"].shape[1]  # V * crops
-    video = normalize(jnp.asarray(batch["video"].reshape(-1, *batch["video"].shape[2:])), model.dtype)
+def validation_clips(
+    config: ml_collections.FrozenConfigDict, model: VideoModel, source: Source, num_videos: int
+) -> InputClips:
+    """All views and crops of the first `num_videos` videos, without padding and bad records."""
+    batches = pipeline.eval_batches(config, source, slice(None), model.backbone.resolution)
+    batches = itertools.islice(batches, -(-num_videos // config.eval.batch_size))
+    valid = [{name: array[batch["mask"] > 0] for name, array in batch.items()} for batch in batches]
+    batch = {name: np.concatenate([part[name] for part in valid])[:num_videos] for name in valid[0]}
+    clips_per_video = batch["video"].shape[1]  # V * crops
+    video = model.normalize(jnp.asarray(batch["video"].reshape(-1, *batch["video"].shape[2:])))
     targets = smooth_labels(jnp.asarray(batch["label"]), source.classes, 0.0)
-    rows = np.repeat(np.arange(len(batch["label"])), views)
-    return Shown(_float32(video), np.asarray(targets)[rows], batch["record"][rows], _names(batch)[rows])
+    rows = np.repeat(np.arange(len(batch["label"])), clips_per_video)
+    return InputClips(_float32(video), np.asarray(targets)[rows], batch["record"][rows], _clip_names(batch)[rows])
 
 
-def pixels(video: np.ndarray) -> np.ndarray:
-    """Normalised clips [..., 3] -> uint8 pixels."""
-    return np.clip(np.round((video * np.float32(STD) + np.float32(MEAN)) * 255), 0, 255).astype(np.uint8)
+def denormalize(video: np.ndarray, backbone: Backbone) -> np.ndarray:
+    """Inverse of the normalisation for `backbone`: float [..., 3] -> pixels 0..255, uint8 [..., 3]."""
+    unit_range = video * np.float32(backbone.std) + np.float32(backbone.mean)
+    return np.clip(np.round(unit_range * 255), 0, 255).astype(np.uint8)
 
 
-def label_line(targets: np.ndarray, classes: Sequence[str]) -> str:
-    """The classes with more than the smoothing's share of the target [K], largest first: "jump 70% + run 30%"."""
+def format_targets(targets: np.ndarray, class_names: Sequence[str]) -> str:
+    """Formats a target [K] as "jump 70% + run 30%". Omits classes that have only the weight of label smoothing."""
     order = np.argsort(-targets, kind="stable")
-    named = [k for k in order if targets[k] > targets.min() + 0.005] or order[:1]
-    return " + ".join(f"{classes[k]} {targets[k]:.0%}" for k in named)
+    labels = [k for k in order if targets[k] > targets.min() + 0.005] or order[:1]
+    return " + ".join(f"{class_names[k]} {targets[k]:.0%}" for k in labels)
 
 
-def draw_sheet(shown: Shown, classes: Sequence[str], path: str) -> None:
-    """Writes one line a clip: up to FRAMES of its frames, evenly taken, under its name and classes."""
-    from matplotlib.figure import Figure  # here, because the npz alone does not need it
+def draw_sheet(clips: InputClips, backbone: Backbone, class_names: Sequence[str], path: str) -> None:
+    """Writes an image with one row per clip: its name, its classes and up to MAX_FRAMES evenly spaced frames."""
+    from matplotlib.figure import Figure  # not pyplot, which may need a display
 
-    frames = shown.video.shape[1]
-    chosen = np.linspace(0, frames - 1, min(FRAMES, frames)).round().astype(int)
-    figure = Figure(figsize=(1.5 * len(chosen), 1.8 * len(shown.video)), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(len(shown.video)))
-    for axis, clip, targets, name in zip(axes, shown.video, shown.targets, shown.id, strict=True):
-        axis.imshow(montage(pixels(clip[chosen])[None]))
-        title = f"{name.decode(errors='replace')}: {label_line(targets, classes)}"
-        axis.set_title(title, loc="left", fontsize=8, parse_math=False)
-        axis.axis("off")
+    num_frames = clips.video.shape[1]
+    frames = np.linspace(0, num_frames - 1, min(MAX_FRAMES, num_frames)).round().astype(int)
+    figure = Figure(figsize=(1.5 * len(frames), 1.8 * len(clips.video)), layout="constrained")
+    rows = np.atleast_1d(figure.subplots(len(clips.video)))
+    for axes, clip, targets, name in zip(rows, clips.video, clips.targets, clips.id, strict=True):
+        axes.imshow(montage(denormalize(clip[frames], backbone)[None]))
+        title = f"{name.decode(errors='replace')}: {format_targets(targets, class_names)}"
+        axes.set_title(title, loc="left", fontsize=8, parse_math=False)
+        axes.axis("off")
     try:
         figure.savefig(path, dpi=110)
     except (ValueError, OSError) as error:
@@ -130,22 +137,22 @@ def _float32(video: jax.Array) -> np.ndarray:
     return np.asarray(video.astype(jnp.float32))
 
 
-def _names(batch: pipeline.Batch) -> np.ndarray:
-    return batch["id"].astype(np.bytes_)  # of fixed length: an array of objects would be pickled
+def _clip_names(batch: pipeline.Batch) -> np.ndarray:
+    return batch["id"].astype(np.bytes_)  # fixed length: NumPy would pickle an array of objects
 
 
-def _arguments() -> tuple[flags.FlagValues, ml_collections.ConfigDict]:
-    """The command line and the validated configuration; main.py's flags are absl's global ones, these are not."""
+def _parse_arguments() -> tuple[flags.FlagValues, ml_collections.ConfigDict]:
+    """Flag values and the validated configuration. The flags are local; main.py uses absl's global flags."""
     values = flags.FlagValues()
     config_flags.DEFINE_config_file("config", None, "Configuration.", lock_config=True, flag_values=values)
-    flags.DEFINE_enum("split", "train", ["train", "val"], "Which clips.", flag_values=values)
-    flags.DEFINE_integer("count", 8, "How many clips, of val how many videos.", 1, flag_values=values)
-    flags.DEFINE_integer("step", 0, "Optimizer step whose batch is shown (train).", 0, flag_values=values)
-    flags.DEFINE_string("output", "clips.png", "Picture to write.", flag_values=values)
-    flags.DEFINE_string("npz", "", "File for the arrays: video, targets, record, id, classes.", flag_values=values)
+    flags.DEFINE_enum("split", "train", ["train", "val"], "Split to show.", flag_values=values)
+    flags.DEFINE_integer("count", 8, "Number of clips (train) or videos (val).", 1, flag_values=values)
+    flags.DEFINE_integer("step", 0, "Completed optimizer steps before the batch (train).", 0, flag_values=values)
+    flags.DEFINE_string("output", "clips.png", "Output image.", flag_values=values)
+    flags.DEFINE_string("npz", "", "Output file for arrays: video, targets, record, id, classes.", flag_values=values)
     rest = parse_flags(values, sys.argv)
     if len(rest) > 1:
-        raise UserError(f"unexpected arguments {' '.join(rest[1:])}; for example {EXAMPLE}")
+        raise UserError(f"unexpected arguments {' '.join(rest[1:])}; example: {EXAMPLE}")
     return values, read_config(values, EXAMPLE)
 
 

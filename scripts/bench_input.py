@@ -200,13 +200,13 @@ def _cpu_seconds(job: tuple[Callable, str, int, int]) -> float:
 
 def open_sources(records: str) -> tuple["Source", "Source"]:
     """The records read as in the first epoch, whole, and as in later ones, if they are local and large."""
-    from dist_jax.data import frame_reader, sources
+    from dist_jax.data import encoded_clips, frame_reader, record_source
     from dist_jax.data.record_index import load_index
     from dist_jax.data.records import LABEL
 
     index = load_index(records)
-    whole = sources.encoded_source(index, sources.record_parser(LABEL), classes=1)
-    return whole, frame_reader.open_source(index, LABEL, classes=1) if sources.is_large(index) else whole
+    whole = encoded_clips.encoded_source(index, encoded_clips.record_parser(LABEL), classes=1)
+    return whole, frame_reader.open_source(index, LABEL, classes=1) if record_source.is_large(index) else whole
 
 
 def record_rate(source: "Source", frames: int, clips: int, workers: int) -> Rate:
@@ -238,13 +238,13 @@ def stages(records: str, frames: int, resolution: int, clips: int) -> None:
     import jax
     import tensorflow as tf
 
-    from dist_jax.data import sampling, sources, transforms
+    from dist_jax.data import encoded_clips, sampling, transforms
     from dist_jax.data.record_index import load_index
     from dist_jax.data.records import LABEL
 
     whole, source = open_sources(records)
-    parse = sources.record_parser(LABEL)
-    read = sources.indexed_reader(load_index(records))
+    parse = encoded_clips.record_parser(LABEL)
+    read = encoded_clips.indexed_reader(load_index(records))
 
     def choose_clip(features: dict, record: tf.Tensor) -> dict:
         features = sampling.random_segments(features | {"seed": tf.stack([record, record])}, frames)

@@ -55,10 +55,10 @@ run() {
 }
 
 stage "videos: shapes that move, H.264 in mp4 files, and their lists"
-run python -m scripts.demo.render_videos --output "$output/videos" ${videos[@]+"${videos[@]}"}
+run python -m examples.demo.render_videos --output "$output/videos" ${videos[@]+"${videos[@]}"}
 
 stage "a tiny CLIP, trained on captioned stills"
-run python -m scripts.demo.train_tiny_clip --output "$output/clip" ${clip[@]+"${clip[@]}"}
+run python -m examples.demo.train_tiny_clip --output "$output/clip" ${clip[@]+"${clip[@]}"}
 
 stage "records: mp4 to DMVR TFRecords"
 run python -m dist_jax.build_records --videos "$output/videos" --list "$output/videos/train.txt" \
@@ -78,8 +78,8 @@ stage "DiST: training and evaluation"
 run python -m dist_jax.main "${config[@]}" --workdir="$output/run"
 
 stage "the frozen CLIP alone, and the report"
-run python -m scripts.demo.baseline "${config[@]}" --output="$output/baseline.json"
-run python -m scripts.demo.report --run "$output/run" --baseline "$output/baseline.json" \
+run python -m examples.demo.baseline "${config[@]}" --output="$output/baseline.json"
+run python -m examples.demo.report --run "$output/run" --baseline "$output/baseline.json" \
   --videos "$output/videos" --output "$output/report.png"
 
 stage "one prediction, as for any video of your own"

@@ -27,6 +27,7 @@ jax.config.update("jax_default_matmul_precision", "highest")
 from helpers.training_run import stopped, training_data, undisturbed  # noqa: F401
 
 from dist_jax import config as settings
+from dist_jax.models.backbones.clip import ClipBackbone
 from dist_jax.models.backbones.clip_vision import ClipVision, VisionConfig
 from dist_jax.models.dist_network import DistConfig
 from dist_jax.models.video_model import VideoModel
@@ -56,13 +57,13 @@ def tiny_model() -> VideoModel:
         temporal_width=8,
         num_pooling_layers=2,
     )
-    return VideoModel(vision, dist)
+    return VideoModel(ClipBackbone(vision), dist)
 
 
 @pytest.fixture(scope="session")
 def tiny_frozen(tiny_model: VideoModel) -> dict:
     """A random frozen tower for `tiny_model`."""
-    vision = jax.jit(ClipVision(tiny_model.vision).init)(jax.random.key(7), jnp.zeros((1, 8, 8, 3)))["params"]
+    vision = jax.jit(ClipVision(tiny_model.backbone.vision).init)(jax.random.key(7), jnp.zeros((1, 8, 8, 3)))["params"]
     return {"vision": vision, "logit_scale": jnp.log(jnp.asarray(10.0))}
 
 
@@ -102,5 +103,5 @@ def clips(step: int, batch_size: int = 16) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(step)
     return {
         "video": rng.integers(0, 256, (batch_size, 4, 8, 8, 3), dtype=np.uint8),
-        "label": rng.integers(0, CLASSES, batch_size, dtype=np.int32),
+        "labels": {"label": rng.integers(0, CLASSES, batch_size, dtype=np.int32)},
     }

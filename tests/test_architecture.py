@@ -29,7 +29,7 @@ LAYERS = (
     {"distributed"},
     {"command_line"},
     {"config", "files", "hub", "class_names"},
-    {"errors"},
+    {"errors", "typing"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 TENSORFLOW = {"data", "build_records", "files"}  # `files` imports it only for remote paths

@@ -1,8 +1,7 @@
-"""The contact sheet shows what the trainer computes with."""
+"""Tests of dist_jax.show_clips: the contact sheet of the network's inputs."""
 
 import itertools
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,12 +13,11 @@ from dist_jax import config as settings
 from dist_jax import show_clips
 from dist_jax.data import pipeline, sources
 from dist_jax.errors import UserError
-from dist_jax.models.preprocess import normalize
 from dist_jax.training import augment
 from dist_jax.weights import clip as clip_weights
 
-pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # by ml_collections' flags
-NAMES = [f"class {k}" for k in range(CLASSES)]
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+CLASS_NAMES = [f"class {k}" for k in range(CLASSES)]
 
 
 @pytest.fixture
@@ -36,51 +34,52 @@ def config(pattern):
     return config
 
 
-def test_training_clips_are_the_steps_own_inputs(config, tiny_model):
+def test_training_clips_equal_the_inputs_of_the_training_step(config, tiny_model):
     source = sources.open_source(config.data, "train")
-    shown = show_clips.training_clips(config, tiny_model, source, 2, 3)
+    clips = show_clips.training_clips(config, tiny_model, source, 2, 3)
     batch = next(itertools.islice(pipeline.train_batches(config, source, 0, slice(None), 8), 2, None))
     video, label = (jnp.asarray(batch[name]) for name in ("video", "label"))
     draws = augment.draw(config, 8, jnp.asarray(2))
-    video, targets = augment.network_inputs(config, jnp.float32, video, label, CLASSES, draws)
-    np.testing.assert_array_equal(shown.video, video[:3])
-    np.testing.assert_array_equal(shown.targets, targets[:3])
-    np.testing.assert_array_equal(shown.record, batch["record"][:3])
-    np.testing.assert_array_equal(shown.id, batch["id"][:3].astype(bytes))
+    video, targets = augment.network_inputs(
+        config, tiny_model.normalize, video, {"label": label}, {"label": CLASSES}, draws
+    )
+    np.testing.assert_array_equal(clips.video, video[:3])
+    np.testing.assert_array_equal(clips.targets, targets["label"][:3])
+    np.testing.assert_array_equal(clips.record, batch["record"][:3])
+    np.testing.assert_array_equal(clips.id, batch["id"][:3].astype(bytes))
 
 
-def test_more_training_clips_than_a_batch_are_the_batch(config, tiny_model):
+def test_the_number_of_training_clips_is_limited_to_the_batch_size(config, tiny_model):
     config.mix.group_size = 32  # larger than the batch
-    shown = show_clips.training_clips(config, tiny_model, sources.open_source(config.data, "train"), 0, 100)
-    assert len(shown.video) == 8
+    clips = show_clips.training_clips(config, tiny_model, sources.open_source(config.data, "train"), 0, 100)
+    assert len(clips.video) == 8
 
 
 def test_validation_clips_are_the_views_of_the_first_videos(config, tiny_model):
     source = sources.open_source(config.data, "val")
-    shown = show_clips.validation_clips(config, tiny_model, source, 5)
-    assert shown.video.shape == (5 * 3, 4, 8, 8, 3)
-    assert shown.record.tolist() == np.repeat(range(5), 3).tolist()
-    assert shown.targets.argmax(1).tolist() == np.repeat([0, 1, 2, 3, 4], 3).tolist()
+    clips = show_clips.validation_clips(config, tiny_model, source, 5)
+    assert clips.video.shape == (5 * 3, 4, 8, 8, 3)
+    assert clips.record.tolist() == np.repeat(range(5), 3).tolist()
+    assert clips.targets.argmax(1).tolist() == np.repeat([0, 1, 2, 3, 4], 3).tolist()
     assert len(show_clips.validation_clips(config, tiny_model, source, 100).video) == 7 * 3
 
 
-def test_pixels_undo_the_normalisation():
+def test_denormalize_is_the_inverse_of_normalize(tiny_model):
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 4, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(show_clips.pixels(np.asarray(normalize(jnp.asarray(pixels)))), pixels)
+    normalized = np.asarray(tiny_model.normalize(jnp.asarray(pixels)))
+    np.testing.assert_array_equal(show_clips.denormalize(normalized, tiny_model.backbone), pixels)
 
 
-def test_a_label_line_names_the_mixed_classes():
+def test_formatted_targets_name_the_mixed_classes_only():
     smoothed = np.array([0.02, 0.65, 0.02, 0.29, 0.02], np.float32)
-    assert show_clips.label_line(smoothed, NAMES) == "class 1 65% + class 3 29%"
-    assert show_clips.label_line(np.eye(5)[2], NAMES) == "class 2 100%"
+    assert show_clips.format_targets(smoothed, CLASS_NAMES) == "class 1 65% + class 3 29%"
+    assert show_clips.format_targets(np.eye(5)[2], CLASS_NAMES) == "class 2 100%"
 
 
 @pytest.fixture
 def arguments(tmp_path, pattern):
-    """Flags for a small CLIP directory and these records."""
-    backbone = small_models.clip()
-    backbone = backbone.__class__(**{**vars(backbone), "params": jax.tree.map(np.asarray, backbone.params)})
-    clip_weights.save_huggingface(backbone, tmp_path / "clip")
+    """Command line for a small CLIP directory and the records of `pattern`."""
+    clip_weights.save_huggingface(small_models.clip(), tmp_path / "clip")
     small_models.write_tokenizer(tmp_path / "clip")
     (tmp_path / "records" / "labels.txt").write_text("jump\nrun\nswim\nclap\nfall\n")
     (tmp_path / "small.py").write_text(
@@ -104,16 +103,16 @@ def arguments(tmp_path, pattern):
     ]
 
 
-@pytest.mark.parametrize(("split", "lines"), [("train", 3), ("val", 9)])
-def test_the_program_writes_the_picture_and_the_arrays(arguments, tmp_path, capsys, monkeypatch, split, lines):
+@pytest.mark.parametrize(("split", "num_clips"), [("train", 3), ("val", 9)])
+def test_the_command_writes_the_image_and_the_arrays(arguments, tmp_path, capsys, monkeypatch, split, num_clips):
     monkeypatch.setattr("sys.argv", [*arguments, f"--split={split}", "--count=3", f"--npz={tmp_path / 'clips.npz'}"])
     show_clips.main()
-    assert f"{lines} clips of {split}" in capsys.readouterr().out
-    with Image.open(tmp_path / "clips.png") as picture:
-        assert picture.height > picture.width / 4 * lines / 2
+    assert f"{num_clips} clips of {split}" in capsys.readouterr().out
+    with Image.open(tmp_path / "clips.png") as image:
+        assert image.height > image.width / 4 * num_clips / 2
     with np.load(tmp_path / "clips.npz", allow_pickle=False) as arrays:
-        assert arrays["video"].shape == (lines, 4, 8, 8, 3)
-        assert arrays["targets"].shape == (lines, CLASSES)
+        assert arrays["video"].shape == (num_clips, 4, 8, 8, 3)
+        assert arrays["targets"].shape == (num_clips, CLASSES)
         np.testing.assert_allclose(arrays["targets"].sum(1), 1, rtol=1e-5)
         assert arrays["classes"].tolist() == ["jump", "run", "swim", "clap", "fall"]
 
@@ -127,17 +126,17 @@ def test_the_program_writes_the_picture_and_the_arrays(arguments, tmp_path, caps
         (["--count=1", "--npz=/nowhere/clips.npz"], "npz=/nowhere"),
         (["--config.batch_sise=1"], "batch_size"),
         (["--config.batch_size=many"], "batch_size"),
-        (["another"], "unexpected arguments another; for example --config"),
+        (["another"], "unexpected arguments another; example: --config"),
     ],
 )
-def test_mistakes_are_told_in_one_line(arguments, monkeypatch, extra, message):
+def test_invalid_arguments_raise_a_one_line_error(arguments, monkeypatch, extra, message):
     monkeypatch.setattr("sys.argv", [*arguments, *extra])
-    with pytest.raises(UserError, match=message) as raised:
+    with pytest.raises(UserError, match=message) as error:
         show_clips.main()
-    assert "\n" not in str(raised.value)
+    assert "\n" not in str(error.value)
 
 
-def test_the_configuration_is_needed(monkeypatch):
+def test_a_missing_configuration_raises_an_error(monkeypatch):
     monkeypatch.setattr("sys.argv", ["show_clips"])
-    with pytest.raises(UserError, match="--config is missing; for example"):
+    with pytest.raises(UserError, match="--config is missing"):
         show_clips.main()

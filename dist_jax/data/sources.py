@@ -55,4 +55,6 @@ def class_names(data: ml_collections.ConfigDict) -> list[str]:
 
 
 def _module(data: ml_collections.ConfigDict) -> ModuleType:
+    if data.source not in SOURCES:
+        raise UserError(f"data.source={data.source!r}: must be one of {', '.join(SOURCES)}")
     return importlib.import_module(SOURCES[data.source])

@@ -1,4 +1,4 @@
-"""Several hosts as one system: joining them, and ending all of them with the message of the one that failed."""
+"""Several hosts: start-up, and a failure on one host that ends all of them with its message."""
 
 import os
 import sys
@@ -8,99 +8,102 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 import jax
-from jax._src import distributed  # JAX shows the key-value store of its coordination service nowhere else
+from jax._src import distributed  # the key-value store of JAX's coordination service has no public interface
 from jax.errors import JaxRuntimeError
 
 from dist_jax.errors import UserError
 
-_JOIN_SECONDS = 300  # that processes have to start in
-_HEARTBEAT_SECONDS = 60  # without a sign of life after which JAX ends everyone: a host that died has no message
-_LOOK_SECONDS = 1.0  # between looks for the message of a failed host
-_TELL_SECONDS = 5.0  # that a failed host waits until the others have its message
-_FAILED = "dist_jax/failed"  # key of the message, and name of the barrier at which all have read it
+_START_SECONDS = 300  # time for all processes to start
+_HEARTBEAT_SECONDS = 60  # JAX ends all processes after this time without a heartbeat from one of them
+_POLL_SECONDS = 1.0  # time between checks for a failure on another host
+_BARRIER_SECONDS = 5.0  # time that a failed process waits for the others to read its message
+_FAILED = "dist_jax/failed"  # key of the failure message, and name of the barrier after reading it
 
 
-def join(coordinator: str | None = None, processes: int | None = None, process: int | None = None) -> None:
-    """Makes one system of all processes; returns when all are there.
+def initialize(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
+    """Connects this process to all others (`jax.distributed.initialize`). Returns when all have started.
 
     Args:
-        coordinator: HOST:PORT of process 0; None: found by itself on a TPU pod, under Slurm and Kubernetes.
-        processes: how many there are.
-        process: number of this one, from 0.
+        coordinator: HOST:PORT of process 0. None: detected on a TPU pod, under Slurm and on Kubernetes.
+        num_processes: number of processes; needed with `coordinator`.
+        process_id: number of this process, from 0; needed with `coordinator`.
 
     Raises:
-        UserError: if these three are not complete, or nothing is found.
+        UserError: arguments are missing or invalid, or no cluster is detected.
     """
-    if coordinator is not None and (processes is None or process is None):
-        raise UserError("--coordinator needs --processes (how many) and --process (which one, from 0)")
-    if coordinator is not None and not 0 <= process < processes:
-        raise UserError(f"--process={process}: with --processes={processes} it must be from 0 to {processes - 1}")
+    if coordinator is not None and (num_processes is None or process_id is None):
+        raise UserError("--coordinator needs --processes (number of processes) and --process (this one, from 0)")
+    if coordinator is not None and not 0 <= process_id < num_processes:
+        raise UserError(
+            f"--process={process_id}: with --processes={num_processes} it must be from 0 to {num_processes - 1}"
+        )
     if coordinator is not None and not coordinator.rpartition(":")[2].isdigit():
-        raise UserError(f"--coordinator={coordinator} has no port; give HOST:PORT, e.g. {coordinator}:1234")
+        raise UserError(f"--coordinator={coordinator} has no port; use HOST:PORT, e.g. {coordinator}:1234")
     if coordinator is not None:
         print(
-            f"process {process} of {processes}, waiting for all at {coordinator} (at most {_JOIN_SECONDS} s)",
+            f"process {process_id} of {num_processes}: waiting for all processes at {coordinator} "
+            f"(at most {_START_SECONDS} s)",
             flush=True,
         )
     try:
         jax.distributed.initialize(
             coordinator,
-            processes,
-            process,
-            initialization_timeout=_JOIN_SECONDS,
+            num_processes,
+            process_id,
+            initialization_timeout=_START_SECONDS,
             heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
         )
     except ValueError as error:
         raise UserError(
             f"--distributed: no TPU pod, Slurm or Kubernetes was found ({error}); "
-            "give --coordinator, --processes and --process"
+            "use --coordinator, --processes and --process"
         ) from error
 
 
 @contextmanager
-def failing_together() -> Iterator[None]:
-    """Ends the processes on all hosts with status 1 when what runs inside fails on one, and says there why.
+def share_failures() -> Iterator[None]:
+    """Ends the processes on all hosts with status 1 and the same message if the body fails on one of them.
 
-    An exit (SystemExit) is no failure: it happens on all hosts alike.
+    SystemExit is not a failure: all hosts raise it at the same point.
     """
     if jax.process_count() == 1:
         yield
         return
     done = threading.Event()
-    threading.Thread(target=_end_with_others, args=(done,), name="hosts", daemon=True).start()
+    threading.Thread(target=_exit_on_remote_failure, args=(done,), name="share_failures", daemon=True).start()
     try:
         yield
     except Exception as error:
         done.set()
-        _end(error)
+        _report_and_exit(error)
     finally:
         done.set()
 
 
-def _end(error: Exception) -> None:
-    """Tells the other hosts and ends this process: leaving in JAX's own way waits for all to come to their end."""
+def _report_and_exit(error: Exception) -> None:
     if not isinstance(error, UserError):
         traceback.print_exception(error)
     print(f"error: {error}", file=sys.stderr)
     message = f"process {jax.process_index()} failed: {str(error) or type(error).__name__}"
-    with suppress(JaxRuntimeError):  # another host was first
+    with suppress(JaxRuntimeError):  # another host has already reported a failure
         distributed.global_state.client.key_value_set(_FAILED, message)
-    _leave()
+    _exit()
 
 
-def _end_with_others(done: threading.Event) -> None:
-    while not done.wait(_LOOK_SECONDS):
+def _exit_on_remote_failure(done: threading.Event) -> None:
+    while not done.wait(_POLL_SECONDS):
         try:
             message = distributed.global_state.client.key_value_try_get(_FAILED)
         except JaxRuntimeError:
-            continue  # none has failed
+            continue  # no failure
         print(f"error: {message}", file=sys.stderr)
-        _leave()
+        _exit()
 
 
-def _leave() -> None:
+def _exit() -> None:
+    """Ends this process. JAX's own shutdown would wait for all processes to finish."""
     sys.stdout.flush()
     sys.stderr.flush()
-    with suppress(JaxRuntimeError):  # a host that is gone already does not come
-        distributed.global_state.client.wait_at_barrier(_FAILED, round(1000 * _TELL_SECONDS))
+    with suppress(JaxRuntimeError):  # a process that has already ended does not reach the barrier
+        distributed.global_state.client.wait_at_barrier(_FAILED, round(1000 * _BARRIER_SECONDS))
     os._exit(1)

@@ -1,4 +1,4 @@
-"""SIGTERM, the notice that a machine will be taken away: all hosts learn of it at the same point and leave there."""
+"""Preemption: SIGTERM announces that the machine will be taken away. All hosts stop at the same step."""
 
 import signal
 from collections.abc import Iterator
@@ -7,50 +7,52 @@ from contextlib import contextmanager
 import jax
 from jax.experimental import multihost_utils
 
-PREEMPTED = 75  # exit status (EX_TEMPFAIL) after a SIGTERM: "start me again"
+PREEMPTED = 75  # exit status (EX_TEMPFAIL) after a SIGTERM: launchers restart the command
 
 
 class Preempted(SystemExit):
-    """A SIGTERM came; what there was to save is saved."""
+    """The run stops after a SIGTERM, with its state saved. Exit status: PREEMPTED."""
 
     def __init__(self) -> None:
-        """With the status that launchers restart on."""
         super().__init__(PREEMPTED)
 
 
 class PreemptionNotice:
-    """Says whether this run is to save and leave now; once it is, it stays so.
+    """Whether this run must save and stop. Once set, it stays set.
 
-    With several hosts the notice comes through JAX's coordination service, which takes the calls' numbers for steps and
-    has all hosts leave at the same call: they must call equally often, between the same computations of all.
+    On several hosts JAX's coordination service distributes the notice. It identifies a synchronisation point by the
+    number of the `requested` call, and all hosts see the notice at the same call. So all hosts must call `requested`
+    equally often, between the same global computations.
+
+    Attributes:
+        received: whether a notice has arrived, as of the last `requested` call.
     """
 
     def __init__(self) -> None:
-        """Nothing has come yet."""
-        self.come = False
-        self._calls = 0
+        self.received = False
+        self._num_calls = 0
 
-    def __call__(self) -> bool:
-        """Asks."""
-        if jax.process_count() > 1 and not self.come:
-            self.come = multihost_utils.reached_preemption_sync_point(self._calls)
-            self._calls += 1
-        return self.come
+    def requested(self) -> bool:
+        """Whether to stop now; the same on all hosts."""
+        if jax.process_count() > 1 and not self.received:
+            self.received = multihost_utils.reached_preemption_sync_point(self._num_calls)
+            self._num_calls += 1
+        return self.received
 
 
 @contextmanager
-def listening() -> Iterator[PreemptionNotice]:
-    """Gives the PreemptionNotice; inside, a SIGTERM no longer ends the process."""
+def listen() -> Iterator[PreemptionNotice]:
+    """Yields the PreemptionNotice. Inside, a SIGTERM sets the notice and does not end the process."""
     notice = PreemptionNotice()
-    if jax.process_count() > 1:  # JAX listens since the hosts joined
+    if jax.process_count() > 1:  # JAX handles SIGTERM itself after jax.distributed.initialize
         yield notice
         return
 
-    def take(*_: object) -> None:
-        notice.come = True
+    def receive(*_: object) -> None:
+        notice.received = True
 
-    before = signal.signal(signal.SIGTERM, take)
+    previous_handler = signal.signal(signal.SIGTERM, receive)
     try:
         yield notice
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous_handler)

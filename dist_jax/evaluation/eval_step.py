@@ -1,9 +1,8 @@
-"""The jitted evaluation step."""
+"""The evaluation step: scores of whole videos."""
 
 import jax
 import jax.numpy as jnp
 
-from dist_jax.models.preprocess import normalize
 from dist_jax.models.video_model import VideoModel
 
 
@@ -14,19 +13,20 @@ def eval_step(
 
     Args:
         model: static.
-        zero_shot_weight: static; share of plain CLIP in the logits (see VideoModel.logits).
-        params: of the DiST network.
-        frozen: {"vision", "logit_scale"} of CLIP.
+        zero_shot_weight: static; weight of the plain backbone in the logits (see VideoModel.logits).
+        params: the network's.
+        frozen: the backbone's parameters ("vision", "logit_scale").
         text: features of the class texts, float32 [K, E].
-        video: uint8 [B, V * crops, T, H, W, 3], the crops of a view side by side.
+        video: uint8 [B, V * crops, T, H, W, 3], the crops of a view next to each other.
 
     Returns:
         float32 [B, K]: softmax scores, summed over views and crops.
     """
 
-    def one_view(total: jax.Array, view: jax.Array) -> tuple[jax.Array, None]:
-        logits = model.logits(params, frozen, text, normalize(view, model.dtype), zero_shot_weight)
+    def add_view(total: jax.Array, view: jax.Array) -> tuple[jax.Array, None]:
+        logits = model.logits(params, frozen, text, model.normalize(view), zero_shot_weight)
         return total + jax.nn.softmax(logits), None
 
-    scores, _ = jax.lax.scan(one_view, jnp.zeros((video.shape[0], text.shape[0])), video.swapaxes(0, 1))
+    # A scan keeps one view's features in memory at a time.
+    scores, _ = jax.lax.scan(add_view, jnp.zeros((video.shape[0], text.shape[0])), video.swapaxes(0, 1))
     return scores

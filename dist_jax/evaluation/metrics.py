@@ -1,32 +1,50 @@
-"""Accuracies from the scores of whole videos; NumPy, exact counts."""
+"""Metrics of whole-video scores, in NumPy, and the table of those that an evaluation reports."""
+
+from collections.abc import Callable
 
 import numpy as np
 
 
-def top_classes(scores: np.ndarray, count: int) -> np.ndarray:
-    """Scores [n, K] -> the `count` best classes of each [n, count], best first; of equals the lower number first."""
-    return np.argsort(-scores, axis=1, kind="stable")[:, :count]
+def top_classes(scores: np.ndarray, num_classes: int) -> np.ndarray:
+    """Scores [n, K] -> the `num_classes` best classes of each video [n, num_classes], best first.
+
+    Equal scores are ordered by class number.
+    """
+    return np.argsort(-scores, axis=1, kind="stable")[:, :num_classes]
+
+
+def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
+    """Share of videos, 0 to 1, with the label among the `k` best classes. Scores [n, K], labels [n], n > 0."""
+    return float((top_classes(scores, k) == labels[:, None]).any(axis=1).mean())
+
+
+def mean_class_accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Mean over the classes that occur of the share of correct videos, 0 to 1. Scores [n, K], labels [n], n > 0."""
+    return float(np.nanmean(class_accuracies(confusion_matrix(scores, labels))))
 
 
 def confusion_matrix(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Scores [n, K] and labels [n] -> int64 [K, K], how often class i (row) was taken for class j (column)."""
-    classes = scores.shape[1]
+    """Scores [n, K] and labels [n] -> int64 [K, K]: number of videos of class i (row) predicted as class j (column)."""
+    num_classes = scores.shape[1]
     predicted = top_classes(scores, 1)[:, 0]
-    return np.bincount(labels * classes + predicted, minlength=classes**2).reshape(classes, classes)
-
-
-def accuracies(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Scores [n, K] and labels [n], n > 0 -> top1, top5 and mean_class_accuracy (over classes that occur), 0 to 1."""
-    hits = top_classes(scores, 5) == labels[:, None]  # [n, 5]
-    per_class = class_accuracies(confusion_matrix(scores, labels))
-    return {
-        "top1": float(hits[:, 0].mean()),
-        "top5": float(hits.any(axis=1).mean()),
-        "mean_class_accuracy": float(np.nanmean(per_class)),
-    }
+    return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def class_accuracies(confusion: np.ndarray) -> np.ndarray:
-    """Confusion [K, K] -> float64 [K], share of each class's videos that were recognised; NaN where there are none."""
+    """Confusion matrix [K, K] -> float64 [K]: share of correct videos of each class; NaN for a class without videos."""
     videos = confusion.sum(axis=1)
     return np.divide(confusion.diagonal(), videos, out=np.full(len(videos), np.nan), where=videos > 0)
+
+
+# Name -> function of scores float32 [n, K] (softmax summed over views) and labels int32 [n]. Larger is better. Every
+# metric is logged as eval_NAME, written to results/*.json, and may be checkpoint.best_metric.
+METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "top1": lambda scores, labels: top_k_accuracy(scores, labels, 1),
+    "top5": lambda scores, labels: top_k_accuracy(scores, labels, 5),
+    "mean_class_accuracy": mean_class_accuracy,
+}
+
+
+def compute_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Every metric of METRICS. Scores float32 [n, K], labels int32 [n], n > 0."""
+    return {name: metric(scores, labels) for name, metric in METRICS.items()}

@@ -1,1 +1,1 @@
-"""A trained model applied to arrays and video files."""
+"""Inference with a trained model on arrays and video files. No module here imports TensorFlow."""

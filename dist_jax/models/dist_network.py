@@ -1,7 +1,8 @@
 """The DiST network (arXiv 2309.07911, section 3): temporal encoder, integration branch and pooling.
 
-Shapes in the letters of the paper's implementation: B clips, T frames, S = T / alpha frames that CLIP sees, N = h * w
-patches, D CLIP's width, C integration width, M temporal width, E joint embedding, L_selected CLIP blocks that are read.
+Symbols: B clips, T frames, S = T / alpha frames of the backbone, N = h * w patches, D backbone width, C integration
+width, M temporal width, E joint embedding, L_selected backbone blocks that are read. "1+N" stands for the tokens of a
+frame: the backbone's prefix tokens (1 for CLIP, the class token), then N patches.
 """
 
 import dataclasses
@@ -19,9 +20,9 @@ class DistConfig:
     """Sizes of a DiST network."""
 
     num_frames: int  # T
-    alpha: int  # CLIP sees every alpha-th frame
-    layers: tuple[int, ...]  # CLIP blocks that are read, counted from 0, increasing
-    patch_size: int  # pixels; CLIP's, so that the two grids are one
+    alpha: int  # the backbone sees every alpha-th frame
+    layers: tuple[int, ...]  # backbone blocks that are read, counted from 0, increasing
+    patch_size: int  # pixels; the backbone's, so both grids are the same
     backbone_width: int  # D
     embed_dim: int  # E
     integration_width: int  # C, a multiple of 64
@@ -30,30 +31,31 @@ class DistConfig:
 
     @property
     def sparse_frames(self) -> int:
-        """S, frames that CLIP sees."""
+        """S, frames that the backbone sees."""
         return self.num_frames // self.alpha
 
 
-REMAT_POLICIES = {  # what a DiST layer keeps for its backward pass, by the name in config.model.remat
+REMAT_POLICIES = {  # config.model.remat -> what a DiST layer saves for its backward pass
     "layers": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
 
 class DistNetwork(nn.Module):
-    """Features of a frozen CLIP and all frames of a clip -> one embedding in CLIP's joint space."""
+    """Frozen features and all frames of a clip -> one embedding in the backbone's joint space."""
 
     config: DistConfig
     dtype: jnp.dtype = jnp.float32  # of the arithmetic; parameters and the embedding are float32
     remat: str = "none"  # none | layers | dots
 
     @nn.compact
-    def __call__(self, features: jax.Array, video: jax.Array) -> jax.Array:
+    def __call__(self, features: jax.Array, frame_summary: jax.Array, video: jax.Array) -> jax.Array:
         """Embeds clips.
 
         Args:
-            features: residual stream of the selected CLIP blocks, float [L_selected, B, S, 1+N, D].
-            video: all frames, normalised as for CLIP, float [B, T, H, W, 3].
+            features: residual stream of the selected backbone blocks, float [L_selected, B, S, 1+N, D].
+            frame_summary: `Backbone.frame_summary` of the last selected block, float [B, S, D].
+            video: all frames, normalised as for the backbone, float [B, T, H, W, 3].
 
         Returns:
             Video embeddings, float32 [B, E], not normalised.
@@ -62,25 +64,25 @@ class DistNetwork(nn.Module):
         # The published stem is a 3-D convolution of kernel (5, p, p), stride (1, p, p), padding (2, 0, 0).
         stem = TemporalConv(c.temporal_width, 5, self.dtype, name="temporal_stem")
         z = stem(space_to_channels(video, c.patch_size))  # [B, T, h, w, M]
-        nothing = jnp.zeros((*features.shape[1:4], c.integration_width), self.dtype)  # [B, S, 1+N, C]
+        zeros = jnp.zeros((*features.shape[1:4], c.integration_width), self.dtype)  # [B, S, 1+N, C]
         layer = (
             DistLayer
             if self.remat == "none"
             else nn.remat(DistLayer, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
         )
         layers = nn.scan(layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=len(c.layers))
-        (_, r, m), _ = layers(c, self.dtype, name="layers")((z, nothing, nothing), features)
+        (_, r, m), _ = layers(c, self.dtype, name="layers")((z, zeros, zeros), features)
         y = r + m  # [B, S, 1+N, C]
         pooled = self._pool(y)  # [B, C]
-        clip_class = jnp.mean(features[-1, :, :, 0].astype(jnp.float32), axis=1)  # [B, D]
-        pooled = pooled + Linear(c.integration_width, dtype=self.dtype, name="class_projection")(clip_class)
+        summary = jnp.mean(frame_summary.astype(jnp.float32), axis=1)  # [B, D]
+        pooled = pooled + Linear(c.integration_width, dtype=self.dtype, name="class_projection")(summary)
         proj_init = nn.initializers.normal(c.integration_width**-0.5)
         proj = self.param("proj", proj_init, (c.integration_width, c.embed_dim))
-        # In full precision on accelerators too: the logits are float32, and this product is small.
+        # Full precision on accelerators too: the logits are float32 and this product is small.
         return jnp.dot(LayerNorm(jnp.float32, name="ln_post")(pooled), proj, precision=jax.lax.Precision.HIGHEST)
 
     def _pool(self, y: jax.Array) -> jax.Array:
-        """[B, S, 1+N, C] -> [B, C]: P layers in which a query a frame and then a query a video look around."""
+        """[B, S, 1+N, C] -> [B, C]: P layers with one spatial query per frame and one video query per clip."""
         c = self.config
         width = c.integration_width
         spatial = self.param("spatial_query", TOKEN_INIT, (width,)).astype(self.dtype)
@@ -109,10 +111,10 @@ def space_to_channels(video: jax.Array, patch: int) -> jax.Array:
 
 
 class TemporalConv(nn.Module):
-    """Convolution along axis 1 (time) alone, zero-padded to keep its length.
+    """Convolution along axis 1 (time), zero-padded to keep the length.
 
-    Every tap's product is one matrix multiplication of the whole input; the products are then shifted and added. That
-    reads the input once and needs no copy of it, forward and backward, on any backend.
+    One matrix product computes all taps; their results are shifted and added. It reads the input once and makes no copy
+    of the input, forward and backward, on any backend.
     """
 
     width: int
@@ -135,7 +137,7 @@ class TemporalConv(nn.Module):
 
 
 class SpatialConv(nn.Module):
-    """Convolution (1, 3, 3) over the patches of each frame, zero-padded to keep their number."""
+    """Convolution (1, 3, 3) over the patches of each frame, zero-padded to keep the grid."""
 
     width: int
     dtype: jnp.dtype
@@ -145,8 +147,8 @@ class SpatialConv(nn.Module):
         """[B, T, h, w, in] -> [B, T, h, w, width] in `dtype`."""
         kernel = self.param("kernel", TOKEN_INIT, (3, 3, x.shape[-1], self.width))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.width,)).astype(self.dtype)
-        # XLA's convolutions inside of a loop leave all cores but one idle on CPU: there the gathered neighbours times
-        # one matrix are about eight times as fast.
+        # On CPU, XLA runs a convolution inside a loop on one core. One matrix product over the gathered neighbours is
+        # about eight times as fast.
         convolve = partial(jax.lax.platform_dependent, cpu=_gather_and_multiply, default=_convolve)
         return convolve(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.reshape(1, 1, 1, 1, -1)
 
@@ -213,11 +215,12 @@ class DistLayer(nn.Module):
         c = self.config
         linear = partial(Linear, dtype=self.dtype)
         z, r, _ = carry
+        num_prefix = r.shape[2] - z.shape[2] * z.shape[3]
         z = TemporalBlock(self.dtype, name="temporal")(z)
         m = linear(c.integration_width, name="input")(feature) + r  # [B, S, 1+N, C]
-        # Both exchanges read what was there before the exchange.
-        to_temporal = linear(c.temporal_width, name="to_temporal")(m[:, :, 1:])  # [B, S, N, M]
-        to_integration = self._to_integration(z)  # [B, S, 1+N, C]
+        # Both exchanges read the values from before the exchange.
+        to_temporal = linear(c.temporal_width, name="to_temporal")(m[:, :, num_prefix:])  # [B, S, N, M]
+        to_integration = self._to_integration(z, num_prefix)  # [B, S, 1+N, C]
         z = z + jnp.repeat(to_temporal, c.alpha, axis=1).reshape(z.shape)
         m = m + to_integration
         x = LayerNorm(self.dtype, name="ln")(m)
@@ -225,17 +228,19 @@ class DistLayer(nn.Module):
         r = r + TemporalFfn(self.dtype, name="temporal_ffn")(LayerNorm(self.dtype, name="ln_temporal")(m))
         return (z, r, m), None
 
-    def _to_integration(self, z: jax.Array) -> jax.Array:
-        """[B, T, h, w, M] -> [B, S, 1+N, C]: convolution (alpha,1,1) of stride alpha, a learned class token first."""
+    def _to_integration(self, z: jax.Array, num_prefix: int) -> jax.Array:
+        """[B, T, h, w, M] -> [B, S, 1+N, C]: convolution (alpha,1,1) of stride alpha after a learned prefix token."""
         c = self.config
         grouped = z.reshape(z.shape[0], c.sparse_frames, c.alpha, -1, c.temporal_width)  # [B, S, alpha, N, M]
         conv = nn.DenseGeneral(
             c.integration_width, axis=(2, 4), dtype=self.dtype, kernel_init=TOKEN_INIT, name="to_integration"
         )
         patches = conv(grouped)  # [B, S, N, C]
+        if not num_prefix:
+            return patches
         token = self.param("class_token", TOKEN_INIT, (c.sparse_frames, c.integration_width)).astype(self.dtype)
-        token = jnp.broadcast_to(token[None, :, None], (z.shape[0], c.sparse_frames, 1, c.integration_width))
-        return jnp.concatenate([token, patches], axis=2)
+        shape = (z.shape[0], c.sparse_frames, num_prefix, c.integration_width)
+        return jnp.concatenate([jnp.broadcast_to(token[None, :, None], shape), patches], axis=2)
 
 
 class CrossAttention(nn.Module):
@@ -245,13 +250,13 @@ class CrossAttention(nn.Module):
 
     @nn.compact
     def __call__(self, query: jax.Array, context: jax.Array) -> jax.Array:
-        """[F, I, C] looks at [F, J, C] -> [F, I, C]."""
+        """Query [F, I, C] attends to context [F, J, C] -> [F, I, C]."""
         ln = LayerNorm(self.dtype, name="ln")
         return Attention(query.shape[-1] // 64, self.dtype, name="attention")(ln(query), ln(context))
 
 
 class PoolingLayer(nn.Module):
-    """A query a frame looks at its tokens, then a query a video looks at the frames' queries."""
+    """A spatial query per frame attends to the frame's tokens; a video query attends to the spatial queries."""
 
     frames: int  # S
     dtype: jnp.dtype

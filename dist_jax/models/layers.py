@@ -1,6 +1,7 @@
-"""What CLIP and the DiST network are both made of: activations, LayerNorm, attention, MLP, the pre-LN block."""
+"""Building blocks of CLIP and the DiST network: activations, LayerNorm, attention, MLP, the pre-LN block."""
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import flax.linen as nn
 import jax
@@ -8,8 +9,8 @@ import jax.numpy as jnp
 
 Activation = Callable[[jax.Array], jax.Array]
 
-# The released code draws kernels, tokens and positions from a normal of deviation 0.02 truncated at +-2, which is 100
-# deviations out: what the paper calls a truncated normal is a normal.
+# The released code truncates a normal of standard deviation 0.02 at +-2, i.e. at 100 deviations: the truncated normal
+# of the paper is a normal.
 TOKEN_INIT = nn.initializers.normal(0.02)
 
 
@@ -23,7 +24,10 @@ def exact_gelu(x: jax.Array) -> jax.Array:
     return nn.gelu(x, approximate=False)
 
 
-ACTIVATIONS: dict[str, Activation] = {"quick_gelu": quick_gelu, "gelu": exact_gelu}  # by the names of CLIP's configs
+ACTIVATIONS: dict[str, Activation] = {
+    "quick_gelu": quick_gelu,
+    "gelu": exact_gelu,
+}  # keys are the names in CLIP configs
 
 
 class LayerNorm(nn.Module):
@@ -46,7 +50,7 @@ class LayerNorm(nn.Module):
 
 
 class Linear(nn.Dense):
-    """A linear layer with DiST's initialisation: normal of deviation 0.02 (see TOKEN_INIT), bias 0."""
+    """A linear layer with DiST's initialisation: normal 0.02 (see TOKEN_INIT), bias 0."""
 
     kernel_init: nn.initializers.Initializer = TOKEN_INIT
 
@@ -54,38 +58,37 @@ class Linear(nn.Dense):
 class Mlp(nn.Module):
     """Linear, activation, linear, back to the input's width."""
 
-    hidden: int
+    hidden_dim: int
     activation: Activation = quick_gelu
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., width] -> [..., width] in `dtype`."""
-        hidden = Linear(self.hidden, dtype=self.dtype, name="fc")(x)  # [..., hidden]
+        hidden = Linear(self.hidden_dim, dtype=self.dtype, name="fc")(x)  # [..., hidden]
         return Linear(x.shape[-1], dtype=self.dtype, name="proj")(self.activation(hidden))
 
 
 class Attention(nn.Module):
     """Multi-head attention with one linear layer for query, key and value each; softmax in float32.
 
-    All three are initialised as torch's MultiheadAttention does for its joint [3 * width, width] matrix (Xavier uniform
-    over the whole), so the published initialisation is kept although they stand apart here.
+    The initialisation is that of torch's MultiheadAttention: Xavier uniform over the joint [3 * width, width] matrix.
     """
 
-    heads: int
+    num_heads: int
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
     def __call__(self, query: jax.Array, context: jax.Array, causal: bool = False) -> jax.Array:
-        """Query [F, I, width] looks at context [F, J, width] -> [F, I, width] in `dtype`."""
+        """Query [F, I, width] attends to context [F, J, width] -> [F, I, width] in `dtype`."""
         width = query.shape[-1]
         q, k, v = (
-            nn.DenseGeneral((self.heads, width // self.heads), dtype=self.dtype, kernel_init=_joint_xavier, name=name)(
-                x
-            )  # [F, I or J, heads, width / heads]
+            nn.DenseGeneral(
+                (self.num_heads, width // self.num_heads), dtype=self.dtype, kernel_init=_joint_xavier, name=name
+            )(x)  # [F, I or J, heads, width / heads]
             for name, x in (("query", query), ("key", context), ("value", context))
         )
-        q = q * (width // self.heads) ** -0.5
+        q = q * (width // self.num_heads) ** -0.5
         scores = jnp.einsum("fqhd,fkhd->fhqk", q, k, preferred_element_type=jnp.float32)  # [F, heads, I, J]
         if causal:
             visible = jnp.tril(jnp.ones(scores.shape[-2:], bool))  # [I, J]
@@ -104,7 +107,7 @@ def _joint_xavier(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp
 class Block(nn.Module):
     """A pre-LN transformer block of CLIP: x + attention(LN x), then + MLP(LN x)."""
 
-    heads: int
+    num_heads: int
     activation: Activation
     causal: bool = False
     dtype: jnp.dtype = jnp.float32
@@ -113,13 +116,18 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         """[F, tokens, width] -> the same shape, in `dtype`."""
         y = LayerNorm(self.dtype, name="ln_1")(x)
-        x = x + Attention(self.heads, self.dtype, name="attention")(y, y, self.causal)
+        x = x + Attention(self.num_heads, self.dtype, name="attention")(y, y, self.causal)
         y = LayerNorm(self.dtype, name="ln_2")(x)
         return x + Mlp(4 * x.shape[-1], self.activation, self.dtype, name="mlp")(y)
 
 
+def matmul_precision(dtype: jnp.dtype) -> AbstractContextManager:
+    """The precision of matrix products: full for float32, which accelerators otherwise multiply with fewer bits."""
+    return jax.default_matmul_precision("highest" if dtype == jnp.float32 else "default")
+
+
 def unit(x: jax.Array) -> jax.Array:
-    """[..., E] of any float dtype -> float32 [..., E] of length 1."""
+    """[..., E] of any float dtype -> float32 [..., E], unit length."""
     x = x.astype(jnp.float32)
     return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True))
 

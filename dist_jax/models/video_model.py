@@ -1,58 +1,70 @@
-"""The whole classifier: frames -> frozen CLIP -> features -> DiST network -> cosine with the class texts -> logits."""
+"""The whole classifier: frames -> frozen backbone -> trained network -> cosine with class texts -> logits."""
 
 import dataclasses
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dist_jax.models.backbones.clip_vision import ClipVision, VisionConfig, first_blocks
-from dist_jax.models.dist_network import DistConfig, DistNetwork
+from dist_jax.models.backbones.base import Backbone
+from dist_jax.models.dist_network import DistConfig
 from dist_jax.models.layers import similarity_logits, unit
+from dist_jax.models.networks import NETWORKS
+from dist_jax.models.preprocess import normalize
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoModel:
-    """A frozen image tower beside a DiST network. Parameters are passed in: `frozen` and `params` are never one tree.
+    """A frozen backbone and a trained network. Parameters are arguments; `frozen` and `params` are never one tree.
 
-    `frozen` is {"vision": the image tower's, "logit_scale": float32 []}; `params` are the DiST network's.
+    `frozen` is the backbone's tree ("vision", "logit_scale": float32 []); `params` are the network's.
     """
 
-    vision: VisionConfig
+    backbone: Backbone
     dist: DistConfig
-    clip_dtype: jnp.dtype = jnp.float32  # of the tower's arithmetic
-    dtype: jnp.dtype = jnp.float32  # of the DiST network's arithmetic
+    dtype: jnp.dtype = jnp.float32  # of the network's arithmetic
     remat: str = "none"  # see DistNetwork
+    network_name: str = "dist"  # key of NETWORKS
 
     @property
-    def network(self) -> DistNetwork:
+    def network(self) -> nn.Module:
         """The trainable module."""
-        return DistNetwork(self.dist, self.dtype, self.remat)
+        return NETWORKS[self.network_name](self.dist, self.dtype, self.remat)
 
-    def features(self, frozen: dict, video: jax.Array, blocks: tuple[int, ...] | None = None) -> jax.Array:
-        """What the frozen tower makes of every alpha-th frame, under stop_gradient.
+    def init(self, key: jax.Array) -> dict:
+        """Initial parameters of the network."""
+        d, b = self.dist, self.backbone
+        tokens = b.num_prefix_tokens + b.num_patches
+        features = jnp.zeros((len(d.layers), 1, d.sparse_frames, tokens, b.width))
+        summary = jnp.zeros((1, d.sparse_frames, b.width))
+        video = jnp.zeros((1, d.num_frames, b.resolution, b.resolution, 3))
+        return self.network.init(key, features, summary, video)["params"]
+
+    def normalize(self, pixels: jax.Array) -> jax.Array:
+        """Pixels 0..255, uint8 or float [..., 3] -> normalised by the backbone's statistics, in `dtype`."""
+        return normalize(pixels, self.backbone.mean, self.backbone.std, self.dtype)
+
+    def features(self, frozen: dict, video: jax.Array, layers: tuple[int, ...] | None = None) -> jax.Array:
+        """The frozen backbone's features of every alpha-th frame, under stop_gradient.
 
         Args:
             frozen: see the class.
             video: normalised frames, float [B, T, H, W, 3].
-            blocks: increasing numbers of the CLIP blocks to read; by default the selected ones.
+            layers: increasing block numbers; None: `dist.layers`.
 
         Returns:
-            [L_selected, B, S, 1+N, D] in `clip_dtype`.
+            [L_selected, B, S, 1+N, D] in the backbone's dtype.
         """
-        blocks = self.dist.layers if blocks is None else blocks
-        config, tower = first_blocks(self.vision, frozen["vision"], blocks[-1] + 1)
+        layers = self.dist.layers if layers is None else layers
         frames = video[:, :: self.dist.alpha]  # [B, S, H, W, 3]
         b, s = frames.shape[:2]
-        tower, frames = jax.lax.stop_gradient((tower, frames))
-        module = ClipVision(config, self.clip_dtype)
-        features = module.apply(
-            {"params": tower}, frames.reshape(b * s, *frames.shape[2:]), blocks, method="features"
-        )  # [L_selected, B*S, 1+N, D]
-        return jax.lax.stop_gradient(features.reshape(len(blocks), b, s, *features.shape[2:]))
+        frozen, frames = jax.lax.stop_gradient((frozen, frames))
+        features = self.backbone.features(frozen, frames.reshape(b * s, *frames.shape[2:]), layers)
+        return jax.lax.stop_gradient(features.reshape(len(layers), b, s, *features.shape[2:]))
 
     def embed(self, params: dict, frozen: dict, video: jax.Array) -> jax.Array:
         """Normalised clips [B, T, H, W, 3] -> video embeddings float32 [B, E], not normalised."""
-        return self.network.apply({"params": params}, self.features(frozen, video), video)
+        return self._embed_features(params, frozen, self.features(frozen, video), video)
 
     def logits(
         self, params: dict, frozen: dict, text: jax.Array, video: jax.Array, zero_shot_weight: float = 0.0
@@ -60,27 +72,31 @@ class VideoModel:
         """Class logits of clips.
 
         Args:
-            params: the DiST network's.
+            params: the network's.
             frozen: see the class.
             text: class texts in the joint space, float32 [K, E].
             video: normalised frames [B, T, H, W, 3].
-            zero_shot_weight: weight of plain CLIP in the logits, 0 to 1: the mean over the S frames of its per-frame
-              logits (the paper's zero-shot setting is 0.5).
+            zero_shot_weight: weight of the plain backbone in the logits, 0 to 1: the mean over the S frames of its
+              per-frame logits (the paper's zero-shot setting is 0.5).
 
         Returns:
             float32 [B, K].
         """
         if zero_shot_weight == 0.0:
-            return similarity_logits(self.embed(params, frozen, video), text, frozen["logit_scale"])
-        last = self.vision.num_layers - 1
-        blocks = self.dist.layers if self.dist.layers[-1] == last else (*self.dist.layers, last)
-        features = self.features(frozen, video, blocks)
-        embedding = self.network.apply({"params": params}, features[: len(self.dist.layers)], video)
-        own = similarity_logits(embedding, text, frozen["logit_scale"])
-        plain = similarity_logits(self._frame_embeddings(frozen, features[-1]), text, frozen["logit_scale"])
-        return (1.0 - zero_shot_weight) * own + zero_shot_weight * jnp.mean(plain, axis=1)
+            return self.similarity(frozen, self.embed(params, frozen, video), text)
+        last = self.backbone.num_layers - 1
+        layers = self.dist.layers if self.dist.layers[-1] == last else (*self.dist.layers, last)
+        features = self.features(frozen, video, layers)
+        embedding = self._embed_features(params, frozen, features[: len(self.dist.layers)], video)
+        trained = self.similarity(frozen, embedding, text)
+        frames = self.backbone.frame_embeddings(frozen, features[-1])  # [B, S, E]
+        plain = self.similarity(frozen, unit(frames), text)  # [B, S, K]
+        return (1.0 - zero_shot_weight) * trained + zero_shot_weight * jnp.mean(plain, axis=1)
 
-    def _frame_embeddings(self, frozen: dict, last: jax.Array) -> jax.Array:
-        """The last block's stream [B, S, 1+N, D] -> CLIP's embedding of each frame, unit length, float32 [B, S, E]."""
-        module = ClipVision(self.vision, self.clip_dtype)
-        return unit(module.apply({"params": frozen["vision"]}, last[:, :, 0], method="embed"))
+    def similarity(self, frozen: dict, embedding: jax.Array, text: jax.Array) -> jax.Array:
+        """Embeddings [..., E] and class texts [K, E] -> logits float32 [..., K]: exp(logit_scale) * cosine."""
+        return similarity_logits(embedding, text, frozen["logit_scale"])
+
+    def _embed_features(self, params: dict, frozen: dict, features: jax.Array, video: jax.Array) -> jax.Array:
+        summary = self.backbone.frame_summary(frozen, features[-1])  # [B, S, D]
+        return self.network.apply({"params": params}, features, summary, video)

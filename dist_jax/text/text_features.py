@@ -1,6 +1,5 @@
 """Token ids -> text embeddings, by CLIP's text tower."""
 
-from contextlib import AbstractContextManager
 from functools import partial
 
 import jax
@@ -9,7 +8,7 @@ import numpy as np
 
 from dist_jax.errors import UserError
 from dist_jax.models.backbones.clip_text import ClipText, TextConfig
-from dist_jax.models.layers import unit
+from dist_jax.models.layers import matmul_precision, unit
 
 _ROWS = 128  # texts encoded at a time
 
@@ -27,7 +26,7 @@ def encode_tokens(config: TextConfig, params: dict, tokens: np.ndarray) -> jax.A
     rows = min(len(tokens), _ROWS)
     padding = np.repeat(tokens[:1], -len(tokens) % rows, axis=0)  # every part as long as the first: one compilation
     padded = np.concatenate([tokens, padding])
-    with precision_of(jnp.float32):
+    with matmul_precision(jnp.float32):
         parts = [_embed_text(module, params, padded[row : row + rows]) for row in range(0, len(padded), rows)]
     return jnp.concatenate(parts)[: len(tokens)]
 
@@ -51,11 +50,6 @@ def check_tokens(tokens: np.ndarray, config: TextConfig) -> np.ndarray:
     cut = tokens[:, : config.context_length].astype(np.int32)
     cut[too_long, -1] = tokens[too_long, end[too_long]]
     return cut
-
-
-def precision_of(dtype: jnp.dtype) -> AbstractContextManager:
-    """Accelerators multiply float32 with fewer bits unless told otherwise."""
-    return jax.default_matmul_precision("highest" if dtype == jnp.float32 else "default")
 
 
 @partial(jax.jit, static_argnums=0)

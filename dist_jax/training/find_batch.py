@@ -6,8 +6,8 @@ from jax.sharding import Mesh
 from dist_jax.distributed import sharding
 from dist_jax.experiment import build
 from dist_jax.training import memory
-from dist_jax.training.optimizer import make_optimizer, make_schedule
-from dist_jax.training.train import abstract_state, batch_shapes, compile_step
+from dist_jax.training.optimizer import lr_schedule, make_optimizer
+from dist_jax.training.setup import abstract_state, batch_shapes, compile_step
 from dist_jax.training.train_step import TrainStep
 
 
@@ -23,7 +23,7 @@ def find_batch(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
         trainer = TrainStep(
             experiment.model,
             make_optimizer(config.optimizer),
-            make_schedule(config.optimizer, 1.0, 1.0),  # whichever: it takes no memory
+            lr_schedule(config.optimizer, 1.0, 1.0),  # whichever: it takes no memory
             ml_collections.FrozenConfigDict(tried),
             sharding.replicated(mesh),
         )

@@ -1,4 +1,4 @@
-"""Watching a run: metrics.jsonl, TensorBoard events, the progress bar, the heartbeat, the warnings."""
+"""The log of a run: metrics.jsonl, TensorBoard events, progress bar, heartbeat, warnings, profiler trace."""
 
 import collections
 import json
@@ -19,68 +19,65 @@ from dist_jax.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
 HEARTBEAT_FILE = "heartbeat.json"
-_HEARTBEAT_SECONDS = 10.0  # at least, from one writing of the heartbeat to the next
-_STEPS_BEHIND = 2  # steps that the device may be ahead of what was read of it: logging never waits for the newest step
+_HEARTBEAT_SECONDS = 10.0  # shortest time between two writes of the heartbeat
+_STEPS_BEHIND = 2  # metrics are read this many steps late: logging never waits for the newest step
 
 
 class TrainLogger:
-    """Takes every step's metrics, still on the device, and tells about them when they are there.
+    """Collects the metrics of every step on the device, and writes their averages once they are computed.
 
-    Only process 0 writes. `TrainLogger` is where a loss that is not finite is noticed.
+    Only process 0 writes. The logger also detects a loss that is not finite.
 
-    A line of metrics.jsonl tells of the steps since the line before it, or since the run was started or resumed: at
-    every multiple of log.every_steps, at the last step, and where a notice to stop ended a run. So a run that was
-    stopped has a line more, there, than one that was not, and one that was killed and resumed from the checkpoint of
-    step n says nothing of the steps between its last line before n and n.
+    A line of metrics.jsonl covers the steps since the previous line, or since the run started or resumed. Lines are
+    written at every multiple of log.every_steps, at the last step, and when a preemption stops the run.
     """
 
     def __init__(
         self,
         workdir: epath.PathLike,
-        start: int,
-        total: int,
-        rate: Callable[[int], jax.Array],
+        first_step: int,
+        num_steps: int,
+        learning_rate: Callable[[int], jax.Array],
         config: ml_collections.FrozenConfigDict,
     ) -> None:
-        """Goes on behind step `start` of `total`.
+        """Continues the log of `workdir` after step `first_step` of `num_steps`.
 
-        `rate` is the learning rate of the step that follows so many. It is asked for only where it is logged: computed
-        on the device, it waits there for the step.
+        `learning_rate` maps completed steps to the rate of the next step. It runs on the device, behind the queued
+        steps, so it is called only for the lines that are written.
         """
         self._folder = epath.Path(workdir)
-        self._config, self._total, self._rate = config, total, rate
+        self._config, self._num_steps, self._learning_rate = config, num_steps, learning_rate
         self._writes = jax.process_index() == 0
         self._pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
         self._sums: dict[str, float] = collections.defaultdict(float)
-        self._since = (start, time.monotonic(), 0.0)  # step, seconds, seconds waited: where the interval began
-        self._newest = (start, 0.0, {})  # step, seconds waited, bad records
-        self._warned = self._tracing = False
-        self._beaten = 0.0  # when the heartbeat was written last
-        self._first = start + config.log.every_steps  # the first interval waits for the pipeline to start: no warning
-        self._lines = lines_until(self._folder / METRICS_FILE, start)
+        self._interval_start = (first_step, time.monotonic(), 0.0)  # step, seconds, seconds waited for input
+        self._newest = (first_step, 0.0, {})  # step, seconds waited for input, bad records
+        self._warned_slow_input = self._tracing = False
+        self._last_heartbeat = 0.0
+        self._first_interval_end = first_step + config.log.every_steps  # the pipeline starts up: no warning
+        self._lines = lines_until(self._folder / METRICS_FILE, first_step)
         self._writer = metric_writers.create_default_writer(self._folder, just_logging=not self._writes)
-        self._progress = periodic_actions.ReportProgress(num_train_steps=total, writer=self._writer)
-        self._bar = tqdm(
-            total=total, initial=start, unit="step", disable=not (self._writes and sys.stderr.isatty()), leave=False
-        )
+        self._progress = periodic_actions.ReportProgress(num_train_steps=num_steps, writer=self._writer)
+        show_bar = self._writes and sys.stderr.isatty()
+        self._bar = tqdm(total=num_steps, initial=first_step, unit="step", disable=not show_bar, leave=False)
 
     def step(self, step: int, metrics: dict[str, jax.Array], waited: float, bad: dict[str, int]) -> None:
-        """After the dispatch of a step.
+        """Records a dispatched step.
 
         Args:
-            step: steps made, this one included.
+            step: completed steps, this one included.
             metrics: of the training step, float32 scalars on the device.
-            waited: seconds that the loop has waited for input since it began.
+            waited: seconds that the loop has waited for input since it started.
             bad: number of different bad records so far, by kind.
 
         Raises:
-            UserError: if a loss was not finite and the run is to stop at that.
+            UserError: a loss was not finite and config.optimizer.nonfinite is "stop".
         """
         for value in metrics.values():
             value.copy_to_host_async()
         self._pending.append((step, metrics))
         self._newest = (step, waited, bad)
-        self._read(_STEPS_BEHIND)
+        self._read_metrics(_STEPS_BEHIND)
         self._bar.update()
         self._progress(step)
         self.beat()
@@ -88,20 +85,20 @@ class TrainLogger:
             self.log()
 
     def beat(self) -> None:
-        """Says in the heartbeat file that the run is alive, if it has not done so lately."""
-        if self._writes and time.monotonic() - self._beaten > _HEARTBEAT_SECONDS:
-            self._beaten = time.monotonic()
-            beat = json.dumps({"step": self._newest[0], "time": time.time()})
-            write_text(str(self._folder / HEARTBEAT_FILE), beat)
+        """Updates the heartbeat file, at most every 10 seconds."""
+        if self._writes and time.monotonic() - self._last_heartbeat > _HEARTBEAT_SECONDS:
+            self._last_heartbeat = time.monotonic()
+            heartbeat = json.dumps({"step": self._newest[0], "time": time.time()})
+            write_text(str(self._folder / HEARTBEAT_FILE), heartbeat)
 
     def log(self) -> None:
-        """Writes a line about the steps that none tells of yet; nothing if there are none. Raises as `step` does."""
+        """Writes a line about the steps since the last line, if there are any. Raises as `step` does."""
         self.flush()
         if self._sums["steps"]:
-            self._log(*self._newest)
+            self._write_interval(*self._newest)
 
     def profile(self, step: int) -> None:
-        """Before a step: starts and stops the profiler's trace where config.profile_steps says so."""
+        """Starts or stops the profiler trace before `step`, as config.profile_steps says."""
         steps = self._config.profile_steps
         if not steps:
             return
@@ -110,30 +107,67 @@ class TrainLogger:
             self._tracing = True
         elif step == steps[1] + 1:
             self.flush()
-            self._end_trace()
-
-    def _end_trace(self) -> None:
-        if not self._tracing:  # a run that was resumed inside of these steps has begun none
-            return
-        self._tracing = False
-        jax.profiler.stop_trace()
-        self.say(f"a trace of the steps {self._config.profile_steps} is in {self._folder / 'profile'} (tensorboard)")
+            self._stop_trace()
 
     @contextmanager
     def pause(self) -> Iterator[None]:
-        """Leaves what happens inside, an evaluation say, out of the clips per second."""
+        """Excludes the time inside the context from the clips per second."""
         self.flush()
-        began = time.monotonic()
+        start = time.monotonic()
         yield
-        step, since, waited = self._since
-        self._since = (step, since + time.monotonic() - began, waited)
+        step, interval_start, waited = self._interval_start
+        self._interval_start = (step, interval_start + time.monotonic() - start, waited)
 
     def flush(self) -> None:
-        """Waits for all steps so far and takes in their metrics; raises as `step` does."""
-        self._read(0)
+        """Waits for all steps so far and reads their metrics. Raises as `step` does."""
+        self._read_metrics(0)
 
-    def _read(self, behind: int) -> None:
-        while len(self._pending) > behind:
+    def write(self, step: int, values: dict[str, float], prefix: str = "") -> None:
+        """Writes scalars to all logs, with names like "eval_top1" for the prefix "eval_"."""
+        values = {prefix + name: value for name, value in values.items()}
+        self._writer.write_scalars(step, values)
+        if not self._writes:
+            return
+        self._lines.append(json.dumps({"step": step, **values}))
+        # The whole file every time: object stores cannot append, and the file is small.
+        write_text(str(self._folder / METRICS_FILE), "\n".join(self._lines) + "\n")
+        self._last_heartbeat = 0.0
+        self.beat()
+
+    def evaluation(self, step: int) -> dict[str, float] | None:
+        """The evaluation of `step` in metrics.jsonl when the run started; None if it has none."""
+        for line in map(json.loads, self._lines):
+            if line["step"] == step and "eval_videos" in line:
+                values = {name.removeprefix("eval_"): v for name, v in line.items() if name.startswith("eval_")}
+                return {name: value for name, value in values.items() if not name.startswith("bad_")}
+        return None
+
+    def warn(self, message: str) -> None:
+        """Prints a warning above the progress bar."""
+        self.say(f"warning: {message}")
+
+    def say(self, message: str) -> None:
+        """Prints a line above the progress bar."""
+        if self._writes:
+            tqdm.write(message, file=sys.stderr)
+
+    def close(self) -> None:
+        """Writes buffered events, and the trace if it ends with the run."""
+        self._stop_trace()
+        self._bar.close()
+        self._writer.flush()
+        self._writer.close()
+
+    def _stop_trace(self) -> None:
+        if not self._tracing:  # e.g. a run that resumed between the two steps
+            return
+        self._tracing = False
+        jax.profiler.stop_trace()
+        self.say(f"a trace of steps {self._config.profile_steps} is in {self._folder / 'profile'} (use tensorboard)")
+
+    def _read_metrics(self, num_pending: int) -> None:
+        """Adds the metrics of all but the newest `num_pending` steps to the sums."""
+        while len(self._pending) > num_pending:
             step, metrics = self._pending.popleft()
             values = {name: float(value) for name, value in metrics.items()}
             skipped = bool(values["skipped"])
@@ -145,98 +179,65 @@ class TrainLogger:
                 )
             self._sums["steps"] += 1
             self._sums["skipped"] += values.pop("skipped")
-            if not skipped:  # the numbers of a step that was dropped say nothing about the network
+            if not skipped:  # the metrics of a dropped update say nothing about the network
                 for name, value in values.items():
                     self._sums[name] += value
 
-    def _log(self, step: int, waited: float, bad: dict[str, int]) -> None:
-        before, began, waited_before = self._since
+    def _write_interval(self, step: int, waited: float, bad: dict[str, int]) -> None:
+        first_step, start, waited_before = self._interval_start
         now = time.monotonic()
-        seconds, steps = max(now - began, 1e-9), self._sums.pop("steps")
+        seconds, num_steps = max(now - start, 1e-9), self._sums.pop("steps")
         skipped = self._sums.pop("skipped")
-        values = {name: total / (steps - skipped) for name, total in self._sums.items()}  # empty if all were skipped
+        values = {name: total / (num_steps - skipped) for name, total in self._sums.items()}  # empty if all skipped
         values |= {
-            "learning_rate": float(self._rate(step - 1)),
-            "clips_per_second": (step - before) * self._config.batch_size / seconds,
+            "learning_rate": float(self._learning_rate(step - 1)),
+            "clips_per_second": (step - first_step) * self._config.batch_size / seconds,
             "input_wait": (waited - waited_before) / seconds,
             "skipped": skipped,
             **{f"bad_{kind}": float(count) for kind, count in bad.items()},
             **device_memory(),
         }
         self._sums.clear()
-        self._since = (step, now, waited)
+        self._interval_start = (step, now, waited)
         self.write(step, values)
         self._show(step, values)
-        if values["input_wait"] > self._config.log.slow_input and step > self._first and not self._warned:
-            self._warned = True
+        self._warn_slow_input(step, values["input_wait"])
+
+    def _warn_slow_input(self, step: int, input_wait: float) -> None:
+        if input_wait > self._config.log.slow_input and step > self._first_interval_end and not self._warned_slow_input:
+            self._warned_slow_input = True
             self.warn(
-                f"{values['input_wait']:.0%} of the time goes into waiting for input; raise data.num_threads or "
-                "store smaller frames (python -m scripts.bench_input shows what takes the time)"
+                f"{input_wait:.0%} of the time is spent waiting for input; raise data.num_threads or store smaller "
+                "frames (python -m scripts.bench_input shows what takes the time)"
             )
 
     def _show(self, step: int, values: dict[str, float]) -> None:
         shown = {
-            "loss": f"{values['loss']:.3f}" if "loss" in values else "no finite one",
+            "loss": f"{values['loss']:.3f}" if "loss" in values else "not finite",
             "clips/s": f"{values['clips_per_second']:.1f}",
             "input wait": f"{values['input_wait']:.0%}",
         }
         if self._bar.disable:
-            self.say(f"step {step}/{self._total}: " + ", ".join(f"{name} {value}" for name, value in shown.items()))
+            self.say(f"step {step}/{self._num_steps}: " + ", ".join(f"{name} {text}" for name, text in shown.items()))
         else:
             self._bar.set_postfix(shown)
 
-    def write(self, step: int, values: dict[str, float], prefix: str = "") -> None:
-        """Writes scalars to all logs; `prefix` says what they are of, e.g. "eval_"."""
-        values = {prefix + name: value for name, value in values.items()}
-        self._writer.write_scalars(step, values)
-        if not self._writes:
-            return
-        self._lines.append(json.dumps({"step": step, **values}))
-        # Written whole every time: object stores cannot append, and the file stays small.
-        write_text(str(self._folder / METRICS_FILE), "\n".join(self._lines) + "\n")
-        self._beaten = 0.0
-        self.beat()
-
-    def evaluation(self, step: int) -> dict[str, float] | None:
-        """The evaluation of `step` that metrics.jsonl held when the run was started; None if it held none."""
-        for line in map(json.loads, self._lines):
-            if line["step"] == step and "eval_top1" in line:
-                of_all = {name.removeprefix("eval_"): value for name, value in line.items() if name.startswith("eval_")}
-                return {name: value for name, value in of_all.items() if not name.startswith("bad_")}
-        return None
-
-    def warn(self, message: str) -> None:
-        """A line that the progress bar does not overwrite."""
-        self.say(f"warning: {message}")
-
-    def say(self, message: str) -> None:
-        """As `warn`, for what is no reason to worry."""
-        if self._writes:
-            tqdm.write(message, file=sys.stderr)
-
-    def close(self) -> None:
-        """Writes what is left, a trace whose last step was the run's too."""
-        self._end_trace()
-        self._bar.close()
-        self._writer.flush()
-        self._writer.close()
-
 
 def device_memory() -> dict[str, float]:
-    """Largest memory in use so far over this host's devices, bytes; empty where a backend does not say."""
+    """Peak memory over this host's devices so far, bytes; empty if a backend does not report it."""
     peaks = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()]
     return {"device_memory_peak": float(max(peaks))} if peaks and None not in peaks else {}
 
 
 def lines_until(file: epath.Path, step: int) -> list[str]:
-    """The lines of a metrics file up to `step`: a resumed run writes the later ones again."""
+    """The lines of a metrics file up to `step`; a resumed run writes the later lines again."""
     if not file.exists():
         return []
-    kept = []
+    lines = []
     for line in file.read_text().splitlines():
         try:
             if json.loads(line)["step"] <= step:
-                kept.append(line)
+                lines.append(line)
         except json.JSONDecodeError:
-            logging.getLogger(__name__).info("%s: a line that a kill cut short is dropped", file)
-    return kept
+            logging.getLogger(__name__).info("%s: dropped a line that a kill truncated", file)
+    return lines

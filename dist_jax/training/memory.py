@@ -60,7 +60,7 @@ def device_limit() -> int:
 
 
 @contextmanager
-def refusing_too_large() -> Iterator[None]:
+def raise_too_large() -> Iterator[None]:
     """Raises TooLarge for what XLA says where memory ends: TPUs when they compile, others when they run."""
     try:
         yield

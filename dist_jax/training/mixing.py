@@ -14,6 +14,8 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
+from dist_jax.typing import PyTree
+
 
 class MixDraw(NamedTuple):
     """One draw for each of G groups."""
@@ -69,12 +71,12 @@ def _box(key: jax.Array, kept: jax.Array, size: tuple[int, int]) -> jax.Array:
     return jnp.concatenate([low, high])
 
 
-def apply(video: jax.Array, targets: jax.Array, draws: MixDraw) -> tuple[jax.Array, jax.Array]:
+def apply(video: jax.Array, targets: PyTree, draws: MixDraw) -> tuple[jax.Array, PyTree]:
     """Mixes each clip with the mirrored one of its group.
 
     Args:
         video: float [B, T, H, W, 3], B = G * group.
-        targets: float32 [B, K].
+        targets: float32 [B, K], or a tree of such arrays.
         draws: for the G groups, in order.
 
     Returns:
@@ -84,10 +86,13 @@ def apply(video: jax.Array, targets: jax.Array, draws: MixDraw) -> tuple[jax.Arr
     grouped = video.reshape(groups, -1, *video.shape[1:])  # [G, group, T, H, W, 3]
     weight = _weights(draws, video.shape[2:4])[:, None, None, :, :, None].astype(video.dtype)  # [G, 1, 1, H, W, 1]
     grouped = grouped * weight + grouped[:, ::-1] * (1 - weight)
-    grouped_targets = targets.reshape(groups, -1, targets.shape[1])  # [G, group, K]
     share = draws.share[:, None, None]  # [G, 1, 1]
-    grouped_targets = grouped_targets * share + grouped_targets[:, ::-1] * (1 - share)
-    return grouped.reshape(video.shape), grouped_targets.reshape(targets.shape)
+
+    def mix(target: jax.Array) -> jax.Array:
+        rows = target.reshape(groups, -1, target.shape[1])  # [G, group, K]
+        return (rows * share + rows[:, ::-1] * (1 - share)).reshape(target.shape)
+
+    return grouped.reshape(video.shape), jax.tree.map(mix, targets)
 
 
 def _weights(draws: MixDraw, size: tuple[int, ...]) -> jax.Array:

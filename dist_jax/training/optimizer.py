@@ -59,7 +59,7 @@ def decay_rates(params: dict, rate: float) -> dict:
     return jax.tree_util.tree_map_with_path(of, params)
 
 
-def make_schedule(
+def lr_schedule(
     settings: ml_collections.ConfigDict, epochs: float, epochs_per_step: float
 ) -> Callable[[jax.Array | int], jax.Array]:
     """The rate, float32 [], of the step that follows so many steps, by the fractional epoch.

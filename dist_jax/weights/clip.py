@@ -14,6 +14,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from dist_jax.errors import UserError, warn
+from dist_jax.models.backbones.clip import ClipBackbone
 from dist_jax.models.backbones.clip_text import ClipText, TextConfig
 from dist_jax.models.backbones.clip_vision import ClipVision, VisionConfig
 from dist_jax.text import tokenizer
@@ -40,6 +41,10 @@ class ClipModel:
     tokenizer: str | None  # directory with its tokenizer's files
     name: str  # as it was asked for
     fingerprint: str  # of the float32 values before any cast or interpolation: equal for equal weights in any format
+
+    def backbone(self, dtype: jnp.dtype = jnp.float32) -> ClipBackbone:
+        """The backbone for the model; `dtype` of the image tower's arithmetic."""
+        return ClipBackbone(self.vision, self.text, dtype)
 
     def encode_texts(self, texts: Texts) -> jax.Array:
         """Texts, or their token ids int [K, any length], -> text embeddings float32 [K, E], unit length.

@@ -7,7 +7,7 @@ import numpy as np
 
 from dist_jax import hub
 from dist_jax.errors import UserError
-from dist_jax.models.preprocess import MEAN, STD
+from dist_jax.models.backbones.clip import CLIP_MEAN, CLIP_STD
 from dist_jax.text import tokenizer
 from dist_jax.weights.clip_formats import HUGGINGFACE_MODELS
 
@@ -72,7 +72,7 @@ def check_normalization(directory: Path) -> None:
         file = directory / name
         config = read_json(file) if file.is_file() else {}
         config = (config.get(part) or {}) if part else config
-        for key, ours in ((mean, MEAN), (std, STD)):
+        for key, ours in ((mean, CLIP_MEAN), (std, CLIP_STD)):
             if config.get(key) is not None and not np.allclose(config[key], ours, atol=1e-3):
                 raise UserError(f"{file}: {key} is {config[key]}; models with CLIP's, {list(ours)}, can be loaded")
 

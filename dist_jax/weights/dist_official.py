@@ -114,7 +114,8 @@ def param_shapes(config: DistConfig) -> Mapping[str, Shape]:
     c = config
     features = jax.ShapeDtypeStruct((len(c.layers), 1, c.sparse_frames, 2, c.backbone_width), jnp.float32)
     video = jax.ShapeDtypeStruct((1, c.num_frames, c.patch_size, c.patch_size, 3), jnp.float32)
-    params = jax.eval_shape(DistNetwork(c).init, jax.random.key(0), features, video)["params"]
+    summary = jax.ShapeDtypeStruct((1, c.sparse_frames, c.backbone_width), jnp.float32)
+    params = jax.eval_shape(DistNetwork(c).init, jax.random.key(0), features, summary, video)["params"]
     return MappingProxyType({path: leaf.shape for path, leaf in table.flatten(params).items()})
 
 

@@ -16,7 +16,7 @@ from dist_jax.weights import clip_formats, dist_official, model_directory, table
 from dist_jax.weights.clip import ClipModel
 from dist_jax.weights.model_directory import EvalProtocol, Model
 from dist_jax.weights.table import Place, keep
-from dist_jax.workdir.run_metadata import RUN_FILE, RunMetadata, read_run
+from dist_jax.workdir.run_metadata import RUN_FILE, RunMetadata, read_run_metadata
 
 KINDS = "a model directory, a training workdir or a published .pyth file"
 
@@ -73,7 +73,7 @@ def read_dist(path: str | Path) -> Network:
     A published file does not say which CLIP blocks it reads: here they are the first ones, as many as it has layers.
     """
     if _is_workdir(path):
-        run = read_run(str(path))
+        run = read_run_metadata(str(path))
         return Network(*_run_network(str(path), run), run.backbone)
     if model_directory.is_model_directory(path):
         model = model_directory.read_dist(path)
@@ -125,7 +125,7 @@ def _read_pyth(path: Path, clip: str, use_clip: str, selected: tuple[int, ...] |
 
 
 def _read_workdir(path: str, clip: str, use_clip: str, place: Place) -> Model:
-    run = read_run(path)
+    run = read_run_metadata(path)
     dist, params = _run_network(path, run)
     own = run.config["backbone"]["weights"]
     weights = own if use_clip == "inside" or not clip else clip
@@ -140,7 +140,7 @@ def _read_workdir(path: str, clip: str, use_clip: str, place: Place) -> Model:
         ) from error
     if use_clip != "given":
         _check_same_clip(path, run, tower)
-    return Model(dist, _placed(params, place), tower, tuple(run.classes), None, EvalProtocol.of(run.config))
+    return Model(dist, _placed(params, place), tower, tuple(run.class_names), None, EvalProtocol.of(run.config))
 
 
 def _check_same_clip(path: str, run: "RunMetadata", tower: ClipModel) -> None:
@@ -169,7 +169,7 @@ def _run_network(workdir: str, run: RunMetadata) -> tuple[DistConfig, dict]:
 
     sizes = {field.name: run.model[field.name] for field in dataclasses.fields(DistConfig)}
     dist = DistConfig(**sizes | {"layers": tuple(sizes["layers"])})
-    return dist, checkpoints.load_params(workdir, best=run.config["checkpoint"]["best_metric"])[1]
+    return dist, checkpoints.load_params(workdir, best_metric=run.config["checkpoint"]["best_metric"])[1]
 
 
 def _is_workdir(path: str | Path) -> bool:

@@ -1,1 +1,1 @@
-"""What a run leaves on disk: run metadata, checkpoints, the training state."""
+"""Files of a training run: run metadata, checkpoints, the training state."""

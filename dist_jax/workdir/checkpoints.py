@@ -1,6 +1,6 @@
-"""The checkpoints of a workdir, checkpoints/STEP: DiST parameters, optimizer state and step, by Orbax.
+"""Orbax checkpoints in WORKDIR/checkpoints/STEP: DiST parameters, optimizer state and step.
 
-No frozen parameter is saved: run.json names the backbone and the fingerprint of its weights instead.
+Frozen parameters are not saved: run.json records the name and the fingerprint of the backbone's weights.
 """
 
 from collections.abc import Iterator
@@ -18,103 +18,111 @@ from dist_jax.workdir.train_state import TrainState
 
 
 class Checkpoints:
-    """The checkpoints of a workdir: saved in the background, the newest `keep` and the best one kept."""
+    """Saves checkpoints in the background, restores them, and deletes old ones."""
 
-    def __init__(self, workdir: epath.PathLike, keep: int, best: str) -> None:
-        """Opens workdir/checkpoints; `best` is the metric whose highest value is kept, "" for none."""
-        policies = [checkpoint_managers.LatestN(keep)]
-        if best:
+    def __init__(self, workdir: epath.PathLike, max_to_keep: int, best_metric: str) -> None:
+        """Opens WORKDIR/checkpoints.
+
+        Args:
+            workdir: folder of the run.
+            max_to_keep: number of newest checkpoints to keep.
+            best_metric: the checkpoint with the highest value of this metric is also kept; "" for none.
+        """
+        policies = [checkpoint_managers.LatestN(max_to_keep)]
+        if best_metric:
             policies.append(
                 checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics[best], n=1, keep_checkpoints_without_metrics=False
+                    get_metric_fn=lambda metrics: metrics[best_metric], n=1, keep_checkpoints_without_metrics=False
                 )
             )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=checkpoint_managers.AnyPreservationPolicy(policies),
-            best_fn=lambda metrics: metrics[best or "top1"],  # without it no metrics are written beside a checkpoint
+            best_fn=lambda metrics: metrics[best_metric or "top1"],  # Orbax saves metrics only with a best_fn
             cleanup_tmp_directories=True,
         )
         self._manager = ocp.CheckpointManager(_folder(workdir), options=options)
 
     @property
     def latest(self) -> int | None:
-        """The newest whole checkpoint's step."""
+        """Step of the newest complete checkpoint; None if there is none."""
         return self._manager.latest_step()
 
     def metrics(self, step: int) -> dict[str, float] | None:
-        """What `step` was saved with; None if there is no such checkpoint, or it was not evaluated."""
+        """The metrics saved with `step`; None if this checkpoint does not exist or was not evaluated."""
         return self._manager.metrics(step)
 
     def save(self, step: int, state: TrainState, metrics: dict[str, float] | None = None) -> None:
-        """Starts saving; returns when the state is copied off the device. All hosts call this."""
+        """Starts saving and returns once the state is copied to the host. All hosts must call this."""
         if step in self._manager.all_steps():
             return
         args = ocp.args.Composite(**{name: ocp.args.StandardSave(item) for name, item in _items(state).items()})
         self._manager.save(step, args=args, metrics=metrics, force=True)
 
     def restore(self, step: int, like: TrainState) -> TrainState:
-        """The state saved at `step`, placed as `like` says (its leaves have shape, dtype and sharding)."""
-        wanted = {name: ocp.args.StandardRestore(item) for name, item in _items(like).items()}
-        found = self._manager.restore(step, args=ocp.args.Composite(**wanted))
-        return TrainState(found["step"]["value"], found["params"], found["opt_state"], found.get("ema"))
+        """The state saved at `step`, with the shapes, dtypes and shardings of the leaves of `like`."""
+        args = {name: ocp.args.StandardRestore(item) for name, item in _items(like).items()}
+        items = self._manager.restore(step, args=ocp.args.Composite(**args))
+        return TrainState(items["step"]["value"], items["params"], items["opt_state"], items.get("ema"))
 
     def wait(self) -> None:
-        """Returns when nothing is being saved any more."""
+        """Waits until all saves are complete."""
         self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Finishes what is being saved."""
+        """Waits for unfinished saves and closes."""
         self._manager.close()
 
 
-def load_params(workdir: epath.PathLike, best: str = "") -> tuple[int, dict]:
-    """The parameters of a workdir on this host: the averaged ones where the run kept an average.
+def load_params(workdir: epath.PathLike, best_metric: str = "") -> tuple[int, dict]:
+    """Loads the DiST parameters of a training run on this host: their moving average if the run has one.
 
     Args:
-        workdir: of a training run.
-        best: metric whose best checkpoint is read, e.g. "top1"; "": the newest.
+        workdir: folder of the run.
+        best_metric: loads the checkpoint with the highest value of this metric, e.g. "top1"; "": the newest.
 
     Returns:
-        The step and the DiST parameters.
+        The step, and the parameters as NumPy arrays.
 
     Raises:
-        UserError: if there is no checkpoint.
+        UserError: there is no complete checkpoint.
     """
     if not _folder(workdir).is_dir():
-        raise UserError(f"{workdir} holds no checkpoint of a training run ({_folder(workdir)} is missing)")
+        raise UserError(
+            f"{workdir} has no checkpoints ({_folder(workdir)} is missing); use the --workdir of a training run"
+        )
     handlers = {item: ocp.StandardCheckpointHandler() for item in ("params", "ema")}
     with ExitStack() as stack:
         stack.enter_context(_no_warnings())
         options = ocp.CheckpointManagerOptions(read_only=True)
         manager = ocp.CheckpointManager(_folder(workdir), options=options, item_handlers=handlers)
         stack.enter_context(manager)
-        step = _best_step(manager, best) if best else manager.latest_step()
+        step = _best_step(manager, best_metric) if best_metric else manager.latest_step()
         if step is None:
-            raise UserError(f"{workdir} holds no whole checkpoint yet; train longer")
+            raise UserError(f"{workdir} has no complete checkpoint yet; train longer")
         item = "ema" if (manager.directory / str(step) / "ema").exists() else "params"
-        # Onto one device of this host: the devices of the run that saved them need not be here.
-        here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        # Restore onto one local device: the devices that saved the checkpoint may not exist here.
+        local = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
         shapes = manager.item_metadata(step)[item]
-        wanted = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), shapes)
-        restored = manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(wanted)}))
+        target = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=local), shapes)
+        restored = manager.restore(step, args=ocp.args.Composite(**{item: ocp.args.StandardRestore(target)}))
     return step, jax.device_get(restored[item])
 
 
 def _best_step(manager: ocp.CheckpointManager, metric: str) -> int | None:
-    scores = {step: manager.metrics(step) for step in manager.all_steps()}
-    scores = {step: found[metric] for step, found in scores.items() if found and metric in found}
+    metrics = {step: manager.metrics(step) for step in manager.all_steps()}
+    scores = {step: values[metric] for step, values in metrics.items() if values and metric in values}
     return max(scores, key=scores.__getitem__) if scores else manager.latest_step()
 
 
 @contextmanager
 def _no_warnings() -> Iterator[None]:
-    """Orbax warns of what is meant here: reading only, and only a part."""
-    before = logging.get_verbosity()
+    """Hides Orbax's warnings about read-only and partial restoring, which are intended here."""
+    verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)
     try:
         yield
     finally:
-        logging.set_verbosity(before)
+        logging.set_verbosity(verbosity)
 
 
 def _folder(workdir: epath.PathLike) -> epath.Path:
@@ -122,6 +130,6 @@ def _folder(workdir: epath.PathLike) -> epath.Path:
 
 
 def _items(state: TrainState) -> dict[str, Any]:
-    """The parts of a checkpoint, each a tree: Orbax's standard handler takes no single array."""
+    """Checkpoint items, each a tree: Orbax's standard handler does not accept a single array."""
     items = {"params": state.params, "opt_state": state.opt_state, "step": {"value": state.step}}
     return items if state.ema is None else items | {"ema": state.ema}

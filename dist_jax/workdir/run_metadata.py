@@ -1,4 +1,4 @@
-"""What a workdir remembers of its run: run.json, which says what may go on there and what a trained model is."""
+"""Run metadata in WORKDIR/run.json: which run a workdir belongs to, and what its trained model is."""
 
 import dataclasses
 import json
@@ -9,84 +9,100 @@ from etils import epath
 from dist_jax.errors import UserError, first_line
 
 RUN_FILE = "run.json"
+FORMAT_VERSION = 2  # version 1 had other setting names (dist_jax before 0.2)
 
-# Fields of the configuration that a run is known by. Later versions may add fields; these were always there.
-_NEEDED = ("seed", "batch_size", "ema_decay", "init_from", "checkpoint", "backbone")
+# Settings that readers of run.json use. Other settings may be missing.
+_REQUIRED = ("seed", "batch_size", "ema_decay", "init_from", "checkpoint", "backbone")
 
 
 @dataclasses.dataclass(frozen=True)
 class RunMetadata:
-    """What a run is. A resumed run must agree in all but the settings that may change on the way."""
+    """The identity of a run. Only a run without `conflicts` can resume it."""
 
     config: dict[str, Any]  # the resolved configuration
-    classes: list[str]  # names, in the order of their numbers
-    backbone: dict[str, Any]  # "name" and "fingerprint" of the CLIP weights
+    class_names: list[str]  # in the order of the class numbers
+    backbone: dict[str, Any]  # "name" and "fingerprint" of the backbone's weights
     model: dict[str, Any]  # sizes of the DiST network
-    records: int  # training records; with the batch size and the seed they say what a step number means
+    num_records: int  # training records; with batch_size and seed it defines which records a step reads
+    format_version: int = FORMAT_VERSION
 
     def conflicts(self, other: "RunMetadata") -> list[str]:
-        """What keeps `other` from going on where this run stopped, one phrase each, both sides named."""
-        found = self.network_conflicts(other)
-        if self.classes != other.classes:
-            found.append(_class_conflict(self.classes, other.classes))
+        """Reasons why `other` cannot resume this run, with both values; empty if it can."""
+        problems = self.network_conflicts(other)
+        if self.class_names != other.class_names:
+            problems.append(_class_conflict(self.class_names, other.class_names))
         for name in ("seed", "batch_size"):
             if self.config[name] != other.config[name]:
-                found.append(f"{name} is {other.config[name]}, the workdir's {self.config[name]}")
+                problems.append(f"{name} is {other.config[name]} (workdir: {self.config[name]})")
         if (self.config["ema_decay"] > 0) != (other.config["ema_decay"] > 0):
-            found.append(
-                f"ema_decay is {other.config['ema_decay']}, the workdir's {self.config['ema_decay']}: "
-                "it keeps an average or none"
+            problems.append(
+                f"ema_decay is {other.config['ema_decay']} (workdir: {self.config['ema_decay']}), and a moving average "
+                "cannot be switched on or off"
             )
-        if self.records != other.records:
-            found.append(f"there are {other.records} training records, in the workdir's run {self.records}")
-        return found
+        if self.num_records != other.num_records:
+            problems.append(f"the number of training records is {other.num_records} (workdir: {self.num_records})")
+        return problems
 
     def network_conflicts(self, other: "RunMetadata") -> list[str]:
-        """What keeps this run's parameters from being those of `other`'s network, as `conflicts` says it."""
-        found = []
+        """Reasons why the parameters of this run do not fit the network of `other`."""
+        problems = []
         if self.backbone["fingerprint"] != other.backbone["fingerprint"]:
             mine, theirs = (f"{r.backbone['name']} ({r.backbone['fingerprint'][:12]})" for r in (self, other))
-            found.append(f"the backbone is {theirs}, the workdir's {mine}")
+            problems.append(f"the backbone is {theirs} (workdir: {mine})")
         for name in self.model:
             if self.model[name] != other.model.get(name):
-                found.append(f"model {name} is {other.model.get(name)}, the workdir's {self.model[name]}")
-        return found
+                problems.append(f"model {name} is {other.model.get(name)} (workdir: {self.model[name]})")
+        return problems
 
 
 def _class_conflict(mine: list[str], theirs: list[str]) -> str:
-    differ = [i for i, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b]
-    if not differ:
-        return f"there are {len(theirs)} classes, in the workdir's run {len(mine)}"
-    first = differ[0]
-    return f"class {first} is {theirs[first]!r}, the workdir's {mine[first]!r}"
+    different = [i for i, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b]
+    if not different:
+        return f"the number of classes is {len(theirs)} (workdir: {len(mine)})"
+    first = different[0]
+    return f"class {first} is {theirs[first]!r} (workdir: {mine[first]!r})"
 
 
 def make_workdir(workdir: epath.PathLike) -> None:
-    """Makes the folder of a run; UserError if it is a file or cannot be made."""
+    """Creates the folder of a run. Raises UserError if it is a file or cannot be created."""
     try:
         epath.Path(workdir).mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"--workdir={workdir}: cannot be made a folder ({first_line(error)}); give another") from error
+        raise UserError(f"--workdir={workdir}: cannot create this folder ({first_line(error)}); use another") from error
 
 
-def read_run(workdir: epath.PathLike) -> RunMetadata | None:
-    """The run of a workdir; None if it has none yet. UserError if run.json cannot be read or is not whole."""
+def read_run_metadata(workdir: epath.PathLike) -> RunMetadata | None:
+    """Reads run.json; None if the workdir has none.
+
+    Raises:
+        UserError: run.json is damaged, incomplete or of another format version.
+    """
     file = epath.Path(workdir) / RUN_FILE
     if not file.exists():
         return None
     try:
-        run = RunMetadata(**json.loads(file.read_text()))
-        needed = ((run.config, _NEEDED), (run.backbone, ("name", "fingerprint")), (run.model, ("num_frames", "layers")))
-        missing = [name for found, names in needed for name in names if name not in found]
-    except (ValueError, TypeError) as error:
-        raise UserError(f"{file} is not a run of dist_jax ({error}); give another --workdir") from error
+        content = json.loads(file.read_text())
+        version = content.get("format_version", 1)
+        run = RunMetadata(**content) if version == FORMAT_VERSION else None
+    except (ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{file} is not run metadata of dist_jax ({error}); use another --workdir") from error
+    if run is None:
+        raise UserError(
+            f"{file} has format version {version}, this dist_jax reads version {FORMAT_VERSION}; use another --workdir "
+            "or the version of dist_jax that wrote it"
+        )
+    required = ((run.config, _REQUIRED), (run.backbone, ("name", "fingerprint")), (run.model, ("num_frames", "layers")))
+    try:
+        missing = [name for part, names in required for name in names if name not in part]
+    except TypeError as error:
+        raise UserError(f"{file} is not run metadata of dist_jax ({error}); use another --workdir") from error
     if missing:
-        raise UserError(f"{file} is not a run of dist_jax ({', '.join(missing)} missing); give another --workdir")
+        raise UserError(f"{file} is not run metadata of dist_jax ({', '.join(missing)} missing); use another --workdir")
     return run
 
 
-def write_run(workdir: epath.PathLike, run: RunMetadata) -> None:
-    """Writes run.json whole or not at all."""
+def write_run_metadata(workdir: epath.PathLike, run: RunMetadata) -> None:
+    """Writes run.json atomically."""
     file = epath.Path(workdir) / RUN_FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(".tmp")
@@ -94,16 +110,17 @@ def write_run(workdir: epath.PathLike, run: RunMetadata) -> None:
     unfinished.replace(file)
 
 
-def check_resumes(workdir: epath.PathLike, run: RunMetadata) -> None:
-    """Raises UserError if the workdir holds another run than `run`."""
-    before = read_run(workdir)
+def check_can_resume(workdir: epath.PathLike, run: RunMetadata) -> None:
+    """Raises UserError if the workdir belongs to a different run than `run`."""
+    before = read_run_metadata(workdir)
     if before is not None:
-        refuse(workdir, before.conflicts(run))
+        raise_if_conflicts(workdir, before.conflicts(run))
 
 
-def refuse(workdir: epath.PathLike, conflicts: list[str]) -> None:
-    """Raises UserError if there are conflicts between a workdir's run and what is to be done with it."""
+def raise_if_conflicts(workdir: epath.PathLike, conflicts: list[str]) -> None:
+    """Raises UserError that lists the conflicts between a workdir and the current settings, if there are any."""
     if conflicts:
         raise UserError(
-            f"{workdir} holds another run: {'; '.join(conflicts)}. Give another --workdir or these settings"
+            f"{workdir} belongs to a different run: {'; '.join(conflicts)}. Use another --workdir or restore these "
+            "settings"
         )

@@ -6,9 +6,9 @@ import optax
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """What training changes, and nothing else: no frozen parameter is in here."""
+    """The arrays that training changes. It contains no frozen parameter."""
 
-    step: jax.Array  # int32 [], optimizer steps made or skipped: the schedule's and the draws' only counter
-    params: dict  # of the DiST network, float32
+    step: jax.Array  # int32 [], completed or skipped optimizer steps; the only counter of schedule and random draws
+    params: dict  # DiST parameters, float32
     opt_state: optax.OptState
-    ema: dict | None  # moving average of params; None where config.ema_decay is 0
+    ema: dict | None  # moving average of params; None if config.ema_decay is 0

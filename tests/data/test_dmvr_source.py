@@ -8,7 +8,7 @@ import tensorflow as tf
 from helpers.small_records import CLASSES, example, jpeg, picture, write_shards
 
 from dist_jax import config as settings
-from dist_jax.data import pipeline, records, sources
+from dist_jax.data import dmvr_source, pipeline, records, sources
 from dist_jax.errors import UserError
 
 try:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dist_jax import config as configuration
-from dist_jax.data import frame_reader, pipeline, record_index, records, sources
+from dist_jax.data import encoded_clips, frame_reader, pipeline, record_index, record_source, records, sources
 from dist_jax.data.bad_records import BadRecords
 from dist_jax.errors import UserError
 
@@ -32,7 +32,9 @@ def pattern(tmp_path):
 
 
 def test_every_record_is_the_same_as_read_whole(pattern):
-    whole = sources.encoded_source(record_index.load_index(pattern), sources.record_parser(records.LABEL), CLASSES)
+    whole = encoded_clips.encoded_source(
+        record_index.load_index(pattern), encoded_clips.record_parser(records.LABEL), CLASSES
+    )
     parts = opened(pattern)
     assert (parts.size, parts.classes, parts.where(3)) == (whole.size, whole.classes, whole.where(3))
     for record in [*range(7), *range(7)]:  # the second time without the check
@@ -123,7 +125,7 @@ def emptied(record, frame, empty_value):
 @pytest.mark.parametrize("large", [True, False])
 def test_a_frame_without_bytes_makes_a_bad_record(tmp_path, monkeypatch, frame, empty_value, large):
     pattern = write_shards(tmp_path, [example(0), emptied(1, frame, empty_value), example(2)], shards=1)
-    monkeypatch.setattr(sources, "_LARGE", 0 if large else 1 << 20)
+    monkeypatch.setattr(record_source, "_LARGE", 0 if large else 1 << 20)
     config = configuration.defaults()
     config.data.train, config.data.max_bad_fraction = pattern, 1.0
     config.batch_size, config.mix.group_size, config.model.num_frames = 3, 1, 6
@@ -146,9 +148,9 @@ def test_large_records_in_local_files_are_read_this_way_and_batches_stay_the_sam
     config.batch_size, config.mix.group_size, config.model.num_frames = 4, 1, 4
     results = []
     for large in (1 << 20, 0):
-        monkeypatch.setattr(sources, "_LARGE", large)
+        monkeypatch.setattr(record_source, "_LARGE", large)
         source, faults = sources.open_source(config.data, "train"), BadRecords("train")
-        assert (source.decode is sources.decode_encoded) == (large > 0)
+        assert (source.decode is encoded_clips.decode_encoded) == (large > 0)
         batches = itertools.islice(pipeline.train_batches(config, source, 0, slice(None), 16, faults), 6)
         results.append((list(batches), faults))
     for batch, other in zip(results[0][0], results[1][0], strict=True):

@@ -67,7 +67,7 @@ def test_records_as_dmvrs_generator_writes_them_are_read(tmp_path):
 def test_several_labels_are_kept_and_verb_and_noun_are_a_choice(tmp_path):
     serialized = records.make_example([jpeg(picture(0, 0))], [1, 3], ["a", "b"], "v", 0, 1, verb=2, noun=4)
     for name, labels in {"label": [1, 3], "verb": [2], "noun": [4]}.items():
-        assert read(written(tmp_path, serialized, label=name))[0]["labels"].numpy().tolist() == labels
+        assert read(written(tmp_path, serialized, label_key=name))[0]["labels"].numpy().tolist() == labels
         for file in tmp_path.glob("train*"):
             file.unlink()
 
@@ -102,7 +102,7 @@ def test_an_unnamed_split_is_an_error():
 
 def test_class_names_keep_the_order_of_the_file(tmp_path):
     (tmp_path / "names.txt").write_text("walk\nrun fast\n  jump \n")
-    assert sources.class_names(data(labels=str(tmp_path / "names.txt"))) == ["walk", "run fast", "jump"]
+    assert sources.class_names(data(class_names_file=str(tmp_path / "names.txt"))) == ["walk", "run fast", "jump"]
 
 
 def test_class_names_stand_beside_the_training_data(tmp_path):
@@ -118,7 +118,7 @@ def test_class_names_stand_beside_the_training_data(tmp_path):
 def test_a_bad_file_of_class_names_is_refused(tmp_path, content, message):
     (tmp_path / "labels.txt").write_text(content)
     with pytest.raises(UserError, match=message):
-        sources.class_names(data(labels=str(tmp_path / "labels.txt")))
+        sources.class_names(data(class_names_file=str(tmp_path / "labels.txt")))
 
 
 def test_records_that_count_by_another_file_are_refused(tmp_path):
@@ -127,16 +127,16 @@ def test_records_that_count_by_another_file_are_refused(tmp_path):
     with pytest.raises(
         UserError, match=r"calls class [12] 'class [12]', the class names 'class [12]', and 'class [12]' is their class"
     ):
-        sources.open_source(data(train=pattern, labels=str(tmp_path / "other.txt")), "train")
+        sources.open_source(data(train=pattern, class_names_file=str(tmp_path / "other.txt")), "train")
 
 
 def test_records_may_have_other_names_than_those_learned(tmp_path, capsys):
     pattern = write_shards(tmp_path, [example(record) for record in range(10)])
     (tmp_path / "same.txt").write_text("Class_0\nCLASS 1\nclass 2\nclass3\nclass 4\n")
-    assert sources.open_source(data(train=pattern, labels=str(tmp_path / "same.txt")), "train").size == 10
+    assert sources.open_source(data(train=pattern, class_names_file=str(tmp_path / "same.txt")), "train").size == 10
     assert capsys.readouterr().err == ""
     (tmp_path / "better.txt").write_text("".join(f"a person doing {k}\n" for k in range(CLASSES)))
-    assert sources.open_source(data(train=pattern, labels=str(tmp_path / "better.txt")), "train").size == 10
+    assert sources.open_source(data(train=pattern, class_names_file=str(tmp_path / "better.txt")), "train").size == 10
     assert capsys.readouterr().err.count("calls class 0 'class 0', the class names 'a person doing 0'") == 1
 
 
@@ -144,13 +144,13 @@ def test_without_a_file_of_class_names_the_records_say_what_they_know(tmp_path):
     pattern = write_shards(tmp_path, [example(3)], shards=1)
     (tmp_path / "labels.txt").unlink()
     with pytest.raises(
-        UserError, match=r"set data\.labels .*these records say clip/label/text, class 3 being 'class 3'"
+        UserError, match=r"set data\.class_names_file .*these records say clip/label/text, class 3 being 'class 3'"
     ):
         sources.class_names(data(train=pattern))
 
 
 def test_no_file_of_class_names_is_an_error(tmp_path):
-    with pytest.raises(UserError, match=r"set data\.labels"):
+    with pytest.raises(UserError, match=r"set data\.class_names_file"):
         sources.class_names(data(train=str(tmp_path / "train@2")))
 
 
@@ -190,7 +190,7 @@ def test_a_list_with_times_gives_parts_of_a_video(video_folder):
 
 def test_a_list_of_numbers_names_the_setting_that_helps(video_folder):
     (video_folder / "numbers.txt").write_text("0.mp4 0\n1.mp4 1\n")
-    with pytest.raises(UserError, match=r"the labels are numbers .* with data\.labels,"):
+    with pytest.raises(UserError, match=r"the labels are numbers .* with data\.class_names_file,"):
         sources.class_names(data(source="videos", train=str(video_folder / "numbers.txt")))
 
 

@@ -13,15 +13,16 @@ from helpers.collectives import collectives
 
 from dist_jax import config as settings
 from dist_jax.distributed import sharding
+from dist_jax.distributed.mesh import make_mesh
 from dist_jax.errors import UserError
-from dist_jax.training.optimizer import make_optimizer, make_schedule
+from dist_jax.training.optimizer import lr_schedule, make_optimizer
 from dist_jax.training.train_step import TrainStep
 
 
 def mesh_of(data: int, fsdp: int = 1, tensor: int = 1):
     config = settings.defaults()
     config.mesh.update(data=data, fsdp=fsdp, tensor=tensor)
-    return sharding.make_mesh(config.mesh)
+    return make_mesh(config.mesh)
 
 
 def step_collectives(mesh, model, config, frozen, text):
@@ -29,7 +30,7 @@ def step_collectives(mesh, model, config, frozen, text):
     trainer = TrainStep(
         model,
         make_optimizer(config.optimizer),
-        make_schedule(config.optimizer, config.epochs, 1 / 8),
+        lr_schedule(config.optimizer, config.epochs, 1 / 8),
         ml_collections.FrozenConfigDict(config),
         sharding.replicated(mesh),
     )
@@ -43,10 +44,10 @@ def step_collectives(mesh, model, config, frozen, text):
     arguments = (
         placed(state, layout),
         placed(frozen, sharding.tree_shardings(mesh, frozen)),
-        placed(text, sharding.replicated(mesh)),
+        {"label": jax.ShapeDtypeStruct(text.shape, text.dtype, sharding=sharding.replicated(mesh))},
         placed(batch, jax.tree.map(lambda _: sharding.batch_sharding(mesh), batch)),
     )
-    step = jax.jit(trainer.train_step, donate_argnums=0, out_shardings=(layout, sharding.replicated(mesh)))
+    step = jax.jit(trainer, donate_argnums=0, out_shardings=(layout, sharding.replicated(mesh)))
     return collectives(step.lower(*arguments).compile().as_text()), state
 
 

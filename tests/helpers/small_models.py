@@ -21,7 +21,7 @@ from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import dist_official, model_directory, table
 from dist_jax.weights.clip import ClipModel
 from dist_jax.workdir import checkpoints
-from dist_jax.workdir.run_metadata import RunMetadata, write_run
+from dist_jax.workdir.run_metadata import RunMetadata, write_run_metadata
 from dist_jax.workdir.train_state import TrainState
 
 VISION = VisionConfig(width=128, num_layers=3, num_heads=2, patch_size=4, resolution=8, embed_dim=32)
@@ -96,8 +96,8 @@ def write_workdir(directory: Path, clip_directory: str, **of_model: object) -> s
     settings.eval.num_views, settings.eval.zero_shot_weight = 2, 0.25
     sizes = dataclasses.asdict(DIST) | {"layers": list(DIST.layers), "resolution": VISION.resolution} | of_model
     backbone = {"name": clip_directory, "fingerprint": clip_weights.load(clip_directory).fingerprint}
-    write_run(directory, RunMetadata(settings.to_dict(), list(CLASSES), backbone, sizes, records=10))
-    manager = checkpoints.Checkpoints(directory, keep=1, best="top1")
+    write_run_metadata(directory, RunMetadata(settings.to_dict(), list(CLASSES), backbone, sizes, num_records=10))
+    manager = checkpoints.Checkpoints(directory, max_to_keep=1, best_metric="top1")
     params = jax.tree.map(jnp.asarray, model().dist_params)
     state = TrainState(jnp.asarray(3, jnp.int32), params, {"count": jnp.zeros(())}, None)
     manager.save(3, state, {"top1": 0.5})

@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from dist_jax import config as settings
-from dist_jax.distributed import sharding
+from dist_jax.distributed.mesh import AXES, make_mesh
 from dist_jax.training import train
 from dist_jax.workdir import checkpoints
 
@@ -164,7 +164,7 @@ def wait_for_step(workdir: Path, step: int, running: object) -> None:
 def configured(data: Path, shape: tuple[int, int, int] = EIGHT, **changes: object) -> ml_collections.ConfigDict:
     """The configuration on a mesh; `optimizer__eps` changes optimizer.eps."""
     config = get_config(str(data))
-    config.mesh.update(dict(zip(sharding.AXES, shape, strict=True)))
+    config.mesh.update(dict(zip(AXES, shape, strict=True)))
     config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
     return config
 
@@ -172,7 +172,7 @@ def configured(data: Path, shape: tuple[int, int, int] = EIGHT, **changes: objec
 def run(data: Path, workdir: Path, shape: tuple[int, int, int] = EIGHT, **changes: object) -> dict[str, float]:
     """Trains in this process, compiling what no run on this mesh has compiled; returns the last evaluation."""
     config = configured(data, shape, **changes)
-    mesh = sharding.make_mesh(config.mesh, jax.devices()[: np.prod(shape)])
+    mesh = make_mesh(config.mesh, jax.devices()[: np.prod(shape)])
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         return train.train(config, str(workdir), mesh)
 

@@ -15,7 +15,7 @@ from safetensors.numpy import save_file
 
 import dist_jax
 from dist_jax import convert
-from dist_jax.distributed import sharding
+from dist_jax.distributed.mesh import make_mesh
 from dist_jax.errors import UserError
 from dist_jax.weights import dist_official, model_directory
 
@@ -133,7 +133,7 @@ def test_bfloat16_is_near(directory, model):
 
 
 def test_a_mesh_splits_clips_whatever_their_number(directory, model):
-    mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
     spread = dist_jax.load(directory, mesh=mesh)
     three = small_models.video(3)
     np.testing.assert_allclose(spread.classify(three), model.classify(three), rtol=1e-4)

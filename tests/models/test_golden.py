@@ -10,13 +10,10 @@ import pytest
 from golden.tiny import GOLDEN, TOKENS_SEED, inputs, state_dict
 
 from dist_jax import config as settings
-from dist_jax.models.backbones.clip_text import ClipText
-from dist_jax.models.backbones.clip_vision import ClipVision
 from dist_jax.models.layers import unit
-from dist_jax.models.preprocess import normalize
 from dist_jax.models.video_model import VideoModel
 from dist_jax.training.losses import soft_cross_entropy
-from dist_jax.training.optimizer import make_optimizer, make_schedule, update
+from dist_jax.training.optimizer import lr_schedule, make_optimizer, update
 from dist_jax.weights import clip, dist_official, table
 
 NETWORK = dist_official.NETWORK
@@ -24,7 +21,7 @@ AS_USERS_COMPILE = {"xla_cpu_use_fusion_emitters": True}  # conftest.py sets it 
 
 
 @pytest.fixture(scope="module")
-def backbone() -> clip.ClipModel:
+def clip_model() -> clip.ClipModel:
     tensors = {name: value for name, value in state_dict().items() if not name.startswith(NETWORK)}
     return clip.from_openai(tensors, "golden")
 
@@ -37,19 +34,19 @@ def network() -> tuple:
 
 
 @pytest.fixture(scope="module")
-def model(backbone, network) -> VideoModel:
-    return VideoModel(backbone.vision, network[0])
+def model(clip_model, network) -> VideoModel:
+    return VideoModel(clip_model.backbone(), network[0])
 
 
 @pytest.fixture(scope="module")
-def text(backbone) -> jax.Array:
+def text(clip_model) -> jax.Array:
     _, tokens, _ = inputs(TOKENS_SEED)
-    return ClipText(backbone.text).apply({"params": backbone.params["text"]}, jnp.asarray(tokens))  # [K, E]
+    return clip_model.backbone().text_embeddings(clip_model.params, jnp.asarray(tokens))  # [K, E]
 
 
-def batch(seed: int) -> tuple[jax.Array, jax.Array]:
+def batch(model: VideoModel, seed: int) -> tuple[jax.Array, jax.Array]:
     video, _, soft_labels = inputs(seed)
-    return normalize(jnp.asarray(video)), jnp.asarray(soft_labels)
+    return model.normalize(jnp.asarray(video)), jnp.asarray(soft_labels)
 
 
 def close(actual: jax.Array, golden: np.ndarray, tolerance: float) -> None:
@@ -59,9 +56,9 @@ def close(actual: jax.Array, golden: np.ndarray, tolerance: float) -> None:
     np.testing.assert_allclose(actual, golden, rtol=0, atol=tolerance * np.abs(golden).max())
 
 
-def test_features_of_every_layer(model, backbone):
-    video, _ = batch(TOKENS_SEED)
-    features = np.asarray(model.features(backbone.params, video))  # [L, B, S, 1+N, D]
+def test_features_of_every_layer(model, clip_model):
+    video, _ = batch(model, TOKENS_SEED)
+    features = np.asarray(model.features(clip_model.params, video))  # [L, B, S, 1+N, D]
     assert len(features) == 3
     for layer, found in enumerate(features):
         tokens_first = np.moveaxis(found.reshape(-1, *found.shape[2:]), 0, 1)  # [1+N, B*S, D]
@@ -71,10 +68,12 @@ def test_features_of_every_layer(model, backbone):
         close(tokens_first[:2, :2, :8], GOLDEN[f"layer{layer}_slice"], 3e-6)
 
 
-def test_frame_embeddings(model, backbone):
-    video, _ = batch(TOKENS_SEED)
+def test_frame_embeddings(model, clip_model):
+    video, _ = batch(model, TOKENS_SEED)
     frames = video[:, :: model.dist.alpha].reshape(-1, *video.shape[2:])
-    embeddings = ClipVision(backbone.vision).apply({"params": backbone.params["vision"]}, frames)
+    backbone = model.backbone
+    last = backbone.features(clip_model.params, frames, (backbone.num_layers - 1,))[0]
+    embeddings = backbone.frame_embeddings(clip_model.params, last)
     close(embeddings, GOLDEN["frame_embedding"], 3e-6)
 
 
@@ -82,22 +81,22 @@ def test_text_features(text):
     close(text, GOLDEN["text_features"], 3e-6)
 
 
-def test_video_embedding(model, backbone, network):
-    video, _ = batch(TOKENS_SEED)
-    close(unit(model.embed(network[1], backbone.params, video)), GOLDEN["video_embedding"], 3e-6)
+def test_video_embedding(model, clip_model, network):
+    video, _ = batch(model, TOKENS_SEED)
+    close(unit(model.embed(network[1], clip_model.params, video)), GOLDEN["video_embedding"], 3e-6)
 
 
-def test_logits(model, backbone, network, text):
-    video, _ = batch(TOKENS_SEED)
-    close(model.logits(network[1], backbone.params, text, video), GOLDEN["logits"], 3e-6)
+def test_logits(model, clip_model, network, text):
+    video, _ = batch(model, TOKENS_SEED)
+    close(model.logits(network[1], clip_model.params, text, video), GOLDEN["logits"], 3e-6)
 
 
 @pytest.fixture(scope="module")
-def loss_and_gradient(model, backbone, text):
+def loss_and_gradient(model, clip_model, text):
     @partial(jax.jit, compiler_options=AS_USERS_COMPILE)
     @jax.value_and_grad
     def compute(params: dict, video: jax.Array, soft_labels: jax.Array) -> jax.Array:
-        logits = model.logits(params, backbone.params, text, video)
+        logits = model.logits(params, clip_model.params, text, video)
         return jnp.mean(soft_cross_entropy(logits, soft_labels))
 
     return compute
@@ -109,8 +108,8 @@ def published_norms(tree: dict) -> dict[str, float]:
     return {NETWORK + name: float(np.linalg.norm(x)) for name, x in table.to_theirs(dist_official.TABLE, leaves)}
 
 
-def test_loss_and_the_gradient_of_every_parameter(loss_and_gradient, network):
-    loss, gradient = loss_and_gradient(network[1], *batch(TOKENS_SEED))
+def test_loss_and_the_gradient_of_every_parameter(model, loss_and_gradient, network):
+    loss, gradient = loss_and_gradient(network[1], *batch(model, TOKENS_SEED))
     np.testing.assert_allclose(loss, GOLDEN["loss"], rtol=2e-6)
     norms = published_norms(gradient)
     golden = dict(zip(GOLDEN["grad_names"], GOLDEN["grad_norms"], strict=True))
@@ -129,9 +128,9 @@ def recipe() -> ml_collections.ConfigDict:
     return optimizer
 
 
-def test_twelve_steps_of_the_optimizer(loss_and_gradient, network, recipe):
+def test_twelve_steps_of_the_optimizer(model, loss_and_gradient, network, recipe):
     steps = len(GOLDEN["train_losses"])
-    optimizer, rate = make_optimizer(recipe), make_schedule(recipe, epochs=float(steps), epochs_per_step=1.0)
+    optimizer, rate = make_optimizer(recipe), lr_schedule(recipe, epochs=float(steps), epochs_per_step=1.0)
 
     @partial(jax.jit, compiler_options=AS_USERS_COMPILE)
     def step_of(step: int, gradient: dict, state: tuple, params: dict) -> tuple:
@@ -142,7 +141,7 @@ def test_twelve_steps_of_the_optimizer(loss_and_gradient, network, recipe):
     state = optimizer.init(params)
     losses = []
     for step in range(steps):
-        loss, gradient = loss_and_gradient(params, *batch(1000 + step))
+        loss, gradient = loss_and_gradient(params, *batch(model, 1000 + step))
         losses.append(float(loss))
         params, state = step_of(step, gradient, state, params)
     np.testing.assert_allclose(losses, GOLDEN["train_losses"], rtol=1e-5)

@@ -1,4 +1,4 @@
-"""The networks' shapes, sizes and cost of compiling; their values are tested against figures from elsewhere."""
+"""Shapes, sizes and program size of the networks. Their values are compared with published figures in test_golden."""
 
 import dataclasses
 
@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dist_jax.models.backbones.clip import ClipBackbone
 from dist_jax.models.backbones.clip_text import ClipText, TextConfig
-from dist_jax.models.backbones.clip_vision import ClipVision, VisionConfig, first_blocks
+from dist_jax.models.backbones.clip_vision import ClipVision, VisionConfig
 from dist_jax.models.dist_network import DistConfig, DistNetwork, TemporalConv, space_to_channels
 from dist_jax.models.dist_network import _convolve as convolve
 from dist_jax.models.dist_network import _gather_and_multiply as gather_and_multiply
@@ -19,18 +20,15 @@ L14 = VisionConfig(width=1024, num_layers=24, num_heads=16, patch_size=14, resol
 
 
 def dist_of(vision: VisionConfig, frames: int, **changes) -> DistConfig:
-    sizes = dict(alpha=2, selected=tuple(range(vision.num_layers)), integration_width=384, temporal_width=96)
-    sizes |= dict(pooling_layers=4, patch=vision.patch_size, clip_width=vision.width, embed=vision.embed_dim)
+    sizes = dict(alpha=2, layers=tuple(range(vision.num_layers)), integration_width=384, temporal_width=96)
+    sizes |= dict(
+        num_pooling_layers=4, patch_size=vision.patch_size, backbone_width=vision.width, embed_dim=vision.embed_dim
+    )
     return DistConfig(num_frames=frames, **(sizes | changes))
 
 
 def shapes_of(vision: VisionConfig, dist: DistConfig):
-    model = VideoModel(vision, dist)
-    features = jax.ShapeDtypeStruct(
-        (len(dist.layers), 1, dist.sparse_frames, 1 + vision.num_patches, vision.width), jnp.float32
-    )
-    video = jax.ShapeDtypeStruct((1, dist.num_frames, vision.resolution, vision.resolution, 3), jnp.float32)
-    return jax.eval_shape(model.network.init, jax.random.key(0), features, video)["params"]
+    return jax.eval_shape(VideoModel(ClipBackbone(vision), dist).init, jax.random.key(0))
 
 
 @pytest.mark.parametrize(
@@ -38,14 +36,14 @@ def shapes_of(vision: VisionConfig, dist: DistConfig):
     [(B16, 16, 4, 26.1), (B16, 16, 2, 19.0), (L14, 64, 4, 39.9), (L14, 64, 2, 32.7)],
 )
 def test_trainable_parameters_of_the_published_models(vision, frames, pooling, millions):
-    shapes = shapes_of(vision, dist_of(vision, frames, pooling_layers=pooling))
+    shapes = shapes_of(vision, dist_of(vision, frames, num_pooling_layers=pooling))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6 == pytest.approx(millions, abs=0.06)
 
 
 @pytest.mark.parametrize(("vision", "frames"), [(B16, 16), (L14, 64)])
 def test_shapes_of_the_published_models(vision, frames):
     dist = dist_of(vision, frames)
-    model = VideoModel(vision, dist, clip_dtype=jnp.bfloat16, dtype=jnp.bfloat16)
+    model = VideoModel(ClipBackbone(vision, dtype=jnp.bfloat16), dist, dtype=jnp.bfloat16)
     video = jax.ShapeDtypeStruct((2, frames, 224, 224, 3), jnp.bfloat16)
     tower = jax.eval_shape(
         ClipVision(vision).init, jax.random.key(0), jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
@@ -59,11 +57,11 @@ def test_shapes_of_the_published_models(vision, frames):
     assert (logits.shape, logits.dtype) == ((2, 400), jnp.float32)
 
 
-def test_compiling_twice_the_layers_is_no_more_code():
+def test_the_program_size_does_not_depend_on_the_number_of_layers():
     def lines(layers: int) -> int:
         vision = VisionConfig(width=16, num_layers=layers, num_heads=2, patch_size=4, resolution=8, embed_dim=8)
-        dist = dist_of(vision, 4, integration_width=64, temporal_width=8, pooling_layers=2)
-        model = VideoModel(vision, dist)
+        dist = dist_of(vision, 4, integration_width=64, temporal_width=8, num_pooling_layers=2)
+        model = VideoModel(ClipBackbone(vision), dist)
         tower = jax.eval_shape(ClipVision(vision).init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
         frozen = {"vision": tower, "logit_scale": jnp.zeros(())}
         loss = lambda params, video: jnp.sum(model.embed(params, frozen_of(frozen), video))
@@ -84,15 +82,15 @@ def test_selected_features_are_those_of_all_layers(tiny_model, tiny_frozen):
         np.testing.assert_allclose(model.features(tiny_frozen, video), every[np.asarray(selected)], rtol=1e-6)
 
 
-def test_clip_sees_every_alphath_frame_from_the_first(tiny_model, tiny_frozen):
+def test_the_backbone_sees_every_alphath_frame_from_the_first(tiny_model, tiny_frozen):
     video = jax.random.normal(jax.random.key(0), (1, 4, 8, 8, 3))
-    changed = video.at[:, 1::2].set(0.0)  # the frames that CLIP does not see
+    changed = video.at[:, 1::2].set(0.0)  # frames that the backbone does not see
     np.testing.assert_array_equal(tiny_model.features(tiny_frozen, video), tiny_model.features(tiny_frozen, changed))
-    unlike = video.at[:, 2].set(0.0)
-    assert not np.allclose(tiny_model.features(tiny_frozen, video), tiny_model.features(tiny_frozen, unlike))
+    different = video.at[:, 2].set(0.0)
+    assert not np.allclose(tiny_model.features(tiny_frozen, video), tiny_model.features(tiny_frozen, different))
 
 
-def test_only_the_frames_that_clip_sees_are_embedded(tiny_model, tiny_frozen):
+def test_only_the_backbones_frames_are_embedded(tiny_model, tiny_frozen):
     video = jnp.zeros((2, 4, 8, 8, 3))
     jaxpr = jax.make_jaxpr(tiny_model.features)(tiny_frozen, video)
     convolutions = [eqn for eqn in jax.tree.leaves(_equations(jaxpr.jaxpr)) if "conv" in eqn.primitive.name]
@@ -112,8 +110,8 @@ def _equations(jaxpr) -> list:
 
 def test_order_matters_to_the_temporal_encoder(tiny_model, tiny_frozen):
     video = jax.random.normal(jax.random.key(0), (1, 4, 8, 8, 3))
-    params = jax.jit(tiny_model.network.init)(jax.random.key(1), tiny_model.features(tiny_frozen, video), video)
-    embed = jax.jit(lambda video: tiny_model.embed(params["params"], tiny_frozen, video))
+    params = jax.jit(tiny_model.init)(jax.random.key(1))
+    embed = jax.jit(lambda video: tiny_model.embed(params, tiny_frozen, video))
     assert not np.allclose(embed(video), embed(video[:, ::-1]), rtol=1e-4)
 
 
@@ -137,21 +135,22 @@ def test_patches_are_taken_row_by_row():
     np.testing.assert_array_equal(patches[0, 0, 0, 1], video[0, 0, 0:2, 2:4].ravel())
 
 
-def test_a_tower_cut_after_its_first_blocks_gives_the_same_features(tiny_model, tiny_frozen):
+def test_the_first_layers_of_a_backbone_give_the_same_features(tiny_model, tiny_frozen):
     frames = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
-    whole = ClipVision(tiny_model.vision).apply({"params": tiny_frozen["vision"]}, frames, (0, 1, 2), method="features")
-    config, params = first_blocks(tiny_model.vision, tiny_frozen["vision"], 2)
-    cut = ClipVision(config).apply({"params": params}, frames, (0, 1), method="features")
+    whole = tiny_model.backbone.features(tiny_frozen, frames, (0, 1, 2))
+    backbone, frozen = tiny_model.backbone.first_layers(tiny_frozen, 2)
+    cut = backbone.features(frozen, frames, (0, 1))
+    assert (backbone.num_layers, len(frozen["vision"]["blocks"]["ln_1"]["scale"])) == (2, 2)
     np.testing.assert_allclose(cut, whole[:2], rtol=1e-6)
 
 
-def test_features_that_do_not_end_with_the_towers_last_block_are_refused(tiny_model, tiny_frozen):
-    tower = ClipVision(tiny_model.vision)
-    with pytest.raises(ValueError, match="the last selected block is 1, the tower's last 2"):
+def test_features_must_end_with_the_towers_last_block(tiny_model, tiny_frozen):
+    tower = ClipVision(tiny_model.backbone.vision)
+    with pytest.raises(ValueError, match="the last chosen block is 1, the tower's last is 2"):
         tower.apply({"params": tiny_frozen["vision"]}, jnp.zeros((1, 8, 8, 3)), (0, 1), method="features")
 
 
-def test_text_is_read_at_its_end_token_and_never_looks_ahead():
+def test_text_is_read_at_its_end_token_and_attention_is_causal():
     config = TextConfig(width=16, num_layers=2, num_heads=2, vocab_size=20, context_length=6, embed_dim=8)
     tokens = jnp.asarray([[18, 3, 4, 19, 0, 0], [18, 3, 4, 19, 7, 7]], jnp.int32)
     params = ClipText(config).init(jax.random.key(0), tokens)
@@ -166,9 +165,20 @@ def test_rematerialisation_changes_no_gradient(remat, tiny_model):
     d = tiny_model.dist
     features = jax.random.normal(jax.random.key(0), (3, 1, 2, 5, 16))
     video = jax.random.normal(jax.random.key(1), (1, 4, 8, 8, 3))
-    params = jax.jit(DistNetwork(d).init)(jax.random.key(2), features, video)
+    summary = features[-1, :, :, 0]
+    params = jax.jit(DistNetwork(d).init)(jax.random.key(2), features, summary, video)
     grads = [
-        jax.jit(jax.grad(lambda p, net=net: jnp.sum(jnp.sin(net.apply(p, features, video)))))(params)
+        jax.jit(jax.grad(lambda p, net=net: jnp.sum(jnp.sin(net.apply(p, features, summary, video)))))(params)
         for net in (DistNetwork(d), DistNetwork(d, remat=remat))
     ]
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *grads)
+
+
+def test_a_backbone_without_prefix_tokens_needs_no_class_token(tiny_model):
+    network = DistNetwork(tiny_model.dist)
+    features, summary = jnp.zeros((3, 1, 2, 4, 16)), jnp.zeros((1, 2, 16))  # 4 patches, no class token
+    video = jnp.zeros((1, 4, 8, 8, 3))
+    params = jax.eval_shape(network.init, jax.random.key(0), features, summary, video)
+    assert "class_token" not in params["params"]["layers"]
+    embedding = jax.eval_shape(network.apply, params, features, summary, video)
+    assert embedding.shape == (1, tiny_model.dist.embed_dim)

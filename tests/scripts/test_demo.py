@@ -6,7 +6,7 @@ import pytest
 from dist_jax.errors import UserError
 from dist_jax.text import tokenizer
 from dist_jax.video import video_list
-from scripts.demo import bpe, render_videos, scenes, stills
+from examples.demo import bpe, render_videos, scenes, stills
 
 CLASSES = sorted(scenes.MOTIONS)
 MIRRORED = {"moving left": "moving right", "turning clockwise": "turning counter-clockwise"}
@@ -111,7 +111,7 @@ def test_videos_do_not_depend_on_workers_and_classes_are_balanced(tmp_path):
 
 
 def test_an_mp4_holds_the_frames_that_were_drawn(tmp_path):
-    from scripts.demo.report import read_frames
+    from examples.demo.report import read_frames
 
     frames = render_videos.render_clip("train", 0, "moving up", seed=1)
     assert frames.shape == (render_videos.FRAMES, render_videos.HEIGHT, render_videos.WIDTH, 3)

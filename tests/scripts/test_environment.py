@@ -212,7 +212,7 @@ def test_another_reason_is_told_as_python_tells_it(tmp_path):
 @pytest.mark.parametrize("short", [False, True])
 def test_quickstart_runs_its_stages_in_order(tmp_path, short):
     calls = Checkout(tmp_path, python3="3.12").quickstart(*(["--short"] if short else []))
-    demo, output = "scripts.demo", "demo/short" if short else "demo"
+    demo, output = "examples.demo", "demo/short" if short else "demo"
     stages = [f"{demo}.render_videos", f"{demo}.train_tiny_clip", *["dist_jax.build_records"] * 2, "dist_jax.main"]
     assert [call[2] for call in calls] == [*stages, f"{demo}.baseline", f"{demo}.report", "dist_jax.predict"]
     # A notebook's own backend is not in .venv, where no import of matplotlib would survive it.

@@ -524,8 +524,9 @@ def test_counted_operations_are_those_of_the_network(name):
     network = DistNetwork(config)
     features = jax.ShapeDtypeStruct((m.L, 1, m.S, 1 + m.N, m.D), jnp.float32)
     video = jax.ShapeDtypeStruct((1, m.T, 224, 224, 3), jnp.float32)
-    params = jax.eval_shape(network.init, jax.random.key(0), features, video)
-    counted = jax.jit(network.apply).lower(params, features, video).cost_analysis()["flops"]
+    summary = jax.ShapeDtypeStruct((1, m.S, m.D), jnp.float32)
+    params = jax.eval_shape(network.init, jax.random.key(0), features, summary, video)
+    counted = jax.jit(network.apply).lower(params, features, summary, video).cost_analysis()["flops"]
     # XLA counts additions, activations and norms as well, and leaves out the products with padding.
     assert estimate_cost.dist_flops(m) == pytest.approx(counted, rel=0.01)
 

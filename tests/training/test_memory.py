@@ -57,9 +57,9 @@ def test_what_xla_says_where_memory_ends_is_told_with_what_to_do():
         pytest.raises(
             TooLarge, match=r"raise grad_accum_steps, set model.remat=layers, .*--find_batch.*XLA:TPU compile"
         ) as e,
-        memory.refusing_too_large(),
+        memory.raise_too_large(),
     ):
         raise JaxRuntimeError("RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory\nin hbm")
     assert "\n" not in str(e.value)
-    with pytest.raises(JaxRuntimeError, match="INTERNAL"), memory.refusing_too_large():
+    with pytest.raises(JaxRuntimeError, match="INTERNAL"), memory.raise_too_large():
         raise JaxRuntimeError("INTERNAL: another error")

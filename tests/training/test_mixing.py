@@ -14,7 +14,9 @@ from dist_jax.training import mixing
 
 
 def mix_of(**changes) -> ml_collections.ConfigDict:
-    return ml_collections.ConfigDict(dict(mixup=0.8, cutmix=1.0, probability=1.0, switch=0.5, group=2) | changes)
+    return ml_collections.ConfigDict(
+        dict(mixup_alpha=0.8, cutmix_alpha=1.0, mix_prob=1.0, switch_prob=0.5, group_size=2) | changes
+    )
 
 
 def test_mixup_of_a_group_of_two_by_hand():
@@ -91,16 +93,16 @@ def test_switch_probability_and_single_kinds():
     cut = np.asarray(both.blend) == 1.0
     assert 0.45 < cut.mean() < 0.55
     assert np.all(np.asarray(both.box)[~cut] == 0)
-    only_mixup = mixing.draw(jax.random.key(0), 2000, (32, 32), mix_of(cutmix=0.0))
+    only_mixup = mixing.draw(jax.random.key(0), 2000, (32, 32), mix_of(cutmix_alpha=0.0))
     assert np.all(only_mixup.box == 0)
-    only_cutmix = mixing.draw(jax.random.key(0), 2000, (32, 32), mix_of(mixup=0.0))
+    only_cutmix = mixing.draw(jax.random.key(0), 2000, (32, 32), mix_of(mixup_alpha=0.0))
     assert np.all(only_cutmix.blend == 1)
-    assert np.all(mixing.draw(jax.random.key(0), 2000, (32, 32), mix_of(probability=0.0)).share == 1)
-    assert np.all(mixing.draw(jax.random.key(0), 2000, (32, 32), mix_of(mixup=0.0, cutmix=0.0)).share == 1)
+    assert np.all(mixing.draw(jax.random.key(0), 2000, (32, 32), mix_of(mix_prob=0.0)).share == 1)
+    assert np.all(mixing.draw(jax.random.key(0), 2000, (32, 32), mix_of(mixup_alpha=0.0, cutmix_alpha=0.0)).share == 1)
 
 
 @pytest.mark.parametrize("alpha", [0.8, 1.0])
 def test_mixup_shares_follow_the_beta_distribution(alpha):
-    share = np.asarray(mixing.draw(jax.random.key(1), 2000, (8, 8), mix_of(mixup=alpha, cutmix=0.0)).share)
+    share = np.asarray(mixing.draw(jax.random.key(1), 2000, (8, 8), mix_of(mixup_alpha=alpha, cutmix_alpha=0.0)).share)
     assert abs(share.mean() - 0.5) < 0.025
     assert abs(share.var() - 1 / (4 * (2 * alpha + 1))) < 0.007  # variance of Beta(alpha, alpha)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dist_jax import config as settings
-from dist_jax.training.optimizer import decay_rates, learning_rate, make_optimizer, make_schedule, update
+from dist_jax.training.optimizer import decay_rates, learning_rate, lr_schedule, make_optimizer, update
 
 RECIPE = settings.defaults().optimizer
 
@@ -50,9 +50,7 @@ def test_a_parameter_of_no_group_fails_at_start():
 
 
 def test_every_parameter_of_the_network_has_a_group(tiny_model):
-    shapes = jax.eval_shape(
-        lambda: tiny_model.network.init(jax.random.key(0), jnp.zeros((3, 1, 2, 5, 16)), jnp.zeros((1, 4, 8, 8, 3)))
-    )["params"]
+    shapes = jax.eval_shape(tiny_model.init, jax.random.key(0))
     rates = decay_rates(shapes, 1.0)
     decayed = sum(bool(np.any(rate)) for rate in jax.tree.leaves(rates))
     assert 0 < decayed < len(jax.tree.leaves(shapes))
@@ -62,7 +60,7 @@ def test_every_parameter_of_the_network_has_a_group(tiny_model):
 def test_one_step_by_hand():
     changed = settings.defaults().optimizer
     changed.warmup_epochs, changed.weight_decay, changed.learning_rate = 0.0, 0.1, 0.01
-    optimizer, rate = make_optimizer(changed), make_schedule(changed, 10.0, 0.1)
+    optimizer, rate = make_optimizer(changed), lr_schedule(changed, 10.0, 0.1)
     params = {"kernel": jnp.asarray([[2.0]]), "bias": jnp.asarray([2.0])}
     state = optimizer.init(params)
     gradient = {"kernel": jnp.asarray([[3.0]]), "bias": jnp.asarray([-3.0])}

@@ -15,11 +15,13 @@ from helpers.training_run import CUBE, EIGHT, ONE, STEPS, configured, losses, me
 
 from dist_jax import config as settings
 from dist_jax.distributed import preemption, sharding
+from dist_jax.distributed.mesh import make_mesh
 from dist_jax.errors import UserError
 from dist_jax.evaluation.evaluate import evaluate
 from dist_jax.training import find_batch, memory, train
+from dist_jax.training.step_plan import StepPlan
 from dist_jax.weights import clip as clip_weights
-from dist_jax.workdir.run_metadata import read_run, write_run
+from dist_jax.workdir.run_metadata import read_run_metadata, write_run_metadata
 
 TIMED = ("clips_per_second", "input_wait")
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
@@ -78,16 +80,16 @@ def test_stopped_and_resumed_on_the_same_mesh_it_ends_the_same_bit_for_bit(
 
 
 @contextlib.contextmanager
-def told_at(call: int):
-    """The notice to stop comes at this call of the loop's, from 1."""
+def preempted_at(call: int):
+    """The preemption notice arrives at this call of the loop, counted from 1."""
 
     class PreemptionNotice(preemption.PreemptionNotice):
         calls = 0
 
-        def __call__(self):
+        def requested(self):
             self.calls += 1
-            self.come = self.come or self.calls == call
-            return self.come
+            self.received = self.received or self.calls == call
+            return self.received
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(preemption, "PreemptionNotice", PreemptionNotice)
@@ -95,7 +97,7 @@ def told_at(call: int):
 
 
 def test_a_notice_before_an_evaluation_does_not_wait_for_it(training_data, tmp_path):
-    with pytest.raises(train.Preempted), told_at(7):  # twice before the first step, then at every step and batch
+    with pytest.raises(train.Preempted), preempted_at(7):  # twice before the first step, then at every step and batch
         run(training_data, tmp_path)
     assert newest(tmp_path)[0] == 5
     assert not [line for line in metrics(tmp_path) if "eval_top1" in line]
@@ -103,13 +105,13 @@ def test_a_notice_before_an_evaluation_does_not_wait_for_it(training_data, tmp_p
 
 def test_an_evaluation_that_a_notice_cut_short_is_made_up_for_once(training_data, undisturbed, tmp_path):
     workdir = tmp_path / "run"
-    with pytest.raises(train.Preempted), told_at(8):  # after the first of its two batches
+    with pytest.raises(train.Preempted), preempted_at(8):  # after the first of its two batches
         run(training_data, workdir)
     assert newest(workdir)[0] == 5
     assert not [line for line in metrics(workdir) if "eval_top1" in line]
-    with pytest.raises(train.Preempted), told_at(3):  # after the two batches of the evaluation, before compiling
+    with pytest.raises(train.Preempted), preempted_at(3):  # after the two batches of the evaluation, before compiling
         run(training_data, workdir)
-    with pytest.raises(train.Preempted), told_at(1), pytest.MonkeyPatch.context() as patch:
+    with pytest.raises(train.Preempted), preempted_at(1), pytest.MonkeyPatch.context() as patch:
         patch.setattr(train.evaluate, "score_videos", None)
         run(training_data, workdir)
     run(training_data, workdir)
@@ -120,14 +122,14 @@ def test_an_evaluation_that_a_notice_cut_short_is_made_up_for_once(training_data
 def test_a_notice_before_the_first_step_is_heard_and_settings_may_still_change(training_data, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "compile_step", None)
     for seed in (0, 1):
-        with pytest.raises(train.Preempted) as left, told_at(1):
+        with pytest.raises(train.Preempted) as left, preempted_at(1):
             run(training_data, tmp_path, seed=seed)
         assert left.value.code == 75
-        assert read_run(tmp_path).config["seed"] == seed
+        assert read_run_metadata(tmp_path).config["seed"] == seed
 
 
 def test_what_was_logged_of_a_run_that_is_stopped_is_complete(training_data, tmp_path):
-    with pytest.raises(train.Preempted), told_at(5):
+    with pytest.raises(train.Preempted), preempted_at(5):
         run(training_data, tmp_path, log__every_steps=2)
     assert [line["step"] for line in metrics(tmp_path)] == [2, 3]
     assert newest(tmp_path)[0] == 3
@@ -135,25 +137,25 @@ def test_what_was_logged_of_a_run_that_is_stopped_is_complete(training_data, tmp
 
 def test_an_evaluation_may_name_what_the_run_began_with(training_data, undisturbed, tmp_path):
     workdir = shutil.copytree(undisturbed[0], tmp_path / "run")
-    run_of = read_run(workdir)
-    write_run(workdir, dataclasses.replace(run_of, config=run_of.config | {"init_from": "runs/first"}))
+    run_of = read_run_metadata(workdir)
+    write_run_metadata(workdir, dataclasses.replace(run_of, config=run_of.config | {"init_from": "runs/first"}))
     config = configured(training_data, init_from="runs/other")
     with pytest.raises(UserError, match=r"holds a training run, and config.init_from=runs/other is given: choose one"):
-        evaluate(config, str(workdir), sharding.make_mesh(config.mesh), "again")
+        evaluate(config, str(workdir), make_mesh(config.mesh), "again")
     config.init_from = "runs/first"
-    assert evaluate(config, str(workdir), sharding.make_mesh(config.mesh), "again")["videos"] == training_run.VAL
+    assert evaluate(config, str(workdir), make_mesh(config.mesh), "again")["videos"] == training_run.VAL
 
 
 @pytest.mark.parametrize(("epochs", "steps", "name"), [(6.0, 0, "epochs"), (36.0, 120, "steps")])
 def test_a_warmup_as_long_as_the_training_is_refused(epochs, steps, name):
     config = settings.defaults()
     config.batch_size, config.epochs, config.steps = 50, epochs, steps
-    length = r"6 epochs of this training, .* set optimizer.warmup_epochs to less, e.g. 1, or " + f"{name} to more$"
+    length = r"6 epochs of this training; set optimizer.warmup_epochs to less, e.g. 1, or " + f"{name} to more$"
     with pytest.raises(UserError, match=r"optimizer.warmup_epochs=6 is not less than the " + length):
-        train.Plan(config, 1000)
+        StepPlan(config, 1000)
     config.optimizer.warmup_epochs = 1.0
-    plan = train.Plan(config, 1000)
-    assert max(float(plan.rate(step)) for step in range(plan.steps)) > 0.9 * config.optimizer.learning_rate
+    plan = StepPlan(config, 1000)
+    assert max(float(plan.learning_rate(step)) for step in range(plan.num_steps)) > 0.9 * config.optimizer.learning_rate
 
 
 def test_the_search_for_a_batch_size_tries_what_can_be(training_data, monkeypatch, capsys):
@@ -167,7 +169,7 @@ def test_the_search_for_a_batch_size_tries_what_can_be(training_data, monkeypatc
     monkeypatch.setattr(memory, "device_limit", lambda: 2**40)
     config = configured(training_data)
     config.mix.group_size = 32
-    assert find_batch.find_batch(config, sharding.make_mesh(config.mesh)) == 96
+    assert find_batch.find_batch(config, make_mesh(config.mesh)) == 96
     said = capsys.readouterr().out
     assert "batch_size=128: the compiler finds no room for it" in said
     assert "nearly the largest batch_size that fits into 1024.00 GiB: 96" in said
@@ -188,11 +190,11 @@ def test_resumed_on_another_mesh_it_goes_on_with_the_same_losses(shape, training
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 1}, "seed is 1, the workdir's 0"),
-        ({"batch_size": 32}, "batch_size is 32, the workdir's 16"),
-        ({"model__temporal_width": 16}, "model temporal_width is 16, the workdir's 8"),
-        ({"backbone__weights": "{folder}/other"}, "the backbone is .*/other .*, the workdir's .*/clip "),
-        ({"data__class_names_file": "{folder}/other.txt"}, "class 1 is 'draw', the workdir's 'pull'"),
+        ({"seed": 1}, "seed is 1 .workdir: 0."),
+        ({"batch_size": 32}, "batch_size is 32 .workdir: 16."),
+        ({"model__temporal_width": 16}, "model temporal_width is 16 .workdir: 8."),
+        ({"backbone__weights": "{folder}/other"}, "the backbone is .*/other .* .workdir: .*/clip "),
+        ({"data__class_names_file": "{folder}/other.txt"}, "class 1 is 'draw' .workdir: 'pull'."),
     ],
 )
 def test_a_workdir_of_another_run_is_refused(changes, message, training_data, stopped, tmp_path):
@@ -221,7 +223,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_good_checkpoint(trai
 def test_every_video_is_evaluated_once_whatever_the_batch(batch_size, shape, training_data, undisturbed):
     workdir, _ = undisturbed
     config = configured(training_data, shape, eval__batch_size=batch_size)
-    mesh = sharding.make_mesh(config.mesh, jax.devices()[: np.prod(shape)])
+    mesh = make_mesh(config.mesh, jax.devices()[: np.prod(shape)])
     summary = evaluate(config, str(workdir), mesh, f"batches-of-{batch_size}")
     assert summary["videos"] == training_run.VAL
     results = workdir / "results"

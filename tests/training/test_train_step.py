@@ -13,9 +13,10 @@ from conftest import clips, make_config
 from helpers.collectives import collectives
 
 from dist_jax.distributed import sharding
+from dist_jax.distributed.mesh import make_mesh
 from dist_jax.evaluation.eval_step import eval_step
 from dist_jax.training.augment import draw
-from dist_jax.training.optimizer import make_optimizer, make_schedule
+from dist_jax.training.optimizer import lr_schedule, make_optimizer
 from dist_jax.training.train_step import TrainStep
 from dist_jax.workdir.train_state import TrainState
 
@@ -24,7 +25,7 @@ pytestmark = [pytest.mark.usefixtures("standard_promotion"), pytest.mark.xdist_g
 
 
 def trainer_of(model, config, replicated=None) -> TrainStep:
-    optimizer, rate = make_optimizer(config.optimizer), make_schedule(config.optimizer, config.epochs, 1 / 8)
+    optimizer, rate = make_optimizer(config.optimizer), lr_schedule(config.optimizer, config.epochs, 1 / 8)
     return TrainStep(model, optimizer, rate, ml_collections.FrozenConfigDict(config), replicated)
 
 
@@ -45,10 +46,10 @@ def reference(tiny_model, tiny_frozen, tiny_text) -> Trained:
     with jax.numpy_dtype_promotion("standard"):
         trainer = trainer_of(tiny_model, config)
         state = jax.jit(trainer.init)(jax.random.key(0))
-        step = jax.jit(trainer.train_step)
+        step = jax.jit(trainer)
         losses, states = [], [state]
         for number in range(10):
-            state, metrics = step(state, tiny_frozen, tiny_text, clips(number))
+            state, metrics = step(state, tiny_frozen, {"label": tiny_text}, clips(number))
             losses.append(float(metrics["loss"]))
             states.append(state)
     return Trained(trainer, step, np.asarray(losses), states)
@@ -58,11 +59,11 @@ def run(trainer: TrainStep, frozen, text, first: TrainState, steps: int, mesh=No
     """Trains some steps from `first`, which has an average that is left out; the losses and the final state."""
     state = first.replace(ema=None)
     if mesh is None:
-        step = jax.jit(trainer.train_step)
+        step = jax.jit(trainer)
     else:
         layout = sharding.tree_shardings(mesh, state)
         state = sharding.place_tree(mesh, state)
-        step = jax.jit(trainer.train_step, donate_argnums=0, out_shardings=(layout, sharding.replicated(mesh)))
+        step = jax.jit(trainer, donate_argnums=0, out_shardings=(layout, sharding.replicated(mesh)))
         frozen = jax.device_put(frozen, sharding.tree_shardings(mesh, frozen))
         text = jax.device_put(text, sharding.replicated(mesh))
     losses = []
@@ -70,14 +71,14 @@ def run(trainer: TrainStep, frozen, text, first: TrainState, steps: int, mesh=No
         batch = clips(number)
         if mesh is not None:
             batch = jax.device_put(batch, sharding.batch_sharding(mesh))
-        state, metrics = step(state, frozen, text, batch)
+        state, metrics = step(state, frozen, {"label": text}, batch)
         losses.append(float(metrics["loss"]))
     return np.asarray(losses), state
 
 
 def mesh_of(config, data: int, fsdp: int = 1, tensor: int = 1):
     config.mesh.update(data=data, fsdp=fsdp, tensor=tensor)
-    return sharding.make_mesh(config.mesh, jax.devices()[: data * fsdp * tensor])
+    return make_mesh(config.mesh, jax.devices()[: data * fsdp * tensor])
 
 
 def test_ten_steps_on_eight_devices_equal_ten_on_one(reference, tiny_model, tiny_frozen, tiny_text, tiny_config):
@@ -111,8 +112,8 @@ def test_mixing_sends_no_clip_though_a_group_and_a_part_span_all_devices(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout),
         jax.eval_shape(trainer.init, jax.random.key(0)),
     )
-    step = jax.jit(trainer.train_step, out_shardings=layout)
-    compiled = step.lower(state, *jax.device_put((tiny_frozen, tiny_text), layout), batch).compile()
+    step = jax.jit(trainer, out_shardings=layout)
+    compiled = step.lower(state, *jax.device_put((tiny_frozen, {"label": tiny_text}), layout), batch).compile()
     assert {one.kind for one in collectives(compiled.as_text())} == {"all-reduce"}
 
 
@@ -166,7 +167,7 @@ def test_the_average_of_parameters_is_exact(reference):
 def test_a_loss_that_is_not_finite_changes_nothing_but_the_steps_number(reference, tiny_frozen, tiny_text):
     state = reference.states[3]
     broken = tiny_frozen | {"logit_scale": jnp.asarray(jnp.inf)}
-    after, metrics = reference.step(state, broken, tiny_text, clips(3))
+    after, metrics = reference.step(state, broken, {"label": tiny_text}, clips(3))
     assert metrics["skipped"] == 1
     assert after.step == 4  # the schedule goes on
     jax.tree.map(np.testing.assert_array_equal, after.replace(step=state.step), state)
@@ -183,6 +184,6 @@ def test_views_are_summed_after_the_softmax(reference, tiny_model, tiny_frozen, 
 
 
 def test_a_step_draws_anew_but_always_the_same(tiny_model, tiny_config):
-    first, again, other = (draw(tiny_config, tiny_model.vision.resolution, jnp.asarray(step)) for step in (3, 3, 4))
+    first, again, other = (draw(tiny_config, tiny_model.backbone.resolution, jnp.asarray(step)) for step in (3, 3, 4))
     jax.tree.map(np.testing.assert_array_equal, first, again)
     assert not np.allclose(first.mix.share, other.mix.share)

@@ -15,6 +15,7 @@ import dist_jax
 from dist_jax import class_names, config, convert
 from dist_jax.errors import UserError
 from dist_jax.experiment import Experiment
+from dist_jax.models.backbones.clip import ClipBackbone
 from dist_jax.models.video_model import VideoModel
 from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import dist_official, model_directory
@@ -87,9 +88,9 @@ def test_a_run_remembers_where_its_clip_is_from_every_folder(tmp_path, clip_dire
         settings = config.defaults()
         settings.backbone.weights = weights
         of_tests = ml_collections.FrozenConfigDict(settings)
-        model = VideoModel(VISION, DIST)
+        model = VideoModel(ClipBackbone(VISION), DIST)
         backbone = {"name": weights, "fingerprint": "0"}
-        return Experiment(of_tests, None, [], model, {}, None, backbone, ["gelu", "gelu"]).run(10)
+        return Experiment(of_tests, None, [], model, {}, None, backbone, ["gelu", "gelu"]).run_metadata(10)
 
     monkeypatch.chdir(tmp_path)
     first = run_with("clip")
@@ -99,7 +100,7 @@ def test_a_run_remembers_where_its_clip_is_from_every_folder(tmp_path, clip_dire
     again = run_with(clip_directory)
     assert not first.conflicts(again)
     other = dataclasses.replace(again, model=again.model | {"activations": ["quick_gelu", "gelu"]})
-    assert "activations is ['quick_gelu', 'gelu'], the workdir's ['gelu', 'gelu']" in first.conflicts(other)[0]
+    assert "activations is ['quick_gelu', 'gelu'] (workdir: ['gelu', 'gelu'])" in first.conflicts(other)[0]
     older = {name: value for name, value in first.model.items() if name != "activations"}
     assert not dataclasses.replace(first, model=older).conflicts(other)
 

@@ -1,4 +1,4 @@
-"""A workdir gives back the state that was put into it, whole or not at all."""
+"""Checkpoints: saved states are restored exactly, and an interrupted save leaves no partial checkpoint."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ from dist_jax.workdir.train_state import TrainState
 
 
 def state_at(step: int, ema: bool = False, size: int = 8) -> TrainState:
-    """A state whose every number tells its step."""
+    """A state whose arrays all depend on the step."""
     params = {"layers": {"kernel": jnp.arange(float(size)).reshape(size // 4, 4) + step}, "proj": jnp.full((3,), step)}
     params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
     moments = (jax.tree.map(lambda leaf: leaf / 7, params), jnp.asarray(step, jnp.int32))
@@ -27,46 +27,46 @@ def state_at(step: int, ema: bool = False, size: int = 8) -> TrainState:
     return TrainState(jnp.asarray(step, jnp.int32), params, moments, average)
 
 
-def like(state: TrainState, sharding) -> TrainState:
+def abstract(state: TrainState, sharding) -> TrainState:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), state)
 
 
-def save(workdir, steps, keep=3, best="top1", metrics=lambda step: None):
-    checkpoints = Checkpoints(workdir, keep, best)
+def save(workdir, steps, max_to_keep=3, best_metric="top1", metrics=lambda step: None):
+    checkpoints = Checkpoints(workdir, max_to_keep, best_metric)
     for step in steps:
         checkpoints.save(step, state_at(step), metrics(step))
     checkpoints.close()
 
 
-def saved(workdir) -> list[int]:
+def saved_steps(workdir) -> list[int]:
     return sorted(int(folder.name) for folder in (workdir / "checkpoints").iterdir() if folder.name.isdigit())
 
 
 @pytest.mark.parametrize("ema", [False, True])
-def test_a_state_comes_back_bit_for_bit_on_other_devices(tmp_path, ema):
+def test_a_state_is_restored_exactly_on_other_devices(tmp_path, ema):
     mesh = jax.make_mesh((2, 4), ("x", "y"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-    spread = jax.device_put(state_at(5, ema), NamedSharding(mesh, PartitionSpec()))
+    sharded = jax.device_put(state_at(5, ema), NamedSharding(mesh, PartitionSpec()))
     kernel = NamedSharding(mesh, PartitionSpec("x", "y"))
-    spread.params["layers"]["kernel"] = jax.device_put(spread.params["layers"]["kernel"], kernel)
+    sharded.params["layers"]["kernel"] = jax.device_put(sharded.params["layers"]["kernel"], kernel)
     checkpoints = Checkpoints(tmp_path, 3, "")
     assert checkpoints.latest is None
-    checkpoints.save(5, spread)
+    checkpoints.save(5, sharded)
     checkpoints.wait()
     one_device = jax.sharding.SingleDeviceSharding(jax.devices()[3])
-    found = checkpoints.restore(checkpoints.latest, like(state_at(0, ema), one_device))
+    restored = checkpoints.restore(checkpoints.latest, abstract(state_at(0, ema), one_device))
     checkpoints.close()
-    assert jax.tree.structure(found) == jax.tree.structure(state_at(5, ema))
-    jax.tree.map(np.testing.assert_array_equal, found, state_at(5, ema))
-    assert all(leaf.sharding == one_device for leaf in jax.tree.leaves(found))
+    assert jax.tree.structure(restored) == jax.tree.structure(state_at(5, ema))
+    jax.tree.map(np.testing.assert_array_equal, restored, state_at(5, ema))
+    assert all(leaf.sharding == one_device for leaf in jax.tree.leaves(restored))
 
 
-def test_the_newest_and_the_best_are_kept_even_over_a_restart(tmp_path):
-    score = {1: 0.1, 2: 0.9, 3: 0.5}
-    of = lambda step: {"top1": score[step]} if step in score else None
-    save(tmp_path, [1, 2, 3], keep=2, metrics=of)
-    assert saved(tmp_path) == [2, 3]
-    save(tmp_path, [4, 5, 6], keep=2, metrics=of)
-    assert saved(tmp_path) == [2, 5, 6]
+def test_the_newest_and_the_best_checkpoints_are_kept_across_restarts(tmp_path):
+    scores = {1: 0.1, 2: 0.9, 3: 0.5}
+    metrics_of = lambda step: {"top1": scores[step]} if step in scores else None
+    save(tmp_path, [1, 2, 3], max_to_keep=2, metrics=metrics_of)
+    assert saved_steps(tmp_path) == [2, 3]
+    save(tmp_path, [4, 5, 6], max_to_keep=2, metrics=metrics_of)
+    assert saved_steps(tmp_path) == [2, 5, 6]
     assert [load_params(tmp_path)[0], load_params(tmp_path, "top1")[0]] == [6, 2]
     checkpoints = Checkpoints(tmp_path, 2, "top1")
     assert checkpoints.metrics(2) == {"top1": 0.9}
@@ -74,12 +74,12 @@ def test_the_newest_and_the_best_are_kept_even_over_a_restart(tmp_path):
     checkpoints.close()
 
 
-def test_without_a_metric_only_the_newest_are_kept(tmp_path):
-    save(tmp_path, [1, 2, 3, 4], keep=2, best="", metrics=lambda step: {"top1": 1.0 / step})
-    assert saved(tmp_path) == [3, 4]
+def test_without_a_best_metric_only_the_newest_checkpoints_are_kept(tmp_path):
+    save(tmp_path, [1, 2, 3, 4], max_to_keep=2, best_metric="", metrics=lambda step: {"top1": 1.0 / step})
+    assert saved_steps(tmp_path) == [3, 4]
 
 
-def test_a_step_that_is_saved_is_not_saved_again(tmp_path):
+def test_a_saved_step_is_not_overwritten(tmp_path):
     save(tmp_path, [3])
     checkpoints = Checkpoints(tmp_path, 3, "")
     checkpoints.save(3, state_at(4))
@@ -87,7 +87,7 @@ def test_a_step_that_is_saved_is_not_saved_again(tmp_path):
     np.testing.assert_array_equal(load_params(tmp_path)[1]["proj"], np.full(3, 3.0))
 
 
-def test_the_average_is_what_a_workdir_gives_where_there_is_one(tmp_path):
+def test_load_params_prefers_the_moving_average(tmp_path):
     checkpoints = Checkpoints(tmp_path, 3, "")
     checkpoints.save(6, state_at(6, ema=True))
     checkpoints.close()
@@ -96,15 +96,15 @@ def test_the_average_is_what_a_workdir_gives_where_there_is_one(tmp_path):
     np.testing.assert_array_equal(params["proj"], np.full(3, 2.0))
 
 
-def test_a_workdir_without_a_checkpoint_says_so(tmp_path):
-    with pytest.raises(UserError, match="holds no checkpoint of a training run"):
+def test_a_workdir_without_a_complete_checkpoint_is_refused(tmp_path):
+    with pytest.raises(UserError, match="has no checkpoints .* is missing"):
         load_params(tmp_path)
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(UserError, match="holds no whole checkpoint yet"):
+    with pytest.raises(UserError, match="has no complete checkpoint yet"):
         load_params(tmp_path)
 
 
-def test_what_a_kill_left_of_a_save_is_passed_over_and_removed(tmp_path):
+def test_a_partial_checkpoint_is_ignored_and_removed(tmp_path):
     save(tmp_path, [3])
     folder = tmp_path / "checkpoints"
     shutil.copytree(folder / "3", folder / "6.orbax-checkpoint-tmp")
@@ -118,7 +118,7 @@ def test_what_a_kill_left_of_a_save_is_passed_over_and_removed(tmp_path):
     np.testing.assert_array_equal(load_params(tmp_path)[1]["proj"], np.full(3, 6.0))
 
 
-SAVES_FOREVER = """
+SAVE_FOREVER = """
 import sys
 from test_checkpoints import Checkpoints, state_at
 checkpoints = Checkpoints(sys.argv[1], 2, "")
@@ -127,22 +127,24 @@ for step in range(1, 1000):
 """
 
 
-def test_a_kill_inside_of_a_save_leaves_the_one_before(tmp_path):
+def test_a_kill_during_a_save_leaves_the_previous_checkpoint(tmp_path):
     path = os.pathsep.join([os.path.dirname(__file__), os.path.dirname(os.path.dirname(__file__))])
     process = subprocess.Popen(
-        [sys.executable, "-c", SAVES_FOREVER, str(tmp_path)], env={**os.environ, "PYTHONPATH": path}
+        [sys.executable, "-c", SAVE_FOREVER, str(tmp_path)], env={**os.environ, "PYTHONPATH": path}
     )
     folder = tmp_path / "checkpoints"
-    inside = lambda: folder.is_dir() and any("tmp" in file.name for file in folder.iterdir()) and saved(tmp_path)
-    while process.poll() is None and not inside():
+    saving = lambda: folder.is_dir() and any("tmp" in file.name for file in folder.iterdir()) and saved_steps(tmp_path)
+    while process.poll() is None and not saving():
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     step, params = load_params(tmp_path)
-    assert step == saved(tmp_path)[-1]
+    assert step == saved_steps(tmp_path)[-1]
     jax.tree.map(np.testing.assert_array_equal, params, state_at(step, size=1 << 22).params)
     checkpoints = Checkpoints(tmp_path, 2, "")
-    whole = state_at(step, size=1 << 22)
-    found = checkpoints.restore(checkpoints.latest, like(whole, jax.sharding.SingleDeviceSharding(jax.devices()[0])))
+    expected = state_at(step, size=1 << 22)
+    restored = checkpoints.restore(
+        checkpoints.latest, abstract(expected, jax.sharding.SingleDeviceSharding(jax.devices()[0]))
+    )
     checkpoints.close()
-    jax.tree.map(np.testing.assert_array_equal, found, whole)
+    jax.tree.map(np.testing.assert_array_equal, restored, expected)

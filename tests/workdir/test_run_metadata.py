@@ -1,4 +1,4 @@
-"""A workdir goes on with the run that it belongs to and refuses others."""
+"""A workdir resumes its own run and refuses others."""
 
 import dataclasses
 import json
@@ -7,7 +7,14 @@ import os
 import pytest
 
 from dist_jax.errors import UserError
-from dist_jax.workdir.run_metadata import RUN_FILE, RunMetadata, check_resumes, make_workdir, read_run, write_run
+from dist_jax.workdir.run_metadata import (
+    RUN_FILE,
+    RunMetadata,
+    check_can_resume,
+    make_workdir,
+    read_run_metadata,
+    write_run_metadata,
+)
 
 RUN = RunMetadata(
     config={
@@ -16,22 +23,22 @@ RUN = RunMetadata(
         "epochs": 3.0,
         "ema_decay": 0.5,
         "init_from": "",
-        "checkpoint": {"best": "top1"},
-        "clip": {"weights": "clip"},
+        "checkpoint": {"best_metric": "top1"},
+        "backbone": {"weights": "clip"},
     },
-    classes=["push", "pull"],
+    class_names=["push", "pull"],
     backbone={"name": "small CLIP", "fingerprint": "0123456789abcdef"},
     model={"num_frames": 4, "alpha": 2, "layers": [0]},
-    records=20,
+    num_records=20,
 )
 
 
 def test_a_run_is_read_as_it_was_written(tmp_path):
-    assert read_run(tmp_path) is None
-    write_run(tmp_path / "new", RUN)
-    assert read_run(tmp_path / "new") == RUN
+    assert read_run_metadata(tmp_path) is None
+    write_run_metadata(tmp_path / "new", RUN)
+    assert read_run_metadata(tmp_path / "new") == RUN
     assert os.listdir(tmp_path / "new") == ["run.json"]
-    check_resumes(tmp_path / "new", dataclasses.replace(RUN, config=RUN.config | {"epochs": 5.0, "ema_decay": 0.9}))
+    check_can_resume(tmp_path / "new", dataclasses.replace(RUN, config=RUN.config | {"epochs": 5.0, "ema_decay": 0.9}))
 
 
 @pytest.mark.parametrize(
@@ -39,60 +46,70 @@ def test_a_run_is_read_as_it_was_written(tmp_path):
     [
         (
             {"backbone": {"name": "other", "fingerprint": "fedcba9876543210"}},
-            r"the backbone is other \(fedcba987654\), the workdir's small CLIP \(0123456789ab\)",
+            r"the backbone is other \(fedcba987654\) \(workdir: small CLIP \(0123456789ab\)\)",
         ),
-        ({"classes": ["push", "lift"]}, "class 1 is 'lift', the workdir's 'pull'"),
-        ({"classes": ["push"]}, "there are 1 classes, in the workdir's run 2"),
-        ({"model": RUN.model | {"num_frames": 8}}, "model num_frames is 8, the workdir's 4"),
-        ({"config": RUN.config | {"seed": 1}}, "seed is 1, the workdir's 0"),
-        ({"config": RUN.config | {"batch_size": 8}}, "batch_size is 8, the workdir's 16"),
+        ({"class_names": ["push", "lift"]}, r"class 1 is 'lift' \(workdir: 'pull'\)"),
+        ({"class_names": ["push"]}, r"the number of classes is 1 \(workdir: 2\)"),
+        ({"model": RUN.model | {"num_frames": 8}}, r"model num_frames is 8 \(workdir: 4\)"),
+        ({"config": RUN.config | {"seed": 1}}, r"seed is 1 \(workdir: 0\)"),
+        ({"config": RUN.config | {"batch_size": 8}}, r"batch_size is 8 \(workdir: 16\)"),
         (
             {"config": RUN.config | {"ema_decay": 0.0}},
-            "ema_decay is 0.0, the workdir's 0.5: it keeps an average or none",
+            r"ema_decay is 0.0 \(workdir: 0.5\), and a moving average cannot be switched on or off",
         ),
-        ({"model": {"num_frames": 4, "alpha": 2}}, r"model layers is None, the workdir's \[0\]"),
-        ({"records": 21}, "there are 21 training records, in the workdir's run 20"),
+        ({"model": {"num_frames": 4, "alpha": 2}}, r"model layers is None \(workdir: \[0\]\)"),
+        ({"num_records": 21}, r"the number of training records is 21 \(workdir: 20\)"),
     ],
 )
-def test_another_run_is_refused_with_both_sides_named(tmp_path, change, message):
-    write_run(tmp_path, RUN)
+def test_a_different_run_is_refused_with_both_values(tmp_path, change, message):
+    write_run_metadata(tmp_path, RUN)
     with pytest.raises(UserError, match=message) as error:
-        check_resumes(tmp_path, dataclasses.replace(RUN, **change))
-    assert "Give another --workdir" in str(error.value)
+        check_can_resume(tmp_path, dataclasses.replace(RUN, **change))
+    assert "Use another --workdir" in str(error.value)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[1]", "{}", json.dumps({"config": {}, "other": 1}), json.dumps(dataclasses.asdict(RUN) | {"model": 3})],
+    ["", "[1]", json.dumps({"format_version": 2, "other": 1}), json.dumps(dataclasses.asdict(RUN) | {"model": 3})],
 )
-def test_a_file_that_is_no_run_is_refused(tmp_path, text):
+def test_a_damaged_file_is_refused(tmp_path, text):
     (tmp_path / RUN_FILE).write_text(text)
-    with pytest.raises(UserError, match=r"run.json is not a run of dist_jax"):
-        read_run(tmp_path)
+    with pytest.raises(UserError, match=r"run.json is not run metadata of dist_jax"):
+        read_run_metadata(tmp_path)
 
 
 @pytest.mark.parametrize(
     ("part", "lacks"), [("config", "ema_decay"), ("backbone", "fingerprint"), ("model", "num_frames")]
 )
-def test_a_run_that_lacks_a_key_is_refused(tmp_path, part, lacks):
+def test_a_missing_key_is_refused(tmp_path, part, lacks):
     run = dataclasses.asdict(RUN)
     del run[part][lacks]
     (tmp_path / RUN_FILE).write_text(json.dumps(run))
-    with pytest.raises(UserError, match=rf"run.json is not a run of dist_jax \({lacks} missing\)"):
-        read_run(tmp_path)
+    with pytest.raises(UserError, match=rf"run.json is not run metadata of dist_jax \({lacks} missing\)"):
+        read_run_metadata(tmp_path)
 
 
-def test_the_network_alone_may_be_asked_for():
-    other = dataclasses.replace(RUN, classes=["a"], records=1, config=RUN.config | {"seed": 5})
+@pytest.mark.parametrize("version", [None, 1, 3])
+def test_another_format_version_is_refused(tmp_path, version):
+    content = dataclasses.asdict(RUN) | {"format_version": version}
+    if version is None:  # as written before versions were recorded
+        del content["format_version"]
+    (tmp_path / RUN_FILE).write_text(json.dumps(content))
+    with pytest.raises(UserError, match=rf"run.json has format version {version or 1}, this dist_jax reads version 2"):
+        read_run_metadata(tmp_path)
+
+
+def test_network_conflicts_ignore_the_training():
+    other = dataclasses.replace(RUN, class_names=["a"], num_records=1, config=RUN.config | {"seed": 5})
     assert RUN.network_conflicts(other) == []
     assert len(RUN.conflicts(other)) == 3
 
 
-def test_a_workdir_that_cannot_be_is_refused(tmp_path):
+def test_an_impossible_workdir_is_refused(tmp_path):
     make_workdir(tmp_path / "new" / "run")
     assert (tmp_path / "new" / "run").is_dir()
     (tmp_path / "file").write_text("")
     for wrong in (tmp_path / "file", tmp_path / "file" / "run"):
-        with pytest.raises(UserError, match=r"^--workdir=.*file.*: cannot be made a folder \(.*\); give another$"):
+        with pytest.raises(UserError, match=r"^--workdir=.*file.*: cannot create this folder \(.*\); use another$"):
             make_workdir(wrong)

@@ -17,14 +17,14 @@ class TextConfig:
     num_layers: int
     num_heads: int
     vocab_size: int
-    context_length: int  # longest text, tokens
+    context_length: int  # tokens of the longest text
     embed_dim: int  # E
     activation: str = "quick_gelu"  # quick_gelu | gelu
-    end_token: int | None = None  # read at its first place; None: at the highest token, as OpenAI's code does
+    end_token: int | None = None  # the text is read at its first occurrence; None: at the highest token id (OpenAI)
 
 
 class ClipText(nn.Module):
-    """The text tower. Its blocks are one scanned body, their parameters stacked [layers, ...]."""
+    """The text tower. The blocks are scanned; their parameters are stacked [num_layers, ...]."""
 
     config: TextConfig
     dtype: jnp.dtype = jnp.float32

@@ -1,7 +1,6 @@
 """CLIP's image tower (Radford et al., arXiv 2103.00020): a pre-LN ViT whose residual stream DiST reads."""
 
 import dataclasses
-from collections.abc import Sequence
 
 import flax.linen as nn
 import jax
@@ -30,13 +29,12 @@ class VisionConfig:
 
 
 class ClipVision(nn.Module):
-    """The image tower. Its blocks are one scanned body, their parameters stacked [L, ...]."""
+    """The image tower. The blocks are scanned; their parameters are stacked [L, ...]."""
 
     config: VisionConfig
     dtype: jnp.dtype = jnp.float32
 
-    def setup(self) -> None:
-        """Makes the submodules."""
+    def setup(self) -> None:  # noqa: D102
         c = self.config
         self.patch_embedding = nn.Conv(
             c.width,
@@ -57,28 +55,27 @@ class ClipVision(nn.Module):
         """Normalised frames [F, H, W, 3] -> CLIP's image embeddings float32 [F, E], not normalised."""
         return self.embed(self.features(frames, (self.config.num_layers - 1,))[0, :, 0])
 
-    def features(self, frames: jax.Array, selected: Sequence[int]) -> jax.Array:
-        """The residual stream after the selected blocks, class token first.
+    def features(self, frames: jax.Array, layers: tuple[int, ...]) -> jax.Array:
+        """The residual stream after the chosen blocks, class token first.
 
         Args:
             frames: normalised, float [F, H, W, 3].
-            selected: increasing block numbers, counted from 0; the last one must be the tower's last block (a tower
-              that is read only up to block n is one of n + 1 layers: see `first_blocks`).
+            layers: increasing block numbers, counted from 0. The last one must be the tower's last block.
 
         Returns:
-            [L_selected, F, 1+N, D] in `dtype`.
+            [len(layers), F, 1+N, D] in `dtype`.
 
         Raises:
-            ValueError: if the last selected block is not the tower's last.
+            ValueError: the last chosen block is not the tower's last.
         """
         last = self.config.num_layers - 1
-        if selected[-1] != last:
-            raise ValueError(f"the last selected block is {selected[-1]}, the tower's last {last}; see first_blocks")
+        if layers[-1] != last:
+            raise ValueError(f"the last chosen block is {layers[-1]}, the tower's last is {last}; see first_layers")
         x = self._tokens(frames)  # [F, 1+N, D]
-        # A block writes to the place of the first selected block that is not before it, so what an unselected block
-        # wrote is overwritten: one buffer of exactly the selected layers, no branch in the loop.
-        slots = np.searchsorted(np.asarray(selected), np.arange(self.config.num_layers)).astype(np.int32)  # [L]
-        buffer = jnp.zeros((len(selected), *x.shape), self.dtype)
+        # Block l writes into the slot of the first chosen block >= l. The chosen block runs last and overwrites the
+        # others, so the buffer holds exactly the chosen layers and the loop has no branch.
+        slots = np.searchsorted(np.asarray(layers), np.arange(self.config.num_layers)).astype(np.int32)  # [L]
+        buffer = jnp.zeros((len(layers), *x.shape), self.dtype)
         scan = nn.scan(
             _run_block, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.config.num_layers
         )
@@ -86,7 +83,7 @@ class ClipVision(nn.Module):
         return buffer
 
     def embed(self, class_tokens: jax.Array) -> jax.Array:
-        """The residual stream's last class tokens [F, D] -> image embeddings float32 [F, E], not normalised."""
+        """Class tokens after the last block [..., D] -> image embeddings float32 [..., E], not normalised."""
         return jnp.dot(self.ln_post(class_tokens), self.proj.astype(self.dtype)).astype(jnp.float32)
 
     def _tokens(self, frames: jax.Array) -> jax.Array:
@@ -103,11 +100,3 @@ def _run_block(
     x, buffer = carry
     x = block(x)
     return (x, jax.lax.dynamic_update_index_in_dim(buffer, x, slot, axis=0)), None
-
-
-def first_blocks(config: VisionConfig, params: dict, count: int) -> tuple[VisionConfig, dict]:
-    """The same tower without the blocks after the first `count`, for who reads no further than there."""
-    if count == config.num_layers:
-        return config, params
-    blocks = jax.tree.map(lambda leaf: leaf[:count], params["blocks"])
-    return dataclasses.replace(config, layers=count), {**params, "blocks": blocks}

@@ -1,24 +1,29 @@
 #!/usr/bin/env bash
-# Submits a training run to Slurm: see usage, and docs/launch.md.
+# Submits a training run to Slurm. See --help and docs/launch.md.
 set -euo pipefail
-# shellcheck source=scripts/launching.sh
-source "$(dirname "${BASH_SOURCE[0]}")/launching.sh"
+# shellcheck source=scripts/launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 usage() {
   cat <<'END_OF_USAGE'
-usage: scripts/launch_slurm.sh --nodes=N --gpus=N --cpus=N --config=FILE --workdir=DIR [option...] [-- FLAG...]
+usage: scripts/launch/slurm.sh --nodes=N --gpus=N --cpus=N --config=FILE --workdir=DIR [option...] [-- FLAG...]
 
-Submits one batch job: one process per node, which sees all its GPUs. Told to stop (preemption, or two minutes
-before the time limit), training saves, and the job queues itself again. `scancel JOB` ends it for good; submitting
-the same --workdir again goes on from its last checkpoint.
+Submits one batch job with one process per node; each process uses all GPUs of its node. On preemption, and two minutes
+before the time limit, training saves and the job requeues itself. `scancel JOB` ends the job. Submit the same --workdir
+again to resume from the last checkpoint.
 
-  --nodes=N         nodes; --gpus=N: GPUs of each; --cpus=N: CPU cores of each, for the input pipeline
-  --config=FILE     a file of configs/; --workdir=DIR: checkpoints and log, on a disk that all nodes share
-  --time=LIMIT      e.g. 12:00:00 or 2-00:00:00; without it, the partition's
-  --partition=NAME --account=NAME --name=NAME    as sbatch has them; the name is dist_jax without it
-  --python=PATH     interpreter with the requirements and jax[cuda13]; .venv/bin/python without it
-  --dry-run         prints the commands, here and on the first node, and runs none
-  -- FLAG...        more flags of dist_jax.main, e.g. --config.batch_size=512
+  --nodes=N         number of nodes
+  --gpus=N          GPUs per node
+  --cpus=N          CPU cores per node, for the input pipeline
+  --config=FILE     a file in configs/
+  --workdir=DIR     folder of checkpoints and logs, on a disk that all nodes share
+  --time=LIMIT      e.g. 12:00:00 or 2-00:00:00 (default: the partition's limit)
+  --partition=NAME  as in sbatch
+  --account=NAME    as in sbatch
+  --name=NAME       job name (default: dist_jax)
+  --python=PATH     interpreter with the requirements and jax[cuda13] (default: .venv/bin/python)
+  --dry-run         print the commands, here and on the first node; run nothing
+  -- FLAG...        further flags of dist_jax.main, e.g. --config.batch_size=512
 END_OF_USAGE
 }
 
@@ -62,16 +67,16 @@ check_arguments() {
 submit() {
   local job=("$python" --config="$config" --workdir="$workdir" ${flags[@]+"${flags[@]}"})
   run mkdir -p "$workdir"
-  # TERM goes to the processes of the job's step, not to its script: they save, and the script queues the job again.
+  # Slurm sends TERM to the processes, not to the batch script: they save, then the script requeues the job.
   run sbatch --job-name="$name" --nodes="$nodes" --ntasks-per-node=1 --gpus-per-node="$gpus" --cpus-per-task="$cpus" \
     ${limit:+"--time=$limit"} ${partition:+"--partition=$partition"} ${account:+"--account=$account"} \
     --requeue --signal=TERM@120 --open-mode=append --output="$workdir/slurm-%j.log" --chdir="$root" \
-    scripts/slurm_job.sh "${job[@]}"
+    scripts/launch/slurm_job.sh "${job[@]}"
   if ((dry_run)); then
     SLURM_JOB_ID=JOB SLURM_GPUS_ON_NODE="$gpus" SLURM_CPUS_PER_TASK="$cpus" \
-      bash "$root/scripts/slurm_job.sh" --dry-run "${job[@]}"
+      bash "$root/scripts/launch/slurm_job.sh" --dry-run "${job[@]}"
   else
-    note "its log: $workdir/slurm-JOB.log"
+    note "log: $workdir/slurm-JOB.log"
   fi
 }
 

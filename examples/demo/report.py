@@ -1,6 +1,6 @@
 """The demo's result: a table of accuracies, and a picture of how it learned and what it says of some videos.
 
-python -m scripts.demo.report --run demo/run --baseline demo/baseline.json --videos demo/videos --output report.png
+python -m examples.demo.report --run demo/run --baseline demo/baseline.json --videos demo/videos --output report.png
 """
 
 import argparse
@@ -26,7 +26,7 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="workdir of the DiST run")
-    parser.add_argument("--baseline", type=Path, required=True, help="JSON file of scripts.demo.baseline")
+    parser.add_argument("--baseline", type=Path, required=True, help="JSON file of examples.demo.baseline")
     parser.add_argument("--videos", type=Path, required=True, help="folder that the records' video names refer to")
     parser.add_argument("--output", type=Path, required=True, help="picture")
     args = parser.parse_args()

@@ -1,6 +1,6 @@
 """What the frozen CLIP knows without DiST: a linear classifier on its image features, averaged over a clip's frames.
 
-python -m scripts.demo.baseline --config=configs/demo.py --output=demo/baseline.json
+python -m examples.demo.baseline --config=configs/demo.py --output=demo/baseline.json
 """
 
 import json
@@ -29,7 +29,7 @@ STEPS = 500
 def main(argv: Sequence[str]) -> None:
     """Fits the classifier on the training clips and counts on the validation clips."""
     if len(argv) > 1 or CONFIG.value is None or OUTPUT.value is None:
-        raise UserError("usage: python -m scripts.demo.baseline --config=configs/demo.py --output=FILE.json")
+        raise UserError("usage: python -m examples.demo.baseline --config=configs/demo.py --output=FILE.json")
     output = Path(OUTPUT.value)
     if output.exists():
         print(f"baseline: {output} is already there")

@@ -1,6 +1,6 @@
 """Trains a tiny CLIP on captioned stills and saves it as a Hugging Face CLIP directory.
 
-    python -m scripts.demo.train_tiny_clip --output demo/clip
+    python -m examples.demo.train_tiny_clip --output demo/clip
 
 Image and text tower are dist_jax's own; the loss is CLIP's. Everything that reads `openai/clip-vit-base-patch16` reads
 OUTPUT as well: config.json, model.safetensors, preprocessor_config.json and the tokenizer's files.
@@ -26,7 +26,7 @@ from dist_jax.models.backbones.clip_vision import ClipVision, VisionConfig
 from dist_jax.models.layers import unit
 from dist_jax.text import tokenizer
 from dist_jax.weights import clip
-from scripts.demo import bpe, scenes, stills
+from examples.demo import bpe, scenes, stills
 
 RESOLUTION = 64  # pixels
 CONTEXT = 20  # tokens; the longest caption has 14

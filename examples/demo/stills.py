@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from scripts.demo import scenes
+from examples.demo import scenes
 
 POSES_A_SCENE = 16  # stills that share shape, colours and texture
 SINGLE = 0.15  # share of captions that are short, as class names are

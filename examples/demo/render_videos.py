@@ -1,6 +1,6 @@
 """Renders the demo's data set: H.264 mp4 files, and a train and a val list in the form that any user's videos have.
 
-    python -m scripts.demo.render_videos --output demo/videos
+    python -m examples.demo.render_videos --output demo/videos
 
 OUTPUT/train.txt and OUTPUT/val.txt hold lines `path label`, the path relative to OUTPUT.
 """
@@ -17,7 +17,7 @@ import numpy as np
 import tqdm
 
 from dist_jax.errors import UserError, exit_with_message
-from scripts.demo import scenes
+from examples.demo import scenes
 
 HEIGHT, WIDTH = 80, 96  # pixels
 FRAMES, RATE = 24, 12  # frames of a video, frames a second: two seconds

@@ -1,26 +1,27 @@
 #!/usr/bin/env bash
-# Trains on TPUs of a GKE cluster by way of XPK, which restarts after preemption: see usage, and docs/launch.md.
+# Trains on the TPUs of a GKE cluster with XPK, which restarts after preemption. See --help and docs/launch.md.
 set -euo pipefail
-# shellcheck source=scripts/launching.sh
-source "$(dirname "${BASH_SOURCE[0]}")/launching.sh"
+# shellcheck source=scripts/launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 usage() {
   cat <<'END_OF_USAGE'
-usage: scripts/launch_gke.sh run  --name=NAME --cluster=NAME --zone=ZONE --type=TYPE --config=FILE --workdir=gs://...
+usage: scripts/launch/gke.sh run  --name=NAME --cluster=NAME --zone=ZONE --type=TYPE --config=FILE --workdir=gs://...
                                   [option...] [-- FLAG...]
-       scripts/launch_gke.sh log  --name=NAME --cluster=NAME --zone=ZONE    follows the log of worker 0
-       scripts/launch_gke.sh stop --name=NAME --cluster=NAME --zone=ZONE    lets training save and deletes the workload
+       scripts/launch/gke.sh log  --name=NAME --cluster=NAME --zone=ZONE    follow the log of worker 0
+       scripts/launch/gke.sh stop --name=NAME --cluster=NAME --zone=ZONE    save, stop training and delete the workload
 
-`run` submits this checkout as a workload to a cluster that `xpk cluster create` made. The workload is restarted where
-training saved and stopped, or its machines were taken away. Needs xpk (one that knows --restart-on-exit-codes).
+`run` submits this checkout as a workload to a cluster created with `xpk cluster create`. XPK restarts the workload after
+a save and after a preemption. Requires a version of xpk with --restart-on-exit-codes.
 
   --type=TYPE       v5litepod-64, v6e-16, ...
-  --config=FILE     a file of configs/; --workdir=gs://...: checkpoints and logs, reachable by all workers
-  --project=ID      without it, gcloud's own default
-  --image=IMAGE     container image with the requirements and jax[tpu]; without it, they are installed at each start
-  --restarts=N      restarts at most so often; 100 without it
-  --dry-run         prints the commands and runs none
-  -- FLAG...        more flags of dist_jax.main, e.g. --config.batch_size=512
+  --config=FILE     a file in configs/
+  --workdir=gs://   folder of checkpoints and logs; all workers must be able to access it
+  --project=ID      Google Cloud project (default: gcloud's)
+  --image=IMAGE     container image with the requirements and jax[tpu] (default: install them at each start)
+  --restarts=N      maximum number of restarts (default: 100)
+  --dry-run         print the commands; run nothing
+  -- FLAG...        further flags of dist_jax.main, e.g. --config.batch_size=512
 END_OF_USAGE
 }
 
@@ -46,7 +47,7 @@ parse() {
   done
 }
 
-# XPK adds --script-dir, all of it, to the image: a copy without .venv and data is what it gets.
+# XPK adds the whole --script-dir to the image: give it a copy without .venv and data.
 submit() {
   local source="$staging/$name" install="" training
   training="$(quoted python3 -m dist_jax.main --distributed --config="$config" --workdir="$workdir" \
@@ -58,7 +59,7 @@ submit() {
   run rm -rf "$source"
   run mkdir -p "$source"
   run cp -R "$root/dist_jax" "$root/configs" "$root/scripts" "$root/requirements.txt" "$source"
-  # Of its own accord XPK restarts on 42 and 127-255 alone. `exec` lets the pod's SIGTERM reach Python.
+  # By default XPK restarts on statuses 42 and 127-255 only. With `exec`, the pod's SIGTERM reaches Python.
   run xpk workload create --workload="$name" --cluster="$cluster" "${where[@]}" --tpu-type="$type" \
     --base-docker-image="$image" --script-dir="$source" --max-restarts="$restarts" --restart-on-exit-codes=75 \
     --termination-grace-period-seconds=300 --command="${install}exec $training"
@@ -68,7 +69,7 @@ follow() {
   local project_flag=(${project:+"--project=$project"}) location
   location="$(query "${zone%-*}" gcloud container clusters list --filter="name=$cluster" \
     --format='value(location)' ${project_flag[@]+"${project_flag[@]}"})"
-  [[ -n "$location" ]] || fail "--cluster=$cluster: gcloud lists no such cluster"
+  [[ -n "$location" ]] || fail "--cluster=$cluster: no such cluster in this zone and project"
   run gcloud container clusters get-credentials "$cluster" --location="$location" \
     ${project_flag[@]+"${project_flag[@]}"}
   run kubectl logs --follow --tail=100 --container=jax-tpu \
@@ -79,7 +80,7 @@ action="${1:-}"
 case "$action" in
   run | log | stop) ;;
   --help) usage && exit ;;
-  *) fail "unknown action '$action': run, log or stop (see --help)" ;;
+  *) fail "unknown action '$action': use run, log or stop (see --help)" ;;
 esac
 parse "${@:2}"
 check_place "$name" "$zone" "$project"

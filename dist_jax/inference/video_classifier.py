@@ -1,0 +1,80 @@
+"""Classification of video files: choose frames, decode, crop, average the probabilities over views and crops."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import numpy as np
+
+from dist_jax.inference.predictor import Predictor
+from dist_jax.video import decoding
+from dist_jax.video.eval_views import short_side_crops, temporal_views
+from dist_jax.weights.model_directory import EvalProtocol
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of a video."""
+
+    path: str
+    frame_indices: np.ndarray  # frame numbers of each view, int32 [V, T]
+    views: np.ndarray  # pixels of the views (the centre crop of three crops), uint8 [V, T, H, W, 3]
+    class_names: list[str]  # in order of decreasing probability
+    probabilities: np.ndarray  # of `class_names`, float32
+
+    @property
+    def views_summary(self) -> str:
+        """Number and length of the views, for example "3 views of 8 frames"."""
+        num_views, num_frames = self.frame_indices.shape
+        return f"{num_views} view{'s'[: num_views != 1]} of {num_frames} frame{'s'[: num_frames != 1]}"
+
+
+def classify_video(
+    model: Predictor, path: str, class_names: Sequence[str], text_features: jax.Array | None, top: int
+) -> Prediction:
+    """Classifies a video file with the model's evaluation protocol. The device holds one view at a time.
+
+    Args:
+        model: from `dist_jax.load`.
+        path: a video file.
+        class_names: K names.
+        text_features: of `class_names`, float32 [K, E]. None: the features of the model's own classes.
+        top: maximum number of classes in the result.
+
+    Raises:
+        VideoError: the video cannot be read.
+    """
+    protocol = model.eval_protocol
+    frame_indices = choose_frames(decoding.probe(path).frames, model.num_frames, protocol)  # [V, T]
+    crops = read_crops(path, frame_indices, model.resolution, protocol.num_crops)  # [crops, V, T, H, W, 3]
+    clips = crops.reshape(-1, *crops.shape[2:])  # [crops * V, T, H, W, 3]
+    scores = [model.classify(clip[None], text_features, protocol.zero_shot_weight) for clip in clips]
+    probabilities = np.mean(np.concatenate(scores), axis=0)  # [K]
+    best = np.argsort(-probabilities, kind="stable")[:top]
+    return Prediction(path, frame_indices, crops[len(crops) // 2], [class_names[k] for k in best], probabilities[best])
+
+
+def choose_frames(video_frames: int, clip_frames: int, protocol: EvalProtocol) -> np.ndarray:
+    """Frame numbers of the V views of a video with `video_frames` frames: int32 [V, clip_frames]."""
+    return temporal_views(video_frames, protocol.sampling, clip_frames, protocol.stride, protocol.num_views)
+
+
+def read_crops(path: str, frame_indices: np.ndarray, resolution: int, num_crops: int) -> np.ndarray:
+    """Decodes, scales and crops frames as in evaluation.
+
+    Args:
+        path: a video file.
+        frame_indices: int [V, T], repetitions allowed.
+        resolution: height and width of a crop, pixels.
+        num_crops: 1 or 3.
+
+    Returns:
+        uint8 [num_crops, V, T, resolution, resolution, 3].
+
+    Raises:
+        VideoError: the video cannot be read.
+    """
+    distinct, positions = np.unique(frame_indices, return_inverse=True)
+    # Records store a short side of 256 pixels for a resolution of 224: the decoder reduces frames to the same ratio.
+    frames = decoding.decode_frames(path, distinct.tolist(), short_side=round(resolution * 8 / 7))
+    return short_side_crops(frames, resolution, num_crops)[:, positions.reshape(frame_indices.shape)]
