@@ -1,4 +1,4 @@
-"""Where parameters and rows lie, and what the compiled training step sends between devices."""
+"""Mesh, shardings of parameters and batches, and the collectives of the compiled training step."""
 
 import math
 
@@ -26,8 +26,8 @@ def mesh_of(data: int, fsdp: int = 1, tensor: int = 1):
 
 
 def step_collectives(mesh, model, config, frozen, text):
-    """Compiles the training step without running it."""
-    trainer = TrainStep(
+    """Collectives of the training step, compiled but not run, and the abstract training state."""
+    train_step = TrainStep(
         model,
         make_optimizer(config.optimizer),
         lr_schedule(config.optimizer, config.epochs, 1 / 8),
@@ -35,51 +35,51 @@ def step_collectives(mesh, model, config, frozen, text):
         sharding.replicated(mesh),
     )
 
-    def placed(tree, layout):
-        return jax.tree.map(lambda x, where: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=where), tree, layout)
+    def abstract(tree, shardings):
+        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), tree, shardings)
 
-    state = jax.eval_shape(trainer.init, jax.random.key(0))
-    layout = sharding.tree_shardings(mesh, state)
+    state = jax.eval_shape(train_step.init, jax.random.key(0))
+    shardings = sharding.tree_shardings(mesh, state)
     batch = clips(0, config.batch_size)
     arguments = (
-        placed(state, layout),
-        placed(frozen, sharding.tree_shardings(mesh, frozen)),
+        abstract(state, shardings),
+        abstract(frozen, sharding.tree_shardings(mesh, frozen)),
         {"label": jax.ShapeDtypeStruct(text.shape, text.dtype, sharding=sharding.replicated(mesh))},
-        placed(batch, jax.tree.map(lambda _: sharding.batch_sharding(mesh), batch)),
+        abstract(batch, jax.tree.map(lambda _: sharding.batch_sharding(mesh), batch)),
     )
-    step = jax.jit(trainer, donate_argnums=0, out_shardings=(layout, sharding.replicated(mesh)))
+    step = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
     return collectives(step.lower(*arguments).compile().as_text()), state
 
 
 @pytest.mark.usefixtures("standard_promotion")
-def test_data_parallel_steps_send_the_gradients_of_the_network_and_two_numbers(
+def test_a_data_parallel_step_reduces_only_the_gradients_and_two_scalars(
     tiny_model, tiny_frozen, tiny_text, tiny_config
 ):
     tiny_config.augment.color_jitter = 0.2
     tiny_config.optimizer.grad_clip_norm = 1.0
     tiny_config.ema_decay = 0.9
-    found, state = step_collectives(mesh_of(8), tiny_model, tiny_config, tiny_frozen, tiny_text)
-    assert {one.kind for one in found} == {"all-reduce"}
-    numbers = sum(one.shapes.count(("f32", ())) for one in found)  # the loss and the accuracy
-    assert numbers == 2
-    of_network = 4 * sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    d = tiny_model.dist
-    # Query and context share a LayerNorm, whose two gradients are summed up before they are added: scale and bias.
-    twice = 4 * 2 * 2 * d.num_pooling_layers * d.integration_width
-    assert sum(one.bytes for one in found) == of_network + twice + 4 * numbers
+    ops, state = step_collectives(mesh_of(8), tiny_model, tiny_config, tiny_frozen, tiny_text)
+    assert {op.kind for op in ops} == {"all-reduce"}
+    num_scalars = sum(op.shapes.count(("f32", ())) for op in ops)  # the loss and the accuracy
+    assert num_scalars == 2
+    gradient_bytes = 4 * sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    # Query and context share a LayerNorm. XLA reduces its two gradients (scale and bias) before it adds them.
+    dist = tiny_model.dist
+    shared_norm_bytes = 4 * 2 * 2 * dist.num_pooling_layers * dist.integration_width
+    assert sum(op.bytes for op in ops) == gradient_bytes + shared_norm_bytes + 4 * num_scalars
 
 
 @pytest.mark.usefixtures("standard_promotion")
-def test_with_fsdp_parameters_travel_and_not_the_clips(tiny_model, tiny_frozen, tiny_text, tiny_config):
-    tiny_config.batch_size = 1024  # one token's numbers for all clips are more than the largest parameter
-    found, state = step_collectives(mesh_of(1, 8), tiny_model, tiny_config, tiny_frozen, tiny_text)
-    assert {one.kind for one in found} <= {"all-gather", "all-reduce", "reduce-scatter"}
+def test_an_fsdp_step_moves_parameters_but_no_activations(tiny_model, tiny_frozen, tiny_text, tiny_config):
+    tiny_config.batch_size = 1024  # one token of all clips is larger than the largest parameter
+    ops, state = step_collectives(mesh_of(1, 8), tiny_model, tiny_config, tiny_frozen, tiny_text)
+    assert {op.kind for op in ops} <= {"all-gather", "all-reduce", "reduce-scatter"}
     largest = max(leaf.size for leaf in jax.tree.leaves((state.params, tiny_frozen)))
     assert largest < tiny_config.batch_size * tiny_model.dist.integration_width
-    assert max(math.prod(shape) for one in found for _, shape in one.shapes) <= largest
+    assert max(math.prod(shape) for op in ops for _, shape in op.shapes) <= largest
 
 
-def test_an_axis_of_minus_one_takes_the_devices_that_the_others_leave():
+def test_an_axis_of_minus_one_uses_all_remaining_devices():
     assert dict(mesh_of(-1, 2, 2).shape) == {"data": 2, "fsdp": 2, "tensor": 2}
     assert dict(mesh_of(2, -1).shape) == {"data": 2, "fsdp": 4, "tensor": 1}
 
@@ -90,10 +90,9 @@ def test_a_mesh_that_does_not_fill_the_devices_is_refused(shape):
         mesh_of(*shape)
 
 
-def everything_that_is_placed():
-    """Names and shapes of the parameters of both CLIP towers and of the training state."""
-    clip = small_models.clip()
-    frozen = clip.params
+def all_placed_trees():
+    """The parameters of both CLIP towers, and the training state (abstract optimizer state)."""
+    frozen = small_models.clip().params
     params = small_models.model().dist_params
     optimizer = make_optimizer(settings.defaults().optimizer)
     step = jnp.zeros((), jnp.int32)
@@ -101,8 +100,8 @@ def everything_that_is_placed():
     return frozen, state
 
 
-def test_every_parameter_is_matched_and_every_row_of_the_table_matches_one(monkeypatch):
-    frozen, state = everything_that_is_placed()
+def test_every_parameter_has_a_partition_and_every_pattern_is_used(monkeypatch):
+    frozen, state = all_placed_trees()
     mesh = mesh_of(2, 2, 2)
     used = set()
     for index in range(len(sharding.PARTITIONS)):
@@ -116,38 +115,38 @@ def test_every_parameter_is_matched_and_every_row_of_the_table_matches_one(monke
     assert used == set(range(len(sharding.PARTITIONS)))
 
 
-def test_a_parameter_that_no_row_matches_is_named():
+def test_a_parameter_without_a_partition_is_named():
     with pytest.raises(ValueError, match=r"new/kernal \(3, 4\) matches no pattern"):
         sharding.tree_shardings(mesh_of(8), {"new": {"kernal": np.zeros((3, 4))}})
 
 
-def test_a_parameter_that_the_mesh_does_not_divide_is_named():
+def test_a_parameter_that_the_mesh_does_not_divide_is_refused():
     kernel = {"vision": {"blocks": {"mlp": {"proj": {"kernel": np.zeros((2, 12, 4))}}}}}
     with pytest.raises(UserError, match=r"vision/blocks/mlp/proj/kernel .*: 12 is not divisible by mesh.tensor=4 x"):
         sharding.tree_shardings(mesh_of(1, 2, 4), kernel)
-    spread = sharding.tree_shardings(mesh_of(4, 2, 1), kernel)["vision"]["blocks"]["mlp"]["proj"]["kernel"]
-    assert spread.shard_shape((2, 12, 4)) == (2, 6, 4)
+    sharded = sharding.tree_shardings(mesh_of(4, 2, 1), kernel)["vision"]["blocks"]["mlp"]["proj"]["kernel"]
+    assert sharded.shard_shape((2, 12, 4)) == (2, 6, 4)
 
 
-def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_that_do():
+def test_a_batch_that_does_not_divide_is_refused_with_the_nearest_valid_sizes():
     sharding.check_batch(mesh_of(4, 2), "batch_size", 16, parts=2)
-    with pytest.raises(UserError, match=r"batch_size=20 is not divisible by 8 devices .* nearest that are: 16 and 24$"):
+    with pytest.raises(UserError, match=r"batch_size=20 is not divisible by 8 devices .*; use 16 or 24$"):
         sharding.check_batch(mesh_of(4, 2), "batch_size", 20)
-    with pytest.raises(UserError, match=r"eval.batch_size=3 is .* nearest that are: 4$"):
+    with pytest.raises(UserError, match=r"eval.batch_size=3 is .*; use 4$"):
         sharding.check_batch(mesh_of(4, 1, 2), "eval.batch_size", 3)
-    with pytest.raises(UserError, match=r"x 3 parts \(grad_accum_steps\); the nearest that are: 24 and 48"):
+    with pytest.raises(UserError, match=r"x 3 parts \(grad_accum_steps\); use 24 or 48"):
         sharding.check_batch(mesh_of(8), "batch_size", 32, parts=3)
 
 
-def test_one_host_holds_all_rows():
+def test_a_single_host_holds_all_rows():
     for shape in ((8, 1, 1), (2, 2, 2), (1, 1, 8)):
         np.testing.assert_array_equal(sharding.local_rows(mesh_of(*shape), 16), np.arange(16))
 
 
-def test_a_placed_array_is_spread_and_whole():
+def test_a_placed_array_is_sharded_and_complete():
     mesh = mesh_of(2, 2, 2)
     array = np.arange(48.0, dtype=np.float32).reshape(2, 24, 1)
-    where = sharding.leaf_sharding(mesh, "blocks/mlp/fc/kernel", (2, 24, 2))
-    placed = sharding.place(np.concatenate([array, array], axis=2), where)
+    fc_sharding = sharding.leaf_sharding(mesh, "blocks/mlp/fc/kernel", (2, 24, 2))
+    placed = sharding.place(np.concatenate([array, array], axis=2), fc_sharding)
     assert placed.addressable_shards[0].data.shape == (2, 12, 1)
     np.testing.assert_array_equal(placed[:, :, :1], array)

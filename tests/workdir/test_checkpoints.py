@@ -97,7 +97,7 @@ def test_load_params_prefers_the_moving_average(tmp_path):
 
 
 def test_a_workdir_without_a_complete_checkpoint_is_refused(tmp_path):
-    with pytest.raises(UserError, match="has no checkpoints .* is missing"):
+    with pytest.raises(UserError, match=r"has no checkpoints .* is missing"):
         load_params(tmp_path)
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match="has no complete checkpoint yet"):
