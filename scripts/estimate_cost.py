@@ -1,10 +1,10 @@
-"""Estimates what a training run takes on some accelerators: floating-point operations, hours and money.
+"""Estimates floating-point operations, hours and cost of a training run on several accelerators.
 
-    python -m scripts.estimate_cost                          the default: Kinetics-710, ViT-L/14, 32+64 frames
+    python -m scripts.estimate_cost                          default: Kinetics-710, ViT-L/14, 32+64 frames
     python -m scripts.estimate_cost --clips 240436 --val-videos 19796 --price v5e=0.84
 
-The operations are counted from the dimensions; hours follow from the assumed utilisation, money from the prices given.
-Neither is a measurement: `clips_per_second` in metrics.jsonl of a short run is.
+Operations are computed from the dimensions, hours from an assumed utilisation, costs from the given prices. None of
+them is measured. To measure, use `clips_per_second` in metrics.jsonl of a short run.
 """
 
 import argparse
@@ -13,16 +13,16 @@ import dataclasses
 from dist_jax.errors import UserError, exit_with_message
 
 K710_TRAIN, K710_VAL = 658_340, 66_803  # videos; VideoMAE V2's data list (UniFormerV2, which made K710: 0.66 M)
-# What the prices in MACHINES are worth: nobody has looked them up. Give --price for yours.
+# The prices in MACHINES are not verified. Set your own with --price.
 PRICES = "list prices of 2025 from memory, not verified"
 
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """What a model's operations follow from, in the README's letters; all CLIP blocks are selected."""
+    """Dimensions that determine a model's operations (symbols as in the README). All CLIP blocks are selected."""
 
-    patch: int  # pixels, height and width of a patch
-    N: int  # patches of a frame
+    patch: int  # height and width of a patch, in pixels
+    N: int  # patches per frame
     D: int
     L: int
     T: int
@@ -35,13 +35,13 @@ class Model:
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """What hours and money follow from, for a TPU slice or a node with GPUs."""
+    """A TPU slice or a GPU node."""
 
     label: str
-    chip: str  # what --price calls it
-    chips: int
-    peak: float  # bfloat16 operations a second of a chip, dense, from the sellers' data sheets
-    price: float  # USD for an hour of a chip, on demand in the USA: see PRICES
+    chip: str  # name in --price
+    num_chips: int
+    peak: float  # dense bfloat16 FLOP per second and chip, from the data sheets
+    price: float  # USD per chip-hour, on demand in the USA: see PRICES
 
 
 MODELS = {
@@ -58,16 +58,16 @@ MACHINES = (
 
 
 def clip_flops(m: Model) -> float:
-    """Counts the operations of the frozen backbone on one clip's S frames; a multiply-add is two."""
+    """Operations of the frozen backbone on the S frames of one clip. A multiply-add counts as two."""
     tokens = 1 + m.N
     patches = m.N * 3 * m.patch**2 * m.D
     linear = tokens * 12 * m.D**2  # query, key, value, out: 4 D^2; MLP: 8 D^2
-    attention = 2 * tokens**2 * m.D  # scores, and their sum of values
+    attention = 2 * tokens**2 * m.D  # scores, and the weighted sum of the values
     return 2 * m.S * (patches + m.L * (linear + attention))
 
 
 def dist_flops(m: Model) -> float:
-    """Counts the operations of one forward pass of the DiST network on one clip."""
+    """Operations of one forward pass of the DiST network on one clip."""
     tokens = m.S * (1 + m.N)
     grid = m.T * m.N
     stem = grid * 5 * 3 * m.patch**2 * m.M
@@ -82,30 +82,30 @@ def dist_flops(m: Model) -> float:
 
 
 def training_flops(m: Model) -> float:
-    """Counts the operations of training on one clip: CLIP forward, DiST forward and backward (twice its forward)."""
+    """Operations of training on one clip: CLIP forward, DiST forward and backward (backward: twice the forward)."""
     return clip_flops(m) + 3 * dist_flops(m)
 
 
-def run_flops(m: Model, clips: int, epochs: float, val_videos: int, views: int, evaluations: float) -> float:
-    """Counts the operations of a run: all clips in every epoch, all views of all val_videos at every evaluation."""
-    evaluation = val_videos * views * (clip_flops(m) + dist_flops(m))
+def run_flops(m: Model, clips: int, epochs: float, val_videos: int, num_views: int, evaluations: float) -> float:
+    """Operations of a run: all clips in every epoch, all views of all validation videos in every evaluation."""
+    evaluation = val_videos * num_views * (clip_flops(m) + dist_flops(m))
     return clips * epochs * training_flops(m) + evaluations * evaluation
 
 
 def hours(machine: Machine, flops: float, utilisation: float) -> float:
-    """Converts operations into hours on the machine at this share (0 to 1) of its peak."""
-    return flops / (machine.chips * machine.peak * utilisation) / 3600
+    """Hours for `flops` operations on the machine at `utilisation`, a share of its peak from 0 to 1."""
+    return flops / (machine.num_chips * machine.peak * utilisation) / 3600
 
 
 def main() -> None:
-    """Prints the estimate that the command line asks for."""
+    """Prints the estimate."""
     args = _parser().parse_args()
     _check(args)
     print("\n".join(report(args)))
 
 
 def report(args: argparse.Namespace) -> list[str]:
-    """Writes the estimate as lines of Markdown."""
+    """The estimate as lines of Markdown."""
     model = MODELS[args.model]
     evaluations = args.epochs / args.eval_every_epochs
     total = run_flops(model, args.clips, args.epochs, args.val_videos, args.views, evaluations)
@@ -113,34 +113,36 @@ def report(args: argparse.Namespace) -> list[str]:
         f"{args.model} frames, {args.clips:,} clips, {args.epochs:g} epochs, {evaluations:g} evaluations of "
         f"{args.val_videos:,} videos x {args.views} views",
         f"one clip: CLIP {clip_flops(model) / 1e12:.2f} TFLOP, DiST {dist_flops(model) / 1e12:.2f} TFLOP forward, "
-        f"training {training_flops(model) / 1e12:.2f} TFLOP; the run: {total:.2e} FLOP",
+        f"training {training_flops(model) / 1e12:.2f} TFLOP; full run: {total:.2e} FLOP",
         f"assumed: {args.utilisation:.0%} of the bfloat16 peak; {PRICES}",
         "",
-        "| machine | hours | clips/s in training | JPEG frames/s a chip | USD a chip-hour | USD a run |",
+        "| machine | hours | training clips/s | JPEG frames/s per chip | USD per chip-hour | USD per run |",
         "|---|---|---|---|---|---|",
     ]
     prices = dict(map(_price, args.price))
     for machine in MACHINES:
         price = prices.get(machine.chip, machine.price)
         time = hours(machine, total, args.utilisation)
-        rate = machine.chips * machine.peak * args.utilisation / training_flops(model)
-        frames = rate * model.T / machine.chips
-        cost = time * machine.chips * price
+        rate = machine.num_chips * machine.peak * args.utilisation / training_flops(model)
+        frames = rate * model.T / machine.num_chips
+        cost = time * machine.num_chips * price
         lines.append(f"| {machine.label} | {time:.1f} | {rate:.0f} | {frames:.0f} | {price:.2f} | {cost:.0f} |")
     return lines
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", choices=MODELS, default="vitl14-32+64", help="backbone and frames (CLIP's + all)")
-    parser.add_argument("--clips", type=int, default=K710_TRAIN, help="training clips (default: Kinetics-710)")
-    parser.add_argument("--epochs", type=float, default=36, help="the published recipe's on Kinetics-400")
-    parser.add_argument("--val-videos", type=int, default=K710_VAL, help="validation videos")
-    parser.add_argument("--views", type=int, default=3, help="views of a validation video, with crops")
-    parser.add_argument("--eval-every-epochs", type=float, default=1, help="as config.eval.every_epochs")
-    parser.add_argument("--utilisation", type=float, default=0.4, help="share of the peak that is reached, 0 to 1")
     parser.add_argument(
-        "--price", action="append", default=[], metavar="CHIP=USD", help="USD a chip-hour, e.g. v5e=0.84; may repeat"
+        "--model", choices=MODELS, default="vitl14-32+64", help="backbone and number of frames (CLIP + temporal)"
+    )
+    parser.add_argument("--clips", type=int, default=K710_TRAIN, help="training clips (default: Kinetics-710)")
+    parser.add_argument("--epochs", type=float, default=36, help="default: the published recipe for Kinetics-400")
+    parser.add_argument("--val-videos", type=int, default=K710_VAL, help="validation videos")
+    parser.add_argument("--views", type=int, default=3, help="views per validation video, crops included")
+    parser.add_argument("--eval-every-epochs", type=float, default=1, help="same as config.eval.every_epochs")
+    parser.add_argument("--utilisation", type=float, default=0.4, help="achieved share of the peak, 0 to 1")
+    parser.add_argument(
+        "--price", action="append", default=[], metavar="CHIP=USD", help="USD per chip-hour, e.g. v5e=0.84; repeatable"
     )
     return parser
 
@@ -151,13 +153,13 @@ def _check(args: argparse.Namespace) -> None:
         if value <= 0:
             raise UserError(f"--{name.replace('_', '-')}={value:g}: must be above 0")
     if args.utilisation > 1:
-        raise UserError(f"--utilisation={args.utilisation:g}: must be at most 1, the peak itself")
+        raise UserError(f"--utilisation={args.utilisation:g}: must be at most 1")
     for text in args.price:
         _price(text)
 
 
 def _price(text: str) -> tuple[str, float]:
-    """Splits CHIP=USD; UserError for another chip or no price."""
+    """Splits CHIP=USD. Raises UserError for an unknown chip or an invalid price."""
     chip, _, value = text.partition("=")
     try:
         price = float(value)

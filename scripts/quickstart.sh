@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# The whole of dist_jax on a data set that it renders itself: bash scripts/quickstart.sh [--short] [--output DIR]
+# Runs every stage of dist_jax on a rendered data set: bash scripts/quickstart.sh [--short] [--output DIR]
 #
-#   --output DIR  where everything goes (default: demo); a finished stage is found there and not done again
-#   --short       the same stages with few videos and steps: shows that they work, learns next to nothing
+#   --output DIR  output folder (default: demo); finished stages are skipped
+#   --short       the same stages with few videos and steps: a functional check, with accuracy near chance
 #
-# Needs bash and Python 3.11 to 3.13 (PYTHON=... chooses one); under six minutes on two CPU cores after the install.
+# Requires bash and Python 3.11 to 3.13 (PYTHON=... selects one).
+# Takes under six minutes on two CPU cores after the installation.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -33,13 +34,14 @@ if "$short"; then
   output="${output:-demo/short}"
   videos=(--train 96 --val 24)
   clip=(--stills 512 --steps 10)
-  training=(--config.steps=12 --config.optimizer.warmup_epochs=0 --config.log.every_steps=4 --config.checkpoint.save_every_steps=6)
+  training=(--config.steps=12 --config.optimizer.warmup_epochs=0 --config.log.every_steps=4)
+  training+=(--config.checkpoint.save_every_steps=6)
 fi
 output="${output:-demo}"
 
 source scripts/environment.sh
 make_environment requirements.txt
-export JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=2 MPLBACKEND=agg # notebooks name a backend that .venv has not
+export JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=2 MPLBACKEND=agg # .venv does not have the notebook backend
 
 SECONDS=0
 stage() {
@@ -54,10 +56,10 @@ run() {
   "$@"
 }
 
-stage "videos: shapes that move, H.264 in mp4 files, and their lists"
+stage "videos: moving shapes as H.264 mp4 files, and their lists"
 run python -m examples.demo.render_videos --output "$output/videos" ${videos[@]+"${videos[@]}"}
 
-stage "a tiny CLIP, trained on captioned stills"
+stage "a tiny CLIP, trained on images with captions"
 run python -m examples.demo.train_tiny_clip --output "$output/clip" ${clip[@]+"${clip[@]}"}
 
 stage "records: mp4 to DMVR TFRecords"
@@ -77,12 +79,12 @@ config=(
 stage "DiST: training and evaluation"
 run python -m dist_jax.main "${config[@]}" --workdir="$output/run"
 
-stage "the frozen CLIP alone, and the report"
+stage "baseline with the frozen CLIP, and the report"
 run python -m examples.demo.baseline "${config[@]}" --output="$output/baseline.json"
 run python -m examples.demo.report --run "$output/run" --baseline "$output/baseline.json" \
   --videos "$output/videos" --output "$output/report.png"
 
-stage "one prediction, as for any video of your own"
+stage "one prediction, as for your own video"
 run python -m dist_jax.predict --model "$output/run" --video "$output/videos/val/00000.mp4" --top 3
 echo
-echo "done in ${SECONDS} s; everything is in $output/"
+echo "done in ${SECONDS} s; all results are in $output/"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lints and tests the project: bash scripts/test.sh [arguments for pytest]
+# Runs the linters, the type checker and the tests: bash scripts/test.sh [pytest arguments]
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/environment.sh
@@ -7,5 +7,6 @@ make_environment requirements.txt requirements-dev.txt
 
 ruff format --check .
 ruff check .
-# Most of the time is compilation on one core, so one process a core; more than four would want much memory.
+mypy dist_jax
+# Most of the time is single-threaded compilation: run one process per core, at most four to limit memory.
 JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=2 python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadgroup "$@"

@@ -1,8 +1,8 @@
-"""Renders the demo's data set: H.264 mp4 files, and a train and a val list in the form that any user's videos have.
+"""Renders the demo's data set: H.264 mp4 files and the video lists of the train and val splits.
 
     python -m examples.demo.render_videos --output demo/videos
 
-OUTPUT/train.txt and OUTPUT/val.txt hold lines `path label`, the path relative to OUTPUT.
+OUTPUT/train.txt and OUTPUT/val.txt contain lines `path label`, with paths relative to OUTPUT.
 """
 
 import argparse
@@ -20,19 +20,19 @@ from dist_jax.errors import UserError, exit_with_message
 from examples.demo import scenes
 
 HEIGHT, WIDTH = 80, 96  # pixels
-FRAMES, RATE = 24, 12  # frames of a video, frames a second: two seconds
+NUM_FRAMES, FPS = 24, 12  # two seconds
 SPLITS = ("train", "val")
 
 
 def main() -> None:
-    """The command line."""
+    """Renders both splits."""
     args = _parser().parse_args()
     if min(args.train, args.val, args.workers) < 1:
-        raise UserError(f"--train {args.train} --val {args.val} --workers {args.workers}: each must be at least 1")
+        raise UserError(f"--train {args.train} --val {args.val} --workers {args.workers}: all must be at least 1")
     output = Path(args.output)
     counts = {"train": args.train, "val": args.val}
     if finished(output, counts, args.seed):
-        print(f"render_videos: {output} already holds {args.train} + {args.val} videos")
+        print(f"render_videos: {output} already contains {args.train} + {args.val} videos")
         return
     for split in SPLITS:
         render_split(output, split, counts[split], args.seed, args.workers)
@@ -42,32 +42,34 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--output", required=True, help="folder of the videos and their lists")
-    parser.add_argument("--train", type=int, default=1200, help="training videos (default: %(default)s)")
-    parser.add_argument("--val", type=int, default=240, help="validation videos (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="decides every pixel (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
+    parser.add_argument("--output", required=True, help="folder for the videos and the lists")
+    parser.add_argument("--train", type=int, default=1200, help="number of training videos (default: %(default)s)")
+    parser.add_argument("--val", type=int, default=240, help="number of validation videos (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count(), help="number of processes (default: one per core)"
+    )
     return parser
 
 
 def finished(output: Path, counts: dict[str, int], seed: int) -> bool:
-    """Whether `output` holds a whole data set of these settings; UserError if it holds one of other settings."""
+    """True if `output` contains the complete data set. Raises UserError if it was rendered with other settings."""
     path = output / "settings.json"
     if not path.exists():
         return False
-    found, wanted = json.loads(path.read_text()), {**counts, "seed": seed}
-    if found != wanted:
-        raise UserError(f"{output} was rendered with {found}, not {wanted}: choose another --output or delete it")
+    existing, expected = json.loads(path.read_text()), {**counts, "seed": seed}
+    if existing != expected:
+        raise UserError(f"{output} was rendered with {existing}, not {expected}: use another --output or delete it")
     return True
 
 
 def write_settings(output: Path, counts: dict[str, int], seed: int) -> None:
-    """Marks `output` as whole: the last file to be written."""
+    """Marks `output` as complete. Call it last."""
     (output / "settings.json").write_text(json.dumps({**counts, "seed": seed}) + "\n")
 
 
 def render_split(output: Path, split: str, count: int, seed: int, workers: int) -> None:
-    """Writes `count` videos, OUTPUT/SPLIT/00000.mp4 and so on, then OUTPUT/SPLIT.txt."""
+    """Writes `count` videos to OUTPUT/SPLIT/00000.mp4, ... and the list to OUTPUT/SPLIT.txt."""
     (output / split).mkdir(parents=True, exist_ok=True)
     motions = balanced_motions(split, count, seed)
     names = [f"{split}/{number:05d}.mp4" for number in range(count)]
@@ -83,25 +85,25 @@ def render_split(output: Path, split: str, count: int, seed: int, workers: int) 
 
 
 def balanced_motions(split: str, count: int, seed: int) -> list[str]:
-    """The class of every video, shuffled; numbers of videos in two classes differ by one at most."""
+    """Class of every video, shuffled. Class sizes differ by at most one."""
     classes = list(scenes.MOTIONS)
     order = np.random.default_rng([seed, SPLITS.index(split)]).permutation(count)
     return [classes[i % len(classes)] for i in order]
 
 
 def render_clip(split: str, number: int, motion: str, seed: int) -> np.ndarray:
-    """Frames of one video, uint8 [FRAMES, HEIGHT, WIDTH, 3]; they depend on the arguments alone."""
+    """Frames of one video, uint8 [NUM_FRAMES, HEIGHT, WIDTH, 3]. Deterministic in the arguments."""
     rng = np.random.default_rng([seed, SPLITS.index(split), number])
-    poses = scenes.random_poses(rng, motion, FRAMES)
+    poses = scenes.random_poses(rng, motion, NUM_FRAMES)
     return scenes.draw(scenes.random_scene(rng), poses, HEIGHT, WIDTH)
 
 
 def write_mp4(path: str, frames: np.ndarray) -> None:
-    """Encodes uint8 RGB frames [F, H, W, 3] as H.264 at RATE frames a second; H and W even."""
+    """Encodes uint8 RGB frames [F, H, W, 3] as H.264 at FPS frames per second. H and W must be even."""
     with av.open(path, "w") as container:
-        # Without cpu-independent and with several threads the same frames give other bytes from run to run.
+        # One thread and cpu-independent=1: otherwise the bytes differ between runs.
         options = {"crf": "18", "preset": "veryfast", "x264-params": "cpu-independent=1"}
-        stream = container.add_stream("libx264", rate=RATE, options=options)
+        stream = container.add_stream("libx264", rate=FPS, options=options)
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.thread_count = 1

@@ -1,4 +1,4 @@
-"""The demo's result: a table of accuracies, and a picture of how it learned and what it says of some videos.
+"""Report of the demo: a table of accuracies; a picture with training curves and predictions.
 
 python -m examples.demo.report --run demo/run --baseline demo/baseline.json --videos demo/videos --output report.png
 """
@@ -18,32 +18,32 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.figure import SubFigure
 
-STRIPS = 4  # videos that are shown
-STRIP_FRAMES = 8  # frames of each
+NUM_STRIPS = 4  # videos in the picture
+STRIP_FRAMES = 8  # frames per video
 
 
 def main() -> None:
-    """The command line."""
+    """Prints the table and writes the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True, help="workdir of the DiST run")
-    parser.add_argument("--baseline", type=Path, required=True, help="JSON file of examples.demo.baseline")
-    parser.add_argument("--videos", type=Path, required=True, help="folder that the records' video names refer to")
-    parser.add_argument("--output", type=Path, required=True, help="picture")
+    parser.add_argument("--run", type=Path, required=True, help="workdir of the training run")
+    parser.add_argument("--baseline", type=Path, required=True, help="output file of examples.demo.baseline")
+    parser.add_argument("--videos", type=Path, required=True, help="folder of the rendered videos")
+    parser.add_argument("--output", type=Path, required=True, help="output file of the picture")
     args = parser.parse_args()
     for file in (args.run / "metrics.jsonl", args.run / "results" / "val.json", args.baseline):
         if not file.is_file():
-            raise UserError(f"{file} is missing: the run or the baseline has not finished")
+            raise UserError(f"{file} is missing: finish the training run and the baseline first")
     result = json.loads((args.run / "results" / "val.json").read_text())
     print(table(json.loads(args.baseline.read_text())["top1"], result))
     draw(args.run, result, args.videos, args.output)
     print(f"picture: {args.output}")
 
 
-def table(frozen: float, result: dict) -> str:
-    """Accuracies beside each other, and DiST's for each class."""
+def table(baseline: float, result: dict) -> str:
+    """Table of the accuracies of chance, the baseline and DiST, and of DiST per class."""
     rows = [
         ("chance", 1 / len(result["classes"])),
-        ("frozen tiny CLIP, frames averaged", frozen),
+        ("frozen tiny CLIP, frames averaged", baseline),
         ("DiST", result["top1"]),
         *((f"  {name}", accuracy) for name, accuracy in result["class_accuracy"].items() if accuracy is not None),
     ]
@@ -52,17 +52,17 @@ def table(frozen: float, result: dict) -> str:
 
 
 def draw(run: Path, result: dict, videos: Path, output: Path) -> None:
-    """Writes the picture: curves and confusion matrix above, strips of frames with predictions below."""
+    """Writes the picture: curves and confusion matrix at the top, frames with predictions at the bottom."""
     figure = plt.figure(figsize=(12, 10), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(1, 1.15))
-    loss, accuracy, confusion = above.subplots(1, 3)
+    top, bottom = figure.subfigures(2, 1, height_ratios=(1, 1.15))
+    loss, accuracy, confusion = top.subplots(1, 3)
     steps = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     _curve(loss, steps, {"loss": "training"}, "loss")
     _curve(accuracy, steps, {"accuracy": "training", "eval_top1": "validation"}, "top-1 accuracy")
     accuracy.set_ylim(0, 1)
     _confusion(confusion, result)
     with (run / "results" / "val.csv").open() as stream:
-        _strips(below, list(csv.DictReader(stream)), videos)
+        _strips(bottom, list(csv.DictReader(stream)), videos)
     figure.savefig(output, dpi=80)
     plt.close(figure)
 
@@ -82,18 +82,18 @@ def _confusion(axes: plt.Axes, result: dict) -> None:
     for (row, column), count in np.ndenumerate(counts):
         if count:
             axes.text(column, row, count, ha="center", va="center", color="white" if row == column else "black")
-    names, places = result["classes"], range(len(result["classes"]))
-    axes.set_xticks(places, names, rotation=45, ha="right")
-    axes.set_yticks(places, names)
-    axes.set(title="confusion (row: true)")
+    names, positions = result["classes"], range(len(result["classes"]))
+    axes.set_xticks(positions, names, rotation=45, ha="right")
+    axes.set_yticks(positions, names)
+    axes.set(title="confusion matrix (rows: true class)")
 
 
 def _strips(figure: SubFigure, rows: list[dict], videos: Path) -> None:
-    """Frames of the first video of some classes, its label, and the three best guesses."""
+    """For one video of each of NUM_STRIPS classes: frames, label and the top three predictions."""
     first = {row["label"]: row for row in reversed(rows)}
-    chosen = [first[label] for label in sorted(first)][:: max(1, len(first) // STRIPS)][:STRIPS]
-    grid = figure.subplots(len(chosen), 2, width_ratios=(5, 1), squeeze=False)
-    for (picture, bars), row in zip(grid, chosen, strict=True):
+    selected = [first[label] for label in sorted(first)][:: max(1, len(first) // NUM_STRIPS)][:NUM_STRIPS]
+    grid = figure.subplots(len(selected), 2, width_ratios=(5, 1), squeeze=False)
+    for (picture, bars), row in zip(grid, selected, strict=True):
         picture.imshow(np.concatenate(read_frames(videos / row["video"], STRIP_FRAMES), axis=1))
         picture.set_title(row["label"], loc="left", fontsize=10)
         picture.axis("off")
@@ -103,11 +103,11 @@ def _strips(figure: SubFigure, rows: list[dict], videos: Path) -> None:
         bars.set(xlim=(0, 1))
 
 
-def read_frames(path: Path, count: int) -> list[np.ndarray]:
-    """`count` frames of a video, evenly spread, each uint8 [H, W, 3]."""
+def read_frames(path: Path, num_frames: int) -> list[np.ndarray]:
+    """`num_frames` evenly spaced frames of a video, each uint8 [H, W, 3]."""
     with av.open(str(path)) as container:
         frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
-    return [frames[i] for i in np.linspace(0, len(frames) - 1, count).round().astype(int)]
+    return [frames[i] for i in np.linspace(0, len(frames) - 1, num_frames).round().astype(int)]
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""The demo's pictures: one coloured shape on a textured background that a moving camera pans over.
+"""Draws the demo's scenes: one coloured shape on a textured background, with a moving camera.
 
-A shape's pose is four numbers from 0 to 1: x, y, size, angle. A motion class moves one of them, up or down, over a
-stretch that is drawn at random; the others rest at a random point of such a stretch. A stretch is played in either
-direction with the same probability, so the frames of "moving left" without their order are those of "moving right", and
-a pose taken from a frame of unknown number is distributed alike in all classes.
+The pose of the shape is four numbers in [0, 1]: x, y, size, angle. A motion class increases or decreases one of them
+over a random interval. The others stay constant, at a random point of a random interval. The frames of "moving left" in
+reverse order are a sample of "moving right". The pose in a frame of unknown index has the same distribution in all
+classes.
 
-Known limit: the number of the frame helps, as a shape that begins at the far left will hardly move left. A quadratic
-rule on the true pose finds the class of 56 in 100 clips from the first frame, 18 from the middle one (chance: 12.5).
-Stretches of (0.35, 0.45) leak 38 in 100, but the demo's network did not learn those in its minutes.
+Known limit: the frame index adds information, because a shape that starts at the far left rarely moves left. A
+quadratic classifier on the true pose reaches 56% accuracy on the first frame and 18% on the middle frame (chance:
+12.5%).
+Intervals of (0.35, 0.45) reduce this to 38%, but the demo's network does not learn them in a few minutes of training.
 Camera, shape and colours are independent of the class.
 """
 
@@ -16,7 +17,7 @@ import dataclasses
 import numpy as np
 
 X, Y, SIZE, ANGLE = range(4)
-MOTIONS = {  # class name: (part of the pose that moves, direction); y points down, so a rising angle turns clockwise
+MOTIONS = {  # class name: (pose component, direction); y points down, so an increasing angle turns clockwise
     "growing": (SIZE, +1),
     "moving down": (Y, +1),
     "moving left": (X, -1),
@@ -37,25 +38,25 @@ COLOURS = {
     "cyan": (80, 230, 240),
     "white": (250, 250, 250),
 }
-RADIUS = (0.13, 0.36)  # smallest and largest, as a share of the frame's height
-TURN = 240  # degrees: angle 0 points as far to the left of straight up as angle 1 does to the right
-SPREAD = 0.7  # side of the square in which the shape's centre stays, as a share of the frame's height
-TRAVEL = (0.5, 0.7)  # shortest and longest stretch
+RADIUS = (0.13, 0.36)  # minimum and maximum, relative to the frame height
+TURN = 240  # degrees between angle 0 and angle 1; angle 0.5 points up
+SPREAD = 0.7  # side of the square that contains the shape's centre, relative to the frame height
+TRAVEL = (0.5, 0.7)  # minimum and maximum length of an interval
 TEXTURE = 128  # pixels, height and width of the background's repeating texture
 
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-    """What a clip shows, apart from the shape's motion.
+    """Appearance of a clip, without the motion of the shape.
 
     Attributes:
         shape: one of SHAPES.
-        colour: of the shape, a key of COLOURS.
-        ground: of the background, another key of COLOURS.
-        texture: float32 [TEXTURE, TEXTURE] in [0, 1], periodic; 0 is the background's dark tone, 1 its light one.
-        camera: where the camera starts, (x, y) in pixels of the texture.
-        pan: the camera's way over a clip, (x, y) in pixels.
-        shake: amplitude in pixels and periods of the camera's swing over a clip.
+        colour: colour of the shape, a key of COLOURS.
+        ground: colour of the background, another key of COLOURS.
+        texture: float32 [TEXTURE, TEXTURE] in [0, 1], periodic; 0 is dark, 1 is light.
+        camera: start position of the camera, (x, y) in texture pixels.
+        pan: camera motion over the clip, (x, y) in pixels.
+        shake: camera shake, (amplitude in pixels, periods per clip).
     """
 
     shape: str
@@ -68,7 +69,7 @@ class Scene:
 
 
 def random_scene(rng: np.random.Generator) -> Scene:
-    """A scene drawn from `rng`; shape and background never share a colour."""
+    """A random scene. Shape and background have different colours."""
     colour, ground = rng.choice(list(COLOURS), size=2, replace=False)
     return Scene(
         shape=str(rng.choice(SHAPES)),
@@ -81,29 +82,29 @@ def random_scene(rng: np.random.Generator) -> Scene:
     )
 
 
-def random_poses(rng: np.random.Generator, motion: str, frames: int) -> np.ndarray:
-    """Poses of the shape in a clip of the class `motion`: float64 [frames, 4] in [0, 1], columns X, Y, SIZE, ANGLE."""
+def random_poses(rng: np.random.Generator, motion: str, num_frames: int) -> np.ndarray:
+    """Poses of a clip of class `motion`: float64 [num_frames, 4] in [0, 1], columns X, Y, SIZE, ANGLE."""
     axis, direction = MOTIONS[motion]
     travel = rng.uniform(*TRAVEL, size=4)
     start = rng.uniform(0, 1 - travel)
-    poses = np.tile(start + travel * rng.uniform(size=4), (frames, 1))
-    poses[:, axis] = start[axis] + travel[axis] * np.linspace(0, 1, frames)[::direction]
+    poses = np.tile(start + travel * rng.uniform(size=4), (num_frames, 1))
+    poses[:, axis] = start[axis] + travel[axis] * np.linspace(0, 1, num_frames)[::direction]
     return poses
 
 
 def draw(scene: Scene, poses: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The frames of a clip: uint8 [frames, height, width, 3], RGB, for poses [frames, 4]."""
+    """Draws a clip: poses [F, 4] -> uint8 RGB frames [F, height, width, 3]."""
     frames = _background(scene, len(poses), height, width)  # [F, H, W, 3]
     body, front = _coverage(scene.shape, poses, height, width)  # [F, H, W] each
     colour = np.float32(COLOURS[scene.colour])
     frames += body[..., None] * (colour - frames)
-    # A dark front half makes the angle visible, also that of a circle.
+    # The dark front half shows the angle, also for a circle.
     frames += front[..., None] * (0.35 * colour - frames)
     return np.clip(frames + 0.5, 0, 255).astype(np.uint8)
 
 
 def _texture(rng: np.random.Generator) -> np.ndarray:
-    """Periodic smooth noise: few low frequencies with random phases, float32 [TEXTURE, TEXTURE] in [0, 1]."""
+    """Smooth periodic noise: low frequencies with random phases, float32 [TEXTURE, TEXTURE] in [0, 1]."""
     frequency = np.abs(np.fft.fftfreq(TEXTURE, 1 / TEXTURE))
     radius = np.hypot(frequency[:, None], frequency[: TEXTURE // 2 + 1][None, :])
     amplitude = np.where((radius >= 2) & (radius <= 14), 1 / np.maximum(radius, 1), 0)
@@ -112,9 +113,9 @@ def _texture(rng: np.random.Generator) -> np.ndarray:
     return noise.astype(np.float32)
 
 
-def _background(scene: Scene, frames: int, height: int, width: int) -> np.ndarray:
-    """What the camera sees of the texture, in the background's colour: float32 [F, H, W, 3] in [0, 255]."""
-    time = np.linspace(0, 1, frames)
+def _background(scene: Scene, num_frames: int, height: int, width: int) -> np.ndarray:
+    """Texture in the camera's window, in the background colour: float32 [F, H, W, 3] in [0, 255]."""
+    time = np.linspace(0, 1, num_frames)
     amplitude, periods = scene.shake
     swing = amplitude * np.sin(2 * np.pi * periods * time)
     x = (scene.camera[0] + scene.pan[0] * time + swing)[:, None] + np.arange(width)  # [F, W]
@@ -124,7 +125,7 @@ def _background(scene: Scene, frames: int, height: int, width: int) -> np.ndarra
 
 
 def _sample(texture: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Bilinear samples of the periodic `texture` on the grids y [F, H] times x [F, W]: float32 [F, H, W]."""
+    """Bilinear samples of the periodic `texture` at the grid of y [F, H] and x [F, W]: float32 [F, H, W]."""
     left, top = np.floor(x).astype(int), np.floor(y).astype(int)
     right_share = (x - left).astype(np.float32)[:, None, :]
     bottom_share = (y - top).astype(np.float32)[:, :, None]
@@ -138,7 +139,7 @@ def _sample(texture: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 def _coverage(shape: str, poses: np.ndarray, height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
-    """Share of each pixel that the shape and its front half cover: float32 [F, H, W] each, in [0, 1]."""
+    """Coverage of each pixel by the shape and by its front half: float32 [F, H, W] each, in [0, 1]."""
     x, y, size, angle = (poses[:, i, None, None].astype(np.float32) for i in (X, Y, SIZE, ANGLE))  # [F, 1, 1] each
     radius = height * RADIUS[0] * (RADIUS[1] / RADIUS[0]) ** size
     right = np.arange(width, dtype=np.float32) + 0.5 - width / 2 - SPREAD * height * (x - 0.5)  # [F, 1, W]
@@ -151,7 +152,7 @@ def _coverage(shape: str, poses: np.ndarray, height: int, width: int) -> tuple[n
 
 
 def _rim(shape: str, angle: np.ndarray) -> np.ndarray:
-    """Distance from the centre to the outline in the direction `angle` (radians, from the heading), at most 1."""
+    """Distance, at most 1, from the centre to the outline at `angle` (radians, relative to the heading)."""
     match shape:
         case "circle":
             return np.float32(0.9)
@@ -163,7 +164,7 @@ def _rim(shape: str, angle: np.ndarray) -> np.ndarray:
             return 0.55 + 0.45 * np.abs(1 - 2 * ((angle * np.float32(5 / (2 * np.pi))) % 1))
         case "flower":
             return 0.75 + 0.25 * np.cos(6 * angle)
-    raise ValueError(f"no shape {shape!r}; there are {SHAPES}")
+    raise ValueError(f"unknown shape {shape!r}: must be one of {SHAPES}")
 
 
 def _polygon_rim(angle: np.ndarray, corners: int) -> np.ndarray:

@@ -11,8 +11,8 @@ usage: scripts/launch/gke.sh run  --name=NAME --cluster=NAME --zone=ZONE --type=
        scripts/launch/gke.sh log  --name=NAME --cluster=NAME --zone=ZONE    follow the log of worker 0
        scripts/launch/gke.sh stop --name=NAME --cluster=NAME --zone=ZONE    save, stop training and delete the workload
 
-`run` submits this checkout as a workload to a cluster created with `xpk cluster create`. XPK restarts the workload after
-a save and after a preemption. Requires a version of xpk with --restart-on-exit-codes.
+`run` submits this checkout as a workload to a cluster created with `xpk cluster create`. XPK restarts the workload
+after a save and after a preemption. Requires a version of xpk with --restart-on-exit-codes.
 
   --type=TYPE       v5litepod-64, v6e-16, ...
   --config=FILE     a file in configs/
@@ -69,7 +69,7 @@ follow() {
   local project_flag=(${project:+"--project=$project"}) location
   location="$(query "${zone%-*}" gcloud container clusters list --filter="name=$cluster" \
     --format='value(location)' ${project_flag[@]+"${project_flag[@]}"})"
-  [[ -n "$location" ]] || fail "--cluster=$cluster: no such cluster in this zone and project"
+  [[ -n "$location" ]] || fail "--cluster=$cluster: gcloud lists no such cluster"
   run gcloud container clusters get-credentials "$cluster" --location="$location" \
     ${project_flag[@]+"${project_flag[@]}"}
   run kubectl logs --follow --tail=100 --container=jax-tpu \

@@ -9,7 +9,7 @@ usage() {
   cat <<'END_OF_USAGE'
 usage: tpu_worker.sh [--dry-run] install          install the requirements into .venv
        tpu_worker.sh [--dry-run] start FLAG...    start dist_jax.main with these flags unless it is running
-       tpu_worker.sh [--dry-run] follow           show the log until training ends; exit with its status (130 after stop)
+       tpu_worker.sh [--dry-run] follow           show the log until training ends; exit with its status (stop: 130)
        tpu_worker.sh [--dry-run] stop             save, stop training and wait until it has ended
 END_OF_USAGE
 }
