@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from dist_jax import files
 from dist_jax.build_records import datasets, jobs, runners, shards
-from dist_jax.data import cores
+from dist_jax.data import num_cores
 from dist_jax.errors import UserError, exit_with_message
 from dist_jax.video import video_list
 
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _annotations(args: argparse.Namespace) -> datasets.Annotations:
     """The clips that the command line names, with labels that are among the class names."""
-    labels = video_list.read_labels(args.labels) if args.labels else None
+    labels = video_list.read_class_names(args.labels) if args.labels else None
     if args.dataset:
         source = datasets.read(args.dataset, args.annotations, args.videos, args.split, args.trimmed, labels)
         if source.note:
@@ -95,7 +95,7 @@ def _parse(argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--fps", type=_rate, default=0.0, help="frames a second; 0 (default): the video's own")
     parser.add_argument("--short-side", type=_size, default=256, help="pixels, only ever reduced to it; 0: as it is")
     parser.add_argument("--quality", type=_quality, default=90, help="of the JPEGs, 1 to 100 (default: %(default)s)")
-    parser.add_argument("--workers", type=_count, default=cores(), help="processes (default: %(default)s, the cores)")
+    parser.add_argument("--workers", type=_count, default=num_cores(), help="processes (default: %(default)s, the cores)")
     parser.add_argument(
         "--max-failures", type=_size, help="unreadable videos that are tolerated; default: any number short of all"
     )

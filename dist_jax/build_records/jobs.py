@@ -100,7 +100,7 @@ def check_videos(clips: Sequence[video_list.VideoSegment], videos: str) -> None:
 
 def _check_names(path: str, names: Sequence[str], overwrite: bool, others: Sequence[str]) -> None:
     """UserError if the class names at `path` are others, and the labels of other sets there count by them."""
-    if names and (others or not overwrite) and tf.io.gfile.exists(path) and video_list.read_labels(path) != [*names]:
+    if names and (others or not overwrite) and tf.io.gfile.exists(path) and video_list.read_class_names(path) != [*names]:
         used = f", by which {' and '.join(others)} there count" if others else ""
         raise UserError(
             f"{path} holds other class names than these {len(names)}{used}; add --labels {path}, or another --output"

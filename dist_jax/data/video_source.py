@@ -84,7 +84,7 @@ def class_names(data: ml_collections.ConfigDict) -> list[str]:
     folder = data.train if os.path.isdir(data.train) else os.path.dirname(data.train)
     path = os.path.join(folder, "labels.txt")
     if os.path.exists(path):
-        return video_list.read_labels(path)
+        return video_list.read_class_names(path)
     return sorted({clip.label for clip in read_clips(data.train)})
 
 

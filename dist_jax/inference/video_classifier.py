@@ -45,7 +45,7 @@ def classify_video(
         VideoError: the video cannot be read.
     """
     protocol = model.eval_protocol
-    frame_indices = choose_frames(decoding.probe(path).frames, model.num_frames, protocol)  # [V, T]
+    frame_indices = choose_frames(decoding.probe(path).num_frames, model.num_frames, protocol)  # [V, T]
     crops = read_crops(path, frame_indices, model.resolution, protocol.num_crops)  # [crops, V, T, H, W, 3]
     clips = crops.reshape(-1, *crops.shape[2:])  # [crops * V, T, H, W, 3]
     scores = [model.classify(clip[None], text_features, protocol.zero_shot_weight) for clip in clips]

@@ -1,4 +1,4 @@
-"""Temporal views and spatial crops of the evaluation protocol, in NumPy: evaluation and prediction share them."""
+"""Temporal views and spatial crops of the evaluation protocol, in NumPy. Evaluation and prediction both use them."""
 
 import numpy as np
 
@@ -7,14 +7,14 @@ def temporal_views(num_frames: int, sampling: str, clip_frames: int, stride: int
     """Frame numbers of V temporal views of a video.
 
     Args:
-        num_frames: frames in the video, at least 1.
+        num_frames: number of frames of the video, at least 1.
         sampling: "segments" or "dense" (config.data.sampling).
         clip_frames: T.
-        stride: distance between the frames of a clip; for "dense" only.
+        stride: distance between consecutive frames of a clip ("dense" only).
         num_views: V.
 
     Returns:
-        int32 [V, T]. A video with too few frames repeats frames by the same rule.
+        int32 [V, T]. Frame numbers repeat if the video has too few frames.
     """
     if sampling == "segments":
         points = _segment_points(num_frames, clip_frames, num_views)
@@ -26,7 +26,7 @@ def temporal_views(num_frames: int, sampling: str, clip_frames: int, stride: int
 def _segment_points(num_frames: int, clip_frames: int, num_views: int) -> np.ndarray:
     """View v takes the point (v+1)/V of each of T equal segments (V = 1: the middle), rounded half to even.
 
-    The published code computes in float32. The frames are the same whenever T is a power of two, as in all published
+    The published code computes in float32. The frames are the same if T is a power of two, as in all published
     models.
     """
     numerators, denominator = (np.arange(1, num_views + 1), num_views) if num_views > 1 else (np.array([1]), 2)
@@ -35,7 +35,7 @@ def _segment_points(num_frames: int, clip_frames: int, num_views: int) -> np.nda
 
 
 def _dense_points(num_frames: int, clip_frames: int, stride: int, num_views: int) -> np.ndarray:
-    """View v starts at v/V of the possible starts (V = 1: the middle), rounded down. The last frame repeats."""
+    """View v starts at v/V of the range of start frames (V = 1: the middle), rounded down."""
     last_start = max(num_frames - clip_frames * stride, 0)
     starts = np.arange(num_views) * last_start // num_views if num_views > 1 else np.array([last_start // 2])
     return starts[:, None] + np.arange(clip_frames) * stride  # [V, T]
@@ -45,15 +45,15 @@ def crop_geometry(height: int, width: int, size: int, num_crops: int) -> tuple[n
     """Geometry of square crops after scaling the short side to `size`.
 
     Args:
-        height: of the frame, pixels.
-        width: of the frame, pixels.
-        size: short side after scaling; height and width of a crop.
+        height: height of the frame, pixels.
+        width: width of the frame, pixels.
+        size: short side after scaling, and height and width of a crop, pixels.
         num_crops: 1 (centre) or 3 (start, centre and end of the long side).
 
     Returns:
         int32 [2], height and width after scaling; int32 [num_crops, 2], top and left of each crop.
     """
-    # Truncated, and in this order of operations, as in the published code.
+    # The published code truncates, and uses this order of operations.
     long_side = int(max(height, width) / min(height, width) * size)
     scaled = (long_side if height > width else size, long_side if width > height else size)
     bottom, right = scaled[0] - size, scaled[1] - size
@@ -63,7 +63,7 @@ def crop_geometry(height: int, width: int, size: int, num_crops: int) -> tuple[n
 
 
 def short_side_crops(frames: np.ndarray, size: int, num_crops: int) -> np.ndarray:
-    """Scales frames uint8 [m, h, w, 3] to a short side of `size` and crops squares: uint8 [crops, m, size, size, 3]."""
+    """Scales frames uint8 [m, h, w, 3] to a short side of `size` and crops: uint8 [num_crops, m, size, size, 3]."""
     (height, width), corners = crop_geometry(*frames.shape[1:3], size, num_crops)
     scaled = np.stack([resize_bilinear(frame, height, width) for frame in frames])
     return np.stack([scaled[:, top : top + size, left : left + size] for top, left in corners])

@@ -1,6 +1,6 @@
-"""Which clips there are, and what they show: lists and folders of one's own.
+"""Lists of videos and their labels: a list file, or a folder per class. No video is opened.
 
-The formats that data sets are published in are in `datasets.py`. No video is opened.
+The formats of public data sets are in `build_records/datasets.py`.
 """
 
 import csv
@@ -21,118 +21,136 @@ LIST_COLUMNS = ("path", "label", "start", "end", "caption")
 
 @dataclasses.dataclass(frozen=True)
 class VideoSegment:
-    """A part of a video and what it shows."""
+    """A part of a video and its label."""
 
-    path: str  # of the video, relative to the videos' folder, or absolute
-    label: str | None  # class name; None where only a verb and a noun are known
-    start_s: float | None = None  # seconds; None: the beginning
-    end_s: float | None = None  # seconds; None: the end
+    path: str  # relative to the folder of the videos, or absolute
+    label: str | None  # class name; None for EPIC-KITCHENS, which has verb and noun
+    start_s: float | None = None  # seconds; None: the start of the video
+    end_s: float | None = None  # seconds; None: the end of the video
     caption: str | None = None
-    verb: int | None = None  # class numbers of EPIC-KITCHENS
-    noun: int | None = None
-    # What the annotations call the clip, where path and times say which file was found for it. Not compared: clips are
-    # equal if they show the same part of the same file.
+    verb: int | None = None  # class number (EPIC-KITCHENS)
+    noun: int | None = None  # class number (EPIC-KITCHENS)
+    # Name of the segment in its data set's annotations; `path` and times also depend on which files exist. Not
+    # compared: segments are equal if they are the same part of the same file.
     key: str | None = dataclasses.field(default=None, compare=False)
 
     @property
     def identity(self) -> tuple:
-        """What the clip is, whichever files are there."""
+        """Values that identify the segment. They do not depend on which files exist if `key` is set."""
         name, start, end = (self.path, self.start_s, self.end_s) if self.key is None else (self.key, None, None)
         return name, self.label, start, end, self.caption, self.verb, self.noun
 
 
-def read_labels(path: str) -> list[str]:
-    """Class names, one a line, in the order of their numbers; UserError on an empty line or a name given twice."""
+def read_class_names(path: str) -> list[str]:
+    """Class names, one per line. Raises UserError for an empty line or a duplicate name."""
     return class_names.parse(read_text(path), path)
 
 
-def read_list(path: str, labels: Sequence[str] | None = None, option: str = "--labels") -> list[VideoSegment]:
-    """Clips of a list file.
+def read_list(path: str, names: Sequence[str] | None = None, option: str = "--labels") -> list[VideoSegment]:
+    """Reads a list file.
 
     Args:
-        path: lines `path label words`, the path ending at the first tab or else the first space; or a CSV file whose
-          header has the columns path and label, and optionally start and end (seconds) and caption.
-        labels: class names. With them a label may also be a number from 0.
-        option: how the user gives class names, for the message.
+        path: a file with lines `path label`; the path ends at the first tab, or else at the first space. Or a CSV file
+          with the columns path and label, and optionally start and end (seconds) and caption.
+        names: class names. With them, a label may also be a class number from 0.
+        option: the option that sets class names, for the error message.
 
     Returns:
-        The clips in their order.
+        The segments in the order of the file.
 
     Raises:
-        UserError: the file is empty or a line is not of that form, a label is not among `labels`, labels are numbers
-          without `labels` to name them, or a line stands there twice.
+        UserError: the file is empty, a line is invalid, a label is not in `names`, all labels are numbers but `names`
+          is None, or a line is a duplicate.
     """
     text = read_text(path)
     lines = text.splitlines()
     header = lines[0].lower().split(",") if lines else []
-    rows = _csv_rows(path, text) if "path" in [column.strip() for column in header] else _plain_rows(path, lines)
+    rows = (
+        _csv_segments(path, text) if "path" in [column.strip() for column in header] else _plain_segments(path, lines)
+    )
     if not rows:
-        raise UserError(f"{path}: names no videos; write one a line: path label")
-    if labels is None and all(clip.label.isdecimal() for _, clip in rows):
+        raise UserError(f"{path}: contains no videos; write one `path label` per line")
+    if names is None and all(segment.label.isdecimal() for _, segment in rows):
         raise UserError(
-            f"{path}: the labels are numbers (line {rows[0][0]}: {rows[0][1].label}); give the class names' file "
-            f"with {option}, because clips are compared with the names"
+            f"{path}: the labels are numbers (line {rows[0][0]}: {rows[0][1].label}); set the file of class names "
+            f"with {option}, because the model compares videos with class names"
         )
-    if labels is not None:
-        rows = [(line, dataclasses.replace(clip, label=_named(clip.label, labels))) for line, clip in rows]
-        check_labels([clip for _, clip in rows], labels, [f"{path}, line {line}" for line, _ in rows])
-    _refuse_twice(path, rows)
-    return [clip for _, clip in rows]
+    if names is not None:
+        rows = [(line, dataclasses.replace(segment, label=_to_name(segment.label, names))) for line, segment in rows]
+        check_labels([segment for _, segment in rows], names, [f"{path}, line {line}" for line, _ in rows])
+    _check_unique(path, rows)
+    return [segment for _, segment in rows]
 
 
 def read_folders(folder: str) -> list[VideoSegment]:
-    """Clips of a folder that holds one folder of videos per class; the class is the folder's name."""
+    """One segment per video of a folder with one subfolder per class. The label is the name of the subfolder.
+
+    Raises:
+        UserError: the folder does not exist or has no videos in subfolders.
+    """
     if not is_folder(folder):
-        raise UserError(f"{folder}: there is no such folder; --videos names it")
-    clips = []
+        raise UserError(f"{folder}: no such folder; set the folder of the videos with --videos")
+    segments = []
     for name in list_folder(folder):
         if is_folder(os.path.join(folder, name)):
             files = list_folder(os.path.join(folder, name))
-            clips += [
-                VideoSegment(os.path.join(name, file), name) for file in files if file.lower().endswith(VIDEO_SUFFIXES)
-            ]
-    if not clips:
+            videos = [file for file in files if file.lower().endswith(VIDEO_SUFFIXES)]
+            segments += [VideoSegment(os.path.join(name, video), name) for video in videos]
+    if not segments:
         raise UserError(
-            f"{folder}: holds no folder with videos ({' '.join(VIDEO_SUFFIXES)}); "
-            "make one folder per class, or name the videos and their labels with --list"
+            f"{folder}: no subfolder contains videos ({' '.join(VIDEO_SUFFIXES)}); make one subfolder per class, or "
+            "list the videos and their labels with --list"
         )
-    return clips
+    return segments
 
 
-def check_labels(clips: Sequence[VideoSegment], labels: Iterable[str], places: Sequence[str] | None = None) -> None:
-    """Raises UserError for the first clip whose label is not among `labels`, with the nearest name.
+def check_labels(segments: Sequence[VideoSegment], names: Iterable[str], places: Sequence[str] | None = None) -> None:
+    """Raises UserError for the first label that is not in `names`, with the most similar name.
 
     Args:
-        clips: with labels, or with a verb and a noun in their place.
-        labels: class names.
-        places: where each clip is from, for the message.
+        segments: segments without a label are not checked.
+        names: class names.
+        places: file and line of each segment, for the error message. None: the path of the video.
     """
-    known = set(labels)
-    for number, clip in enumerate(clips):
-        if clip.label is not None and clip.label not in known:
-            near = difflib.get_close_matches(clip.label, known, n=1, cutoff=0.0)
-            place = places[number] if places else clip.path
+    known = set(names)
+    for number, segment in enumerate(segments):
+        if segment.label is not None and segment.label not in known:
+            nearest = difflib.get_close_matches(segment.label, known, n=1, cutoff=0.0)[0]
+            place = places[number] if places else segment.path
             raise UserError(
-                f"{place}: label {clip.label!r} is not among the {len(known)} class names; the nearest is {near[0]!r}"
+                f"{place}: label {segment.label!r} is not among the {len(known)} class names; "
+                f"the nearest is {nearest!r}"
             )
 
 
 def parse_seconds(text: str, place: str) -> float:
-    """Seconds, from `12.5` or `00:01:02.50`; UserError naming `place` for anything else."""
+    """Parses `12.5` or `00:01:02.50` to seconds. Raises UserError with `place` for any other text."""
     if not re.fullmatch(r"(\d+:){0,2}(\d+\.?\d*|\.\d+)", text):
-        raise UserError(f"{place}: {text!r} is no time; write seconds (12.5) or HH:MM:SS (00:01:02.5)")
+        raise UserError(f"{place}: {text!r} is not a time; write seconds (12.5) or HH:MM:SS (00:01:02.5)")
     return sum(float(part) * 60**power for power, part in enumerate(reversed(text.split(":"))))
 
 
 def csv_rows(path: str, text: str, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """(line number, row) of a CSV text with a header that has `columns`, names in lower case; UserError otherwise."""
-    reader = csv.DictReader(io.StringIO(text, newline=None), skipinitialspace=True)  # None: line ends of all systems
+    """Parses CSV text whose header contains `columns`.
+
+    Args:
+        path: the file, for error messages.
+        text: the contents of the file.
+        columns: required columns, in lower case.
+
+    Returns:
+        (line number from 1, values by column name in lower case) of each row.
+
+    Raises:
+        UserError: the text is not valid CSV, a column is missing, or a row has more or fewer values than the header.
+    """
+    reader = csv.DictReader(io.StringIO(text, newline=None), skipinitialspace=True)  # None: all kinds of line ends
     rows = []
     try:
         reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
         missing = [column for column in columns if column not in reader.fieldnames]
         if missing:
-            raise UserError(f"{path}: has no column {missing[0]!r}; its header is {','.join(reader.fieldnames)!r}")
+            raise UserError(f"{path}: no column {missing[0]!r}; the header is {','.join(reader.fieldnames)!r}")
         for row in reader:
             if None in row or None in row.values():
                 raise UserError(
@@ -140,48 +158,50 @@ def csv_rows(path: str, text: str, columns: Sequence[str]) -> list[tuple[int, di
                 )
             rows.append((reader.line_num, row))
     except csv.Error as error:
-        raise UserError(f"{path}: is no CSV behind line {reader.line_num} ({error})") from error
+        raise UserError(f"{path}: invalid CSV after line {reader.line_num} ({error})") from error
     return rows
 
 
-def _csv_rows(path: str, text: str) -> list[tuple[int, VideoSegment]]:
+def _csv_segments(path: str, text: str) -> list[tuple[int, VideoSegment]]:
     rows = csv_rows(path, text, ("path", "label"))
     unknown = [column for column in rows[0][1] if column not in LIST_COLUMNS] if rows else []
     if unknown:
-        raise UserError(f"{path}: column {unknown[0]!r} is not known; the columns are {','.join(LIST_COLUMNS)}")
-    return [(line, _csv_clip(f"{path}, line {line}", row)) for line, row in rows]
+        raise UserError(f"{path}: unknown column {unknown[0]!r}; the columns are {','.join(LIST_COLUMNS)}")
+    return [(line, _csv_segment(f"{path}, line {line}", row)) for line, row in rows]
 
 
-def _csv_clip(place: str, row: dict[str, str]) -> VideoSegment:
+def _csv_segment(place: str, row: dict[str, str]) -> VideoSegment:
     values = {name: value.strip() or None for name, value in row.items()}
     if not values["path"] or not values["label"]:
-        raise UserError(f"{place}: path and label are both needed")
+        raise UserError(f"{place}: path and label must not be empty")
     start, end = (None if values.get(n) is None else parse_seconds(values[n], place) for n in ("start", "end"))
     if end is not None and end <= (start or 0.0):
-        raise UserError(f"{place}: the end, {end:g} s, is not after the start, {start or 0:g} s")
+        raise UserError(f"{place}: end {end:g} s must be after start {start or 0:g} s")
     return VideoSegment(values["path"], values["label"], start, end, values.get("caption"))
 
 
-def _plain_rows(path: str, lines: Sequence[str]) -> list[tuple[int, VideoSegment]]:
+def _plain_segments(path: str, lines: Sequence[str]) -> list[tuple[int, VideoSegment]]:
     rows = []
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
-        name, _, label = line.strip().partition("\t" if "\t" in line.strip() else " ")
+        video, _, label = line.strip().partition("\t" if "\t" in line.strip() else " ")
         if not label.strip():
-            raise UserError(f"{path}, line {number}: {line.strip()!r} has no label; write: path label")
-        rows.append((number, VideoSegment(name.strip(), " ".join(label.split()))))
+            raise UserError(f"{path}, line {number}: {line.strip()!r} has no label; write `path label`")
+        rows.append((number, VideoSegment(video.strip(), " ".join(label.split()))))
     return rows
 
 
-def _named(label: str, labels: Sequence[str]) -> str:
-    """The class name of a label that may be a number."""
-    return labels[int(label)] if label not in labels and label.isdecimal() and int(label) < len(labels) else label
+def _to_name(label: str, names: Sequence[str]) -> str:
+    """Converts a class number to its name. A label that is a name itself is not converted."""
+    return names[int(label)] if label not in names and label.isdecimal() and int(label) < len(names) else label
 
 
-def _refuse_twice(path: str, rows: Sequence[tuple[int, VideoSegment]]) -> None:
-    first: dict[VideoSegment, int] = {}
-    for line, clip in rows:
-        if clip in first:
-            raise UserError(f"{path}: lines {first[clip]} and {line} are the same clip, {clip.path}; remove one")
-        first[clip] = line
+def _check_unique(path: str, rows: Sequence[tuple[int, VideoSegment]]) -> None:
+    first_lines: dict[VideoSegment, int] = {}
+    for line, segment in rows:
+        if segment in first_lines:
+            raise UserError(
+                f"{path}: lines {first_lines[segment]} and {line} are the same segment of {segment.path}; remove one"
+            )
+        first_lines[segment] = line

@@ -7,7 +7,7 @@ import time
 
 import pytest
 import tensorflow as tf
-from helpers.built_records import examples, hashes, images, integer
+from helpers.built_records import examples, hashes, images, integers
 from helpers.video_files import numbers, write_video
 
 from dist_jax.build_records import __main__ as build_records
@@ -50,9 +50,9 @@ def test_records_hold_every_frame_with_label_and_origin(build):
     assert sorted(found) == ["a.mp4", "b.mp4", "c.mp4", "d.mp4"]
     assert (output / "labels.txt").read_text() == "down\nup\n"
     example = found["c.mp4"]
-    assert integer(example, records.LABEL) == [1]
+    assert integers(example, records.LABEL) == [1]
     assert example.context.feature[records.LABEL_TEXT].bytes_list.value[0] == b"up"
-    assert integer(example, records.START) == [0] and integer(example, records.END) == [600_000]
+    assert integers(example, records.START) == [0] and integers(example, records.END) == [600_000]
     assert numbers(images(example)) == list(range(12))
     assert images(example)[0].shape == (48, 64, 3)
     assert not (output / "failed.csv").exists()
@@ -69,16 +69,16 @@ def test_frame_rate_size_and_quality(build):
     coarse = examples(build("--fps=10", "--short-side=24", "--quality=30"))["c.mp4"]
     assert numbers(images(coarse)) == [0, 2, 4, 6, 8, 10]
     assert images(coarse)[0].shape == (24, 32, 3)
-    assert integer(coarse, records.END) == [600_000]
+    assert integers(coarse, records.END) == [600_000]
 
 
 def test_parts_and_captions_of_a_csv(build):
     lines = "path,label,start,end,caption\nf.mp4,up,0.2,0.5,it grows\nf.mp4,down,0.5,,\n"
     (prefix,) = records.find_shards(str(build("--shards=1", lines=lines) / "train"))
     found = [tf.train.SequenceExample.FromString(r.numpy()) for r in tf.data.TFRecordDataset(prefix)]
-    found.sort(key=lambda example: integer(example, records.START))
+    found.sort(key=lambda example: integers(example, records.START))
     assert [numbers(images(example)) for example in found] == [list(range(4, 10)), list(range(10, 15))]
-    assert [integer(e, records.START) + integer(e, records.END) for e in found] == [
+    assert [integers(e, records.START) + integers(e, records.END) for e in found] == [
         [200_000, 500_000],
         [500_000, 750_000],
     ]
@@ -92,7 +92,7 @@ def test_a_folder_per_class(videos, tmp_path):
         os.link(videos / f"{name}.mp4", tmp_path / "in" / label / f"{name}.mp4")
     build_records.main(["--videos", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--workers=1"])
     found = examples(tmp_path / "out")
-    assert {name: integer(example, records.LABEL) for name, example in found.items()} == {
+    assert {name: integers(example, records.LABEL) for name, example in found.items()} == {
         "moves up/a.mp4": [1],
         "moves down/b.mp4": [0],
     }
@@ -293,7 +293,7 @@ def test_a_second_split_counts_by_the_first_ones_names(build):
         build(lines="e.mp4 up\n", name="val")
     build("--labels", output / "labels.txt", lines="e.mp4 up\nf.mp4 0\n", name="val")
     found = examples(output, "val")
-    assert integer(found["e.mp4"], records.LABEL) == [1] and integer(found["f.mp4"], records.LABEL) == [0]
+    assert integers(found["e.mp4"], records.LABEL) == [1] and integers(found["f.mp4"], records.LABEL) == [0]
     with pytest.raises(UserError, match="label 'upp' is not among the 2 class names; the nearest is 'up'"):
         build("--labels", output / "labels.txt", lines="e.mp4 upp\n", name="val")
 

@@ -4,15 +4,15 @@ import json
 import os
 
 import pytest
-from helpers.built_records import examples, images, integer
+from helpers.built_records import examples, images, integers
 from helpers.video_files import numbers, write_video
 
 from dist_jax.build_records import __main__ as build_records
 from dist_jax.build_records import datasets, kinetics
 from dist_jax.build_records.kinetics import Video
+from dist_jax.build_records.video_files import VideoFiles
 from dist_jax.data import records
 from dist_jax.errors import UserError
-from dist_jax.build_records.video_files import VideoFiles
 from dist_jax.video.video_list import VideoSegment
 
 
@@ -390,7 +390,7 @@ def test_building_epic_keeps_verb_noun_and_narration(tree, tmp_path):
         ["--dataset=epic100", "--annotations", annotations, "--videos", videos, "--output", str(out), "--workers=1"]
     )
     example = examples(out)["P01_01.mp4"]
-    assert (integer(example, records.VERB), integer(example, records.NOUN)) == ([1], [0])
+    assert (integers(example, records.VERB), integers(example, records.NOUN)) == ([1], [0])
     assert records.LABEL not in example.context.feature
     assert example.context.feature[records.CAPTION].bytes_list.value[0] == b"open door"
     assert numbers(images(example)) == [2, 3, 4, 5]

@@ -1,15 +1,15 @@
-"""Real video files for tests, whose frames tell their number."""
+"""Writes small video files. The grey level of a frame encodes its number."""
 
 from fractions import Fraction
 
 import av
 import numpy as np
 
-STEP = 6  # grey levels between one frame and the next
+STEP = 6  # difference of the grey levels of consecutive frames
 
 
 def write_video(path, frames=40, width=64, height=48, rate=20, codec="libx264", gop=8, options=None):
-    """A file of `frames` flat grey frames: frame i has the level STEP * i; every `gop`-th is a key frame."""
+    """Writes a video of uniform grey frames: frame i has the level STEP * i. Every `gop`-th frame is a key frame."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream(codec, rate=Fraction(rate), options=options or {})
         stream.width, stream.height, stream.pix_fmt, stream.gop_size = width, height, "yuv420p", gop
@@ -22,5 +22,5 @@ def write_video(path, frames=40, width=64, height=48, rate=20, codec="libx264", 
 
 
 def numbers(frames):
-    """The numbers of frames of `write_video`; [n, H, W, 3] or a list of [H, W, 3]."""
+    """Frame numbers of frames from `write_video`: [n, H, W, 3] or a list of [H, W, 3]."""
     return [round(float(np.mean(frame)) / STEP) for frame in frames]

@@ -3,20 +3,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_jax.errors import UserError
-from dist_jax.video.video_list import VideoSegment, check_labels, parse_seconds, read_folders, read_labels, read_list
+from dist_jax.video.video_list import (
+    VideoSegment,
+    check_labels,
+    parse_seconds,
+    read_class_names,
+    read_folders,
+    read_list,
+)
 
 
 @pytest.fixture
-def written(tmp_path):
-    def write(text, name="list.txt"):
-        (tmp_path / name).write_text(text)
-        return str(tmp_path / name)
+def list_file(tmp_path):
+    """Writes a list file and returns its path."""
+
+    def write(text):
+        (tmp_path / "list.txt").write_text(text)
+        return str(tmp_path / "list.txt")
 
     return write
 
 
-def test_lines_of_path_and_label_words(written):
-    path = written("a.mp4 moving left\n\n  sub/b.mp4   moving   right \nwith space.mp4\tmoving left\n")
+def test_a_line_is_a_path_and_a_label_of_several_words(list_file):
+    path = list_file("a.mp4 moving left\n\n  sub/b.mp4   moving   right \nwith space.mp4\tmoving left\n")
     assert read_list(path) == [
         VideoSegment("a.mp4", "moving left"),
         VideoSegment("sub/b.mp4", "moving right"),
@@ -24,63 +33,63 @@ def test_lines_of_path_and_label_words(written):
     ]
 
 
-def test_csv(written):
-    path = written('\ufeffPath, label,start,end\n"a, b.mp4",jump,1.5,00:01:02.5\nc.mp4,"run, fast",,\n')
+def test_csv_with_start_and_end_times(list_file):
+    path = list_file('\ufeffPath, label,start,end\n"a, b.mp4",jump,1.5,00:01:02.5\nc.mp4,"run, fast",,\n')
     assert read_list(path) == [VideoSegment("a, b.mp4", "jump", 1.5, 62.5), VideoSegment("c.mp4", "run, fast")]
 
 
-def test_csv_with_captions_in_any_order_of_columns(written):
-    assert read_list(written("label,caption,path\njump,a man jumps,a.mp4\n")) == [
+def test_csv_columns_in_any_order_with_captions(list_file):
+    assert read_list(list_file("label,caption,path\njump,a man jumps,a.mp4\n")) == [
         VideoSegment("a.mp4", "jump", caption="a man jumps")
     ]
 
 
-def test_csv_with_the_line_ends_of_an_old_mac(tmp_path):
+def test_csv_with_carriage_returns_as_line_ends(tmp_path):
     (tmp_path / "mac.csv").write_bytes(b"path,label\ra.mp4,run\rb.mp4,jump\r")
     assert read_list(str(tmp_path / "mac.csv")) == [VideoSegment("a.mp4", "run"), VideoSegment("b.mp4", "jump")]
 
 
-def test_a_field_beyond_the_limit_of_csv(written):
-    with pytest.raises(UserError, match="is no CSV behind line 1"):
-        read_list(written("path,label\na.mp4," + "x" * 200_000 + "\n"))
+def test_a_csv_field_over_the_size_limit_is_rejected(list_file):
+    with pytest.raises(UserError, match="invalid CSV after line 1"):
+        read_list(list_file("path,label\na.mp4," + "x" * 200_000 + "\n"))
 
 
-def test_numbers_are_class_numbers_where_names_are_given(written):
-    path = written("a.mp4 1\nb.mp4 run\n")
-    assert [clip.label for clip in read_list(path, ["jump", "run"])] == ["run", "run"]
+def test_a_number_is_a_class_number_if_class_names_are_given(list_file):
+    path = list_file("a.mp4 1\nb.mp4 run\n")
+    assert [segment.label for segment in read_list(path, ["jump", "run"])] == ["run", "run"]
 
 
-def test_a_class_may_be_called_by_a_number(written):
-    assert read_list(written("a.mp4 1\n"), ["2", "1"]) == [VideoSegment("a.mp4", "1")]
-    assert [clip.label for clip in read_list(written("a.mp4 360\nb.mp4 kickflip\n"))] == ["360", "kickflip"]
+def test_a_number_can_be_a_class_name(list_file):
+    assert read_list(list_file("a.mp4 1\n"), ["2", "1"]) == [VideoSegment("a.mp4", "1")]
+    assert [segment.label for segment in read_list(list_file("a.mp4 360\nb.mp4 kickflip\n"))] == ["360", "kickflip"]
 
 
 @pytest.mark.parametrize(
-    ("text", "labels", "message"),
+    ("text", "names", "message"),
     [
-        ("", None, "names no videos"),
-        ("path,label\n", None, "names no videos"),
+        ("", None, "contains no videos"),
+        ("path,label\n", None, "contains no videos"),
         ("a.mp4\n", None, "line 1: 'a.mp4' has no label"),
-        ("a.mp4 run\n\na.mp4 run\n", None, "lines 1 and 3 are the same clip"),
+        ("a.mp4 run\n\na.mp4 run\n", None, "lines 1 and 3 are the same segment"),
         ("a.mp4 0\nb.mp4 1\n", None, "the labels are numbers .* --labels"),
         ("a.mp4 runing\n", ["jumping", "running"], "line 1: label 'runing' .* 2 class names; the nearest is 'running'"),
         ("a.mp4 run\nb.mp4 2\n", ["jump", "run"], "line 2: label '2' is not among"),
-        ("path,label,begin\na.mp4,run,1\n", None, "column 'begin' is not known"),
+        ("path,label,begin\na.mp4,run,1\n", None, "unknown column 'begin'"),
         ("path,start\na.mp4,1\n", None, "no column 'label'"),
         ("path,label\na.mp4,run,1\n", None, "line 2 has more or fewer values"),
         ("path,label\na.mp4\n", None, "line 2 has more or fewer values"),
-        ("path,label\n,run\n", None, "line 2: path and label are both needed"),
-        ("path,label,start\na.mp4,run,soon\n", None, "line 2: 'soon' is no time"),
-        ("path,label,start\na.mp4,run,-1\n", None, "line 2: '-1' is no time"),
-        ("path,label,start,end\na.mp4,run,2,1\n", None, "the end, 1 s, is not after the start, 2 s"),
+        ("path,label\n,run\n", None, "line 2: path and label must not be empty"),
+        ("path,label,start\na.mp4,run,soon\n", None, "line 2: 'soon' is not a time"),
+        ("path,label,start\na.mp4,run,-1\n", None, "line 2: '-1' is not a time"),
+        ("path,label,start,end\na.mp4,run,2,1\n", None, "end 1 s must be after start 2 s"),
     ],
 )
-def test_bad_lists(written, text, labels, message):
+def test_invalid_lists_are_rejected(list_file, text, names, message):
     with pytest.raises(UserError, match=message):
-        read_list(written(text), labels)
+        read_list(list_file(text), names)
 
 
-def test_unreadable_lists(tmp_path):
+def test_unreadable_lists_are_rejected(tmp_path):
     (tmp_path / "latin.txt").write_bytes(b"caf\xe9.mp4 run\n")
     with pytest.raises(UserError, match="not UTF-8"):
         read_list(str(tmp_path / "latin.txt"))
@@ -93,13 +102,13 @@ words = st.lists(name, min_size=1, max_size=4).map(" ".join).filter(lambda label
 
 
 @given(st.lists(st.tuples(name, words), min_size=1, max_size=20, unique=True))
-def test_lines_come_back(tmp_path_factory, pairs):
+def test_any_path_and_label_are_read_back(tmp_path_factory, pairs):
     path = tmp_path_factory.mktemp("list") / "list.txt"
     path.write_text("".join(f"{video}.mp4 {label}\n" for video, label in pairs))
     assert read_list(str(path)) == [VideoSegment(f"{video}.mp4", label) for video, label in pairs]
 
 
-def test_folders(tmp_path):
+def test_the_label_of_a_video_is_the_name_of_its_folder(tmp_path):
     for file in (
         "run/b.mp4",
         "run/a.AVI",
@@ -118,35 +127,35 @@ def test_folders(tmp_path):
     ]
 
 
-def test_bad_folders(tmp_path):
+def test_folders_without_videos_are_rejected(tmp_path):
     (tmp_path / "a.mp4").touch()
-    with pytest.raises(UserError, match="holds no folder with videos"):
+    with pytest.raises(UserError, match="no subfolder contains videos"):
         read_folders(str(tmp_path))
-    with pytest.raises(UserError, match="there is no such folder"):
+    with pytest.raises(UserError, match="no such folder"):
         read_folders(str(tmp_path / "absent"))
 
 
-def test_class_names(written):
-    assert read_labels(written("run\njump high \n")) == ["run", "jump high"]
+def test_class_names_are_one_per_line(list_file):
+    assert read_class_names(list_file("run\njump high \n")) == ["run", "jump high"]
     for text, message in {
         "": "no class names",
         "run\n\njump\n": "line 2 is empty",
         "run\njump\nrun\n": "lines 1 and 3 are both 'run'",
     }.items():
         with pytest.raises(UserError, match=message):
-            read_labels(written(text))
+            read_class_names(list_file(text))
 
 
-def test_labels_that_are_not_among_the_names():
+def test_unknown_labels_are_rejected_with_the_nearest_name():
     check_labels([VideoSegment("a", "run"), VideoSegment("b", None, verb=1, noun=2)], ["run"])
     with pytest.raises(UserError, match="b: label 'rum' is not among the 2 class names; the nearest is 'run'"):
         check_labels([VideoSegment("a", "run"), VideoSegment("b", "rum")], ["jump", "run"])
 
 
-def test_times():
+def test_parse_seconds():
     assert parse_seconds("12.5", "") == 12.5
     assert parse_seconds("01:02", "") == 62
     assert parse_seconds("01:00:02.250", "") == 3602.25
     for text in ("", "1:2:3:4", "nan", "inf", "-0:01", "x"):
-        with pytest.raises(UserError, match=f"here: {text!r} is no time"):
+        with pytest.raises(UserError, match=f"here: {text!r} is not a time"):
             parse_seconds(text, "here")
