@@ -1,4 +1,4 @@
-"""Import direction, import cycles, and where TensorFlow may be imported."""
+"""Tests of the imports inside dist_jax: direction, cycles, and TensorFlow in the data packages only."""
 
 import ast
 import importlib
@@ -14,7 +14,7 @@ import dist_jax
 
 ROOT = pathlib.Path(dist_jax.__file__).parent
 
-# Packages and top-level modules from high to low. A module imports from its own line and from lower lines.
+# Packages and top-level modules, highest layer first. A module may import from its own layer and from lower layers.
 LAYERS = (
     {"main", "predict", "convert", "show_clips"},  # commands
     {"__init__"},  # dist_jax.load
@@ -32,23 +32,23 @@ LAYERS = (
     {"errors", "typing"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-TENSORFLOW = {"data", "build_records", "files"}  # `files` imports it only for remote paths
+TENSORFLOW = {"data", "build_records", "files"}  # `files` imports it for remote paths only
 
 
 def modules() -> dict[str, pathlib.Path]:
-    """Dotted name (without dist_jax) -> file, for every module."""
-    found = {}
+    """File of every module, by its dotted name without "dist_jax."."""
+    files = {}
     for path in sorted(ROOT.rglob("*.py")):
         parts = path.relative_to(ROOT).with_suffix("").parts
-        found[".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)] = path
-    return found
+        files[".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)] = path
+    return files
 
 
 MODULES = modules()
 
 
 def imported_names(source: str) -> Iterator[str]:
-    """Every dotted name that a source imports, anywhere in it; `from a import b` gives a.b."""
+    """All dotted names that a source file imports, also inside functions; `from a import b` gives a.b."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -58,16 +58,16 @@ def imported_names(source: str) -> Iterator[str]:
 
 
 def project_imports(source: str) -> set[str]:
-    """The modules of the project that a source imports."""
-    found = set()
+    """The modules of dist_jax that a source file imports."""
+    imports = set()
     for name in imported_names(source):
         if name.split(".")[0] != "dist_jax":
             continue
         rest = name.removeprefix("dist_jax").lstrip(".")
         while rest and rest not in MODULES:
             rest = rest.rpartition(".")[0]
-        found.add(rest or "__init__")
-    return found
+        imports.add(rest or "__init__")
+    return imports
 
 
 GRAPH = {name: project_imports(path.read_text()) - {name} for name, path in MODULES.items()}
@@ -88,18 +88,18 @@ def test_no_import_cycles():
     acyclic, rest = set(), dict(GRAPH)
     while rest:
         ready = {module for module, imports in rest.items() if imports <= acyclic}
-        assert ready, f"a cycle among {sorted(rest)}"
+        assert ready, f"import cycle among {sorted(rest)}"
         acyclic |= ready
         rest = {module: imports for module, imports in rest.items() if module not in ready}
 
 
-def test_all_import_forms_are_found():
+def test_project_imports_finds_all_import_forms():
     lines = ("import dist_jax", "import dist_jax.main as m, os", "from dist_jax import training", "def f():")
     source = "\n".join([*lines, "    from dist_jax.data.records import find_shards"])
     assert project_imports(source) == {"__init__", "main", "training", "data.records"}
 
 
-def test_tensorflow_is_imported_only_for_data():
+def test_only_the_data_packages_import_tensorflow():
     importers = {
         module.split(".")[0]
         for module, path in MODULES.items()
@@ -115,5 +115,5 @@ def test_prediction_starts_without_tensorflow():
 
 def test_every_module_imports():
     for module in pkgutil.walk_packages([str(ROOT)], "dist_jax."):
-        if not module.name.endswith(("dist_jax.main", "__main__")):  # they define flags or run
+        if not module.name.endswith(("dist_jax.main", "__main__")):  # they define flags or run a command
             importlib.import_module(module.name)

@@ -1,9 +1,9 @@
-"""Runs `python -m dist_jax.main` with many command lines, one after the other, and imports everything only once.
+"""Runs `python -m dist_jax.main` with several command lines in turn, with one import of all modules.
 
-    python tests/many_mains.py < command lines, JSON lists of strings, one a line
+    python tests/helpers/many_mains.py < command lines (one JSON list of strings per line)
 
-Prints for each its exit status and its output, JSON, one a line. Each runs in a process of its own, forked before
-anything but imports has happened.
+Prints one JSON line per command line: exit status and output. Each command line runs in its own process, forked after
+the imports.
 """
 
 import json
@@ -24,11 +24,11 @@ def run(arguments: list[str]) -> dict:
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
             try:
-                sys.argv = ["main", *arguments]  # ml_collections looks there
+                sys.argv = ["main", *arguments]  # ml_collections reads the overrides from sys.argv
                 exit_with_message(lambda: app.run(main.main, sys.argv, main.parse_flags))
-            except SystemExit as end:
+            except SystemExit as error:
                 sys.stdout.flush()
-                os._exit(end.code or 0)
+                os._exit(error.code or 0)
         _, status = os.waitpid(child, 0)
         output.seek(0)
         return {"status": os.waitstatus_to_exitcode(status), "output": output.read().decode()}

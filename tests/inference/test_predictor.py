@@ -1,4 +1,4 @@
-"""dist_jax.load: shapes, dtypes, unit lengths, probabilities; what cannot be is refused in words; no TensorFlow."""
+"""Tests of dist_jax.load and Predictor: shapes, dtypes, values, meshes, errors, imports."""
 
 import dataclasses
 import subprocess
@@ -38,37 +38,37 @@ def model(directory):
     return dist_jax.load(directory)
 
 
-def unit_lengths(x):
-    return np.testing.assert_allclose(np.linalg.norm(x, axis=-1), 1, rtol=1e-5)
+def assert_unit_length(x):
+    np.testing.assert_allclose(np.linalg.norm(x, axis=-1), 1, rtol=1e-5)
 
 
-def test_video_embeddings(model):
+def test_video_embeddings_are_float32_of_unit_length(model):
     embedding = model.encode_video(VIDEO)
     assert (embedding.shape, embedding.dtype) == ((2, 32), jnp.float32)
-    unit_lengths(embedding)
+    assert_unit_length(embedding)
 
 
-def test_clips_of_a_batch_do_not_see_each_other(model):
+def test_clips_of_a_batch_are_independent(model):
     np.testing.assert_allclose(model.encode_video(VIDEO[1:]), model.encode_video(VIDEO)[1:], atol=1e-6)
 
 
-def test_text_embeddings_of_strings_and_of_their_tokens_are_the_same(model):
-    # start a</w> d o g</w> end: letters are 0..25, at a word's end 26..51.
+def test_strings_and_their_token_ids_give_equal_embeddings(model):
+    # start, a</w>, d, o, g</w>, end. Letters are tokens 0..25; at the end of a word 26..51.
     tokens = np.array([[52, 26, 3, 14, 32, 53]])
     embedding = model.encode_text(["a dog"])
     assert (embedding.shape, embedding.dtype) == ((1, 32), jnp.float32)
-    unit_lengths(embedding)
+    assert_unit_length(embedding)
     np.testing.assert_allclose(embedding, model.encode_text(tokens), atol=1e-6)
 
 
-def test_more_texts_than_are_encoded_at_a_time(model, monkeypatch):
+def test_more_texts_than_one_encoder_batch(model, monkeypatch):
     monkeypatch.setattr("dist_jax.text.text_features._ROWS", 2)
     five = np.concatenate([TOKENS, TOKENS, TOKENS[:1]])
     np.testing.assert_allclose(model.encode_text(five)[4], model.encode_text(TOKENS)[0], atol=1e-6)
 
 
-def test_a_text_longer_than_the_context_keeps_its_end_token(model):
-    long = np.array([[52, *range(20), 53]])  # 22 tokens, the context is 8
+def test_a_truncated_text_keeps_its_end_token(model):
+    long = np.array([[52, *range(20), 53]])  # 22 tokens; the context length is 8
     cut = np.array([[52, 0, 1, 2, 3, 4, 5, 53]])
     np.testing.assert_array_equal(model.encode_text(long), model.encode_text(cut))
     letters = "abcdefghijkl"
@@ -77,7 +77,7 @@ def test_a_text_longer_than_the_context_keeps_its_end_token(model):
     )
 
 
-def test_logits_are_the_scaled_cosine(model):
+def test_logits_are_scaled_cosine_similarities(model):
     text = model.encode_text(TOKENS)
     logits = model.logits(VIDEO, text)
     assert (logits.shape, logits.dtype) == ((2, 2), jnp.float32)
@@ -85,14 +85,14 @@ def test_logits_are_the_scaled_cosine(model):
     np.testing.assert_allclose(logits, 10 * cosine, rtol=1e-4, atol=1e-5)
 
 
-def test_fused_logits_lie_between_the_two_classifiers(model):
+def test_zero_shot_weight_interpolates_between_dist_and_clip_logits(model):
     text = model.encode_text(TOKENS)
-    own, half, plain = (np.asarray(model.logits(VIDEO, text, zero_shot_weight=share)) for share in (0.0, 0.5, 1.0))
+    own, half, plain = (np.asarray(model.logits(VIDEO, text, zero_shot_weight=weight)) for weight in (0.0, 0.5, 1.0))
     np.testing.assert_allclose(half, (own + plain) / 2, atol=1e-5)
     assert np.abs(own - plain).max() > 0.1
 
 
-def test_probabilities_of_own_classes_strings_tokens_and_features(model):
+def test_classify_accepts_own_classes_strings_token_ids_and_features(model):
     assert model.class_names == CLASSES
     own = model.classify(VIDEO)
     assert (own.shape, own.dtype) == ((2, 3), jnp.float32)
@@ -102,45 +102,44 @@ def test_probabilities_of_own_classes_strings_tokens_and_features(model):
     assert model.classify(VIDEO, TOKENS, zero_shot_weight=0.5).shape == (2, 2)
 
 
-def test_features_of_the_frozen_backbone(model):
+def test_features_use_every_alpha_th_frame(model):
     features = model.features(VIDEO)
     assert (features.shape, features.dtype) == ((3, 2, 2, 1 + 4, 128), jnp.float32)  # [L, B, S, 1+N, D]
-    # Every alpha-th frame from 0 is seen, and no other.
-    other = VIDEO.copy()
-    other[:, 1::2] = 0
-    np.testing.assert_array_equal(model.features(other), features)
+    changed = VIDEO.copy()
+    changed[:, 1::2] = 0
+    np.testing.assert_array_equal(model.features(changed), features)
 
 
-def test_jax_arrays_are_taken_as_well(model):
+def test_jax_and_numpy_arrays_give_equal_results(model):
     np.testing.assert_array_equal(model.encode_video(jnp.asarray(VIDEO)), model.encode_video(VIDEO))
 
 
-def test_a_file_gives_the_parameters_back(directory):
-    wanted = small_models.model()
-    found = model_directory.read(directory)
-    assert (found.dist, found.clip.vision, found.clip.text) == (wanted.dist, VISION, TEXT)
-    assert found.clip.fingerprint == wanted.clip.fingerprint
-    for ours, theirs in ((found.dist_params, wanted.dist_params), (found.clip.params, wanted.clip.params)):
-        jax.tree.map(np.testing.assert_array_equal, ours, theirs)
+def test_a_model_directory_keeps_sizes_parameters_and_fingerprint(directory):
+    expected = small_models.model()
+    model = model_directory.read(directory)
+    assert (model.dist, model.clip.vision, model.clip.text) == (expected.dist, VISION, TEXT)
+    assert model.clip.fingerprint == expected.clip.fingerprint
+    jax.tree.map(np.testing.assert_array_equal, model.dist_params, expected.dist_params)
+    jax.tree.map(np.testing.assert_array_equal, model.clip.params, expected.clip.params)
 
 
-def test_bfloat16_is_near(directory, model):
-    fast = dist_jax.load(directory, dtype=jnp.bfloat16)
-    embedding = fast.encode_video(VIDEO)
+def test_bfloat16_is_close_to_float32(directory, model):
+    half = dist_jax.load(directory, dtype=jnp.bfloat16)
+    embedding = half.encode_video(VIDEO)
     assert embedding.dtype == jnp.float32
     np.testing.assert_allclose((embedding * model.encode_video(VIDEO)).sum(axis=1), 1, atol=2e-2)
-    assert fast.features(VIDEO).dtype == jnp.bfloat16
+    assert half.features(VIDEO).dtype == jnp.bfloat16
 
 
-def test_a_mesh_splits_clips_whatever_their_number(directory, model):
+def test_a_mesh_accepts_any_number_of_clips(directory, model):
     mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
-    spread = dist_jax.load(directory, mesh=mesh)
+    sharded = dist_jax.load(directory, mesh=mesh)
     three = small_models.video(3)
-    np.testing.assert_allclose(spread.classify(three), model.classify(three), rtol=1e-4)
-    np.testing.assert_allclose(spread.features(three), model.features(three), atol=1e-4)
+    np.testing.assert_allclose(sharded.classify(three), model.classify(three), rtol=1e-4)
+    np.testing.assert_allclose(sharded.features(three), model.features(three), atol=1e-4)
 
 
-def test_compiles_once_for_a_shape(model):
+def test_each_input_shape_compiles_once(model):
     compiled = []
 
     def listen(event, duration, **_):
@@ -148,7 +147,7 @@ def test_compiles_once_for_a_shape(model):
             compiled.append(duration)
 
     text = model.encode_text(TOKENS)
-    first, second = small_models.video(7, seed=1), small_models.video(7, seed=2)  # as many as in no other test
+    first, second = small_models.video(7, seed=1), small_models.video(7, seed=2)  # no other test uses 7 clips
     jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         model.logits(first, text).block_until_ready()
@@ -160,17 +159,17 @@ def test_compiles_once_for_a_shape(model):
         jax.monitoring.unregister_event_duration_listener(listen)
 
 
-def test_clips_of_another_length(model):
-    longer = model.for_frames(8)
+def test_for_frames_changes_the_clip_length(model):
+    longer = model.for_frames(num_frames=8)
     assert longer.num_frames == 8
     assert longer.encode_video(small_models.video(1, dataclasses.replace(DIST, num_frames=8))).shape == (1, 32)
-    with pytest.raises(UserError, match=r"frames=5: must be a positive multiple of alpha=2"):
+    with pytest.raises(UserError, match=r"num_frames=5: must be a positive multiple of alpha=2"):
         model.for_frames(5)
 
 
-def test_a_published_file_gives_the_published_figures(tmp_path):
+def test_a_published_file_reproduces_the_golden_values(tmp_path):
     state = {f"{dist_official.PREFIX}{name}": np.asarray(tensor) for name, tensor in state_dict().items()}
-    save_file(state, tmp_path / "golden.safetensors")  # a .pyth needs PyTorch
+    save_file(state, tmp_path / "golden.safetensors")  # not .pyth, which needs PyTorch to write
     model = dist_jax.load(tmp_path / "golden.safetensors")
     pixels, tokens, _ = inputs(TOKENS_SEED)
     text = model.encode_text(tokens)
@@ -180,50 +179,50 @@ def test_a_published_file_gives_the_published_figures(tmp_path):
     np.testing.assert_allclose(model.logits(pixels, text), GOLDEN["logits"], atol=1e-5)
 
 
-WRONG_VIDEOS = {
-    "float pixels": (VIDEO.astype(np.float32), r"video is float32\[2, 4, 8, 8, 3\]; wanted pixels 0\.\.255, uint8"),
-    "one clip without a batch": (VIDEO[0], r"shape \[4, 8, 8, 3\]; wanted .* \[B, 4, 8, 8, 3\]"),
-    "another length": (VIDEO[:, :2], r"model\.for_frames\(2\)"),
-    "another resolution": (VIDEO[:, :, :4], r"shape \[2, 4, 4, 8, 3\]"),
+INVALID_VIDEOS = {
+    "float pixels": (VIDEO.astype(np.float32), r"video is float32\[2, 4, 8, 8, 3\]; expected pixels 0\.\.255, uint8"),
+    "no batch axis": (VIDEO[0], r"shape \[4, 8, 8, 3\]; expected .* \[B, 4, 8, 8, 3\]"),
+    "wrong number of frames": (VIDEO[:, :2], r"model\.for_frames\(2\)"),
+    "wrong resolution": (VIDEO[:, :, :4], r"shape \[2, 4, 4, 8, 3\]"),
     "channels first": (VIDEO.transpose(0, 1, 4, 2, 3), r"shape \[2, 4, 3, 8, 8\]"),
-    "no clip": (VIDEO[:0], r"shape \[0, 4, 8, 8, 3\]"),
+    "empty batch": (VIDEO[:0], r"shape \[0, 4, 8, 8, 3\]"),
     "a list": (VIDEO.tolist(), r"video is a list"),
 }
 
 
-@pytest.mark.parametrize(("video", "message"), WRONG_VIDEOS.values(), ids=WRONG_VIDEOS)
-def test_wrong_videos_are_refused(model, video, message):
+@pytest.mark.parametrize(("video", "message"), INVALID_VIDEOS.values(), ids=INVALID_VIDEOS)
+def test_invalid_videos_raise_an_error(model, video, message):
     with pytest.raises(UserError, match=message):
         model.encode_video(video)
 
 
-WRONG_TEXTS = {
+INVALID_TEXTS = {
     "one string": ("a dog", r"texts must be a list of strings, not 'a dog'"),
-    "none": ([], r"no texts are given"),
-    "no strings": ([3], r"must be a list of strings"),
-    "a token outside of the vocabulary": (np.array([[52, 99, 53]]), r"from 52 to 99; wanted 0 to 53"),
-    "a flat row": (np.array([52, 3, 53]), r"token ids are int64\[3\]; wanted int \[K, 8\]"),
-    "no integers": (np.zeros((1, 8), bool), r"bool\[1, 8\]; wanted int"),
+    "empty list": ([], r"no texts are given"),
+    "not strings": ([3], r"must be a list of strings"),
+    "token id outside the vocabulary": (np.array([[52, 99, 53]]), r"from 52 to 99; wanted 0 to 53"),
+    "one axis": (np.array([52, 3, 53]), r"token ids are int64\[3\]; wanted int \[K, 8\]"),
+    "not integers": (np.zeros((1, 8), bool), r"bool\[1, 8\]; wanted int"),
 }
 
 
-@pytest.mark.parametrize(("texts", "message"), WRONG_TEXTS.values(), ids=WRONG_TEXTS)
-def test_wrong_texts_are_refused(model, texts, message):
+@pytest.mark.parametrize(("texts", "message"), INVALID_TEXTS.values(), ids=INVALID_TEXTS)
+def test_invalid_texts_raise_an_error(model, texts, message):
     with pytest.raises(UserError, match=message):
         model.encode_text(texts)
 
 
-def test_wrong_features_and_shares_are_refused(model):
-    with pytest.raises(UserError, match=r"float32\[2, 31\]; wanted float \[K, 32\]"):
+def test_invalid_text_features_and_weights_raise_an_error(model):
+    with pytest.raises(UserError, match=r"float32\[2, 31\]; expected float \[K, 32\]"):
         model.logits(VIDEO, np.zeros((2, 31), np.float32))
     with pytest.raises(UserError, match=r"zero_shot_weight=1\.5: must be between 0 and 1"):
         model.classify(VIDEO, zero_shot_weight=1.5)
 
 
-def test_a_text_without_its_end_token_is_refused():
+def test_a_text_without_end_token_raises_an_error():
     text = dataclasses.replace(TEXT, end_token=53)
     model = small_models.predictor(small_models.model(text=text))
-    unit_lengths(model.encode_text(TOKENS))
+    assert_unit_length(model.encode_text(TOKENS))
     with pytest.raises(UserError, match=r"text 1 has no end token \(53\)"):
         model.encode_text(np.array([[52, 53], [52, 3]]))
 
@@ -231,11 +230,14 @@ def test_a_text_without_its_end_token_is_refused():
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        (dict(vocab=53), r"token ids reach from \d+ to 53; wanted 0 to 52"),  # whose embeddings would be NaN
-        (dict(end_token=20), "it ends a text with token 53, the tower reads a text at token 20"),  # never there
+        (dict(vocab_size=53), r"token ids reach from \d+ to 53; wanted 0 to 52"),  # the embeddings would be NaN
+        (
+            dict(end_token=20),
+            "it ends a text with token 53, the tower reads a text at token 20",
+        ),  # no text contains token 20
     ],
 )
-def test_a_tokenizer_of_another_text_tower_is_refused(tmp_path, sizes, message):
+def test_a_tokenizer_of_another_text_tower_raises_an_error(tmp_path, sizes, message):
     tokenizer = small_models.write_tokenizer(tmp_path / "tokenizer")
     text = dataclasses.replace(TEXT, **sizes)
     model_directory.write(tmp_path / "model", small_models.model(text=text, tokenizer=tokenizer))
@@ -244,29 +246,29 @@ def test_a_tokenizer_of_another_text_tower_is_refused(tmp_path, sizes, message):
         model.encode_text(["a dog", "a cat"])
 
 
-def test_texts_are_encoded_in_float32_whatever_the_videos_are(directory, model):
+def test_texts_are_encoded_in_float32_with_bfloat16_videos(directory, model):
     half = dist_jax.load(directory, dtype=jnp.bfloat16)
     np.testing.assert_array_equal(half.encode_text(CLASSES), model.encode_text(CLASSES))
     assert half.features(VIDEO).dtype == jnp.bfloat16
 
 
-def test_without_tokenizer_token_ids_still_work():
+def test_a_model_without_tokenizer_accepts_token_ids_only():
     model = small_models.predictor(small_models.model())
     assert model.encode_text(TOKENS).shape == (2, 32)
     with pytest.raises(UserError, match=r"no tokenizer files, so it takes token ids .* --tokenizer DIR"):
         model.encode_text(["a dog"])
-    with pytest.raises(UserError, match="no class names of its own"):
+    with pytest.raises(UserError, match="the model has no class names; pass texts"):
         model.classify(VIDEO)
 
 
-def test_without_text_tower_videos_still_work():
+def test_a_model_without_text_tower_accepts_videos_only():
     model = small_models.predictor(small_models.model(text=None))
-    unit_lengths(model.encode_video(VIDEO))
+    assert_unit_length(model.encode_video(VIDEO))
     with pytest.raises(UserError, match="has no text tower"):
         model.encode_text(TOKENS)
 
 
-def test_what_is_no_model_is_refused(tmp_path):
+def test_a_path_without_model_raises_an_error(tmp_path):
     with pytest.raises(UserError, match=r"does not exist; wanted a model directory, a training workdir or"):
         dist_jax.load(tmp_path / "none")
     with pytest.raises(UserError, match="is not a model directory"):
@@ -276,23 +278,25 @@ def test_what_is_no_model_is_refused(tmp_path):
         dist_jax.load(tmp_path)
 
 
-def test_a_wrong_dtype_or_mesh_is_refused(directory):
+def test_an_unsupported_dtype_or_mesh_raises_an_error(directory):
     with pytest.raises(UserError, match="dtype=float16: must be float32 or bfloat16"):
         dist_jax.load(directory, dtype=jnp.float16)
     with pytest.raises(UserError, match=r"mesh has the axes \('x',\)"):
         dist_jax.load(directory, mesh=jax.make_mesh((8,), ("x",)))
 
 
-def test_loading_and_using_a_model_imports_no_tensorflow(directory):
+def test_inference_does_not_import_tensorflow_torch_or_orbax(directory):
     program = """
 import sys
 import dist_jax
-assert not {"jax", "numpy"} & set(sys.modules), "import dist_jax must stay light"
+assert not {"jax", "numpy"} & set(sys.modules), "import dist_jax is not lazy"
 import numpy as np
 model = dist_jax.load(sys.argv[1])
 model.classify(np.zeros((1, 4, 8, 8, 3), np.uint8), ["a dog", "a cat"], zero_shot_weight=0.5)
 unwanted = {"tensorflow", "torch", "orbax"} & set(sys.modules)
 assert not unwanted, unwanted
 """
-    done = subprocess.run([sys.executable, "-c", program, str(directory)], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run(
+        [sys.executable, "-c", program, str(directory)], capture_output=True, text=True, check=False
+    )
+    assert process.returncode == 0, process.stderr
