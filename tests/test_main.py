@@ -35,7 +35,7 @@ WRONG = {
     "no port": ("--coordinator=localhost --processes=2 --process=0", "localhost has no port"),
     "hosts without a coordinator": ("--processes=2 --process=0", "--processes and --process need --coordinator"),
     "folder of results": ("--results=a/b", "--results=a/b: is a name of files in WORKDIR/results"),
-    "workdir is a file": ("--workdir={folder}/labels.txt", "labels.txt: cannot be made a folder"),
+    "workdir is a file": ("--workdir={folder}/labels.txt", "labels.txt: cannot create this folder"),
     "warmup": ("--config.steps=1", "optimizer.warmup_epochs=1 is not less than the 0.8 epochs of this training"),
     "flipped class": (
         "--config.augment.hflip_label_pairs=3,5",
