@@ -1,4 +1,4 @@
-"""The demo's data: what is rendered, that no single frame gives a class away, and its tokenizer."""
+"""The demo's data: rendering, independence of class and single frames, tokenizer."""
 
 import numpy as np
 import pytest
@@ -12,22 +12,24 @@ CLASSES = sorted(scenes.MOTIONS)
 MIRRORED = {"moving left": "moving right", "turning clockwise": "turning counter-clockwise"}
 
 
-def poses_by_class(clips: int) -> np.ndarray:
-    """Poses float [K, clips, FRAMES, 4]."""
+def poses_by_class(num_clips: int) -> np.ndarray:
+    """Poses float [K, num_clips, NUM_FRAMES, 4]."""
     rng = np.random.default_rng(7)
-    return np.array([[scenes.random_poses(rng, name, render_videos.FRAMES) for _ in range(clips)] for name in CLASSES])
+    return np.array(
+        [[scenes.random_poses(rng, name, render_videos.NUM_FRAMES) for _ in range(num_clips)] for name in CLASSES]
+    )
 
 
-def test_there_are_eight_classes_in_opposite_pairs():
+def test_classes_are_eight_or_more_opposite_pairs():
     assert len(CLASSES) >= 8
     directions = {(axis, direction) for axis, direction in scenes.MOTIONS.values()}
     assert all((axis, -direction) in directions for axis, direction in directions)
 
 
-def test_a_class_moves_its_own_part_of_the_pose_steadily_in_its_direction():
+def test_a_class_changes_one_pose_component_monotonically():
     for name, clips in zip(CLASSES, poses_by_class(20), strict=True):
         axis, direction = scenes.MOTIONS[name]
-        steps = np.diff(clips, axis=1)  # [clips, FRAMES - 1, 4]
+        steps = np.diff(clips, axis=1)  # [clips, NUM_FRAMES - 1, 4]
         assert np.all(direction * steps[:, :, axis] > 0)
         assert np.all(np.delete(steps, axis, axis=2) == 0)
         assert np.all((clips >= 0) & (clips <= 1))
@@ -46,35 +48,35 @@ def linear_accuracy(poses: np.ndarray) -> float:
     return float(np.mean(np.argmax(features[test] @ kernel, axis=2) == np.arange(classes)[:, None]))
 
 
-def test_a_frame_from_anywhere_in_a_clip_does_not_tell_the_class():
-    poses = poses_by_class(600)  # [K, 600, FRAMES, 4]
-    frame = np.random.default_rng(8).integers(render_videos.FRAMES, size=poses.shape[:2])
-    anywhere = np.take_along_axis(poses, frame[:, :, None, None], axis=2)[:, :, 0]  # [K, 600, 4]
+def test_a_random_frame_does_not_predict_the_class():
+    poses = poses_by_class(600)  # [K, 600, NUM_FRAMES, 4]
+    frame = np.random.default_rng(8).integers(render_videos.NUM_FRAMES, size=poses.shape[:2])
+    random_frames = np.take_along_axis(poses, frame[:, :, None, None], axis=2)[:, :, 0]  # [K, 600, 4]
     chance, count = 1 / len(CLASSES), 300 * len(CLASSES)
-    assert abs(linear_accuracy(anywhere) - chance) < 4 * np.sqrt(chance * (1 - chance) / count)
+    assert abs(linear_accuracy(random_frames) - chance) < 4 * np.sqrt(chance * (1 - chance) / count)
 
 
-def test_knowing_the_frame_number_tells_no_more_than_the_known_limit():
-    """The first frame does help (see scenes.py): this holds the leak where it was measured, 0.56 and 0.18."""
+def test_the_accuracy_from_a_known_frame_index_stays_at_the_documented_limit():
+    """scenes.py documents 0.56 for the first frame and 0.18 for the middle frame."""
     poses = poses_by_class(600)
     assert linear_accuracy(poses[:, :, 0]) < 0.62
     assert linear_accuracy(poses[:, :, -1]) < 0.62
-    assert linear_accuracy(poses[:, :, render_videos.FRAMES // 2]) < 0.24
+    assert linear_accuracy(poses[:, :, render_videos.NUM_FRAMES // 2]) < 0.24
 
 
-def test_opposite_motions_show_the_same_frames():
-    """The average over a clip's frames cannot tell left from right: each clip's mirror in time is as likely."""
+def test_opposite_motions_have_the_same_distribution_of_frames():
+    """A clip in reverse order is equally likely, so the average over its frames does not predict the direction."""
     clips = dict(zip(CLASSES, poses_by_class(2000), strict=True))
     for name, opposite in MIRRORED.items():
-        ours, theirs = np.sort(clips[name].mean(axis=1), axis=0), np.sort(clips[opposite].mean(axis=1), axis=0)
-        # Kolmogorov and Smirnov: the largest distance of two samples' distributions, here at the 1e-4 level.
-        for x, y in zip(ours.T, theirs.T, strict=True):
+        first, second = np.sort(clips[name].mean(axis=1), axis=0), np.sort(clips[opposite].mean(axis=1), axis=0)
+        # Two-sample Kolmogorov-Smirnov test at the 1e-4 level.
+        for x, y in zip(first.T, second.T, strict=True):
             distance = np.abs(np.searchsorted(y, x, side="right") - np.arange(1, len(x) + 1)).max() / len(x)
             assert distance < 2.23 * np.sqrt(2 / len(x))
 
 
-def test_a_mirrored_clip_is_of_the_class_that_flip_labels_names():
-    """x and angle turn around their middle in a mirror; these are the pairs in configs/demo.py."""
+def test_a_flipped_clip_has_the_class_given_by_hflip_label_pairs():
+    """A flip mirrors x and angle; configs/demo.py lists the pairs."""
     from configs import demo
 
     pairs = np.reshape(demo.get_config().augment.hflip_label_pairs, (-1, 2))
@@ -83,12 +85,12 @@ def test_a_mirrored_clip_is_of_the_class_that_flip_labels_names():
     scene = scenes.Scene(scene.shape, scene.colour, scene.ground, scene.texture * 0, (0, 0), (0, 0), (0, 0))
     pose = np.array([[0.2, 0.4, 0.7, 0.1]])
     mirrored = pose * [-1, 1, 1, -1] + [1, 0, 0, 1]
-    here, there = (scenes.draw(scene, p, 80, 96).astype(int) for p in (pose, mirrored))
-    assert np.abs(here - there[:, :, ::-1]).max() <= 2
+    original, mirror = (scenes.draw(scene, p, 80, 96).astype(int) for p in (pose, mirrored))
+    assert np.abs(original - mirror[:, :, ::-1]).max() <= 2
 
 
 @pytest.mark.parametrize("shape", scenes.SHAPES)
-def test_size_is_drawn_and_shapes_stay_apart_from_their_ground(shape):
+def test_a_larger_size_covers_more_pixels_of_any_shape(shape):
     rng = np.random.default_rng(3)
     scene = scenes.random_scene(rng)
     scene = scenes.Scene(shape, "white", "blue", scene.texture, scene.camera, scene.pan, scene.shake)
@@ -97,7 +99,7 @@ def test_size_is_drawn_and_shapes_stay_apart_from_their_ground(shape):
     assert 0 < bright_small * 3 < bright_large
 
 
-def test_videos_do_not_depend_on_workers_and_classes_are_balanced(tmp_path):
+def test_videos_do_not_depend_on_the_number_of_workers_and_classes_are_balanced(tmp_path):
     for workers in (1, 2):
         render_videos.render_split(tmp_path / str(workers), "val", 9, seed=5, workers=workers)
     one, two = ((tmp_path / name / "val").glob("*.mp4") for name in "12")
@@ -110,33 +112,33 @@ def test_videos_do_not_depend_on_workers_and_classes_are_balanced(tmp_path):
     assert list(counts[0]) == CLASSES and sorted(counts[1]) == [1] * 7 + [2]
 
 
-def test_an_mp4_holds_the_frames_that_were_drawn(tmp_path):
+def test_an_mp4_contains_the_drawn_frames(tmp_path):
     from examples.demo.report import read_frames
 
     frames = render_videos.render_clip("train", 0, "moving up", seed=1)
-    assert frames.shape == (render_videos.FRAMES, render_videos.HEIGHT, render_videos.WIDTH, 3)
+    assert frames.shape == (render_videos.NUM_FRAMES, render_videos.HEIGHT, render_videos.WIDTH, 3)
     render_videos.write_mp4(str(tmp_path / "x.mp4"), frames)
-    read = np.array(read_frames(tmp_path / "x.mp4", render_videos.FRAMES))
+    read = np.array(read_frames(tmp_path / "x.mp4", render_videos.NUM_FRAMES))
     assert np.abs(read.astype(int) - frames).mean() < 6
 
 
-def test_a_data_set_of_other_settings_is_refused(tmp_path):
+def test_a_data_set_with_other_settings_is_refused(tmp_path):
     counts = {"train": 8, "val": 8}
     assert not render_videos.finished(tmp_path, counts, seed=0)
     render_videos.write_settings(tmp_path, counts, seed=0)
     assert render_videos.finished(tmp_path, counts, seed=0)
-    with pytest.raises(UserError, match="choose another --output"):
+    with pytest.raises(UserError, match="use another --output"):
         render_videos.finished(tmp_path, counts, seed=1)
 
 
-def test_learned_merges_join_the_most_frequent_pair_first():
-    # "lo" four times, "ow</w>" thrice, "ow" once; then "lo"+"w</w>" thrice.
+def test_the_most_frequent_pair_is_merged_first():
+    # "lo" 4 times, "ow</w>" 3 times, "ow" once; then "lo"+"w</w>" 3 times.
     assert bpe.learn_merges(["low low low lower"], 2) == [("l", "o"), ("lo", "w</w>")]
 
 
-def test_transformers_reads_the_tokenizer_and_any_text_survives(tmp_path):
+def test_transformers_loads_the_tokenizer_and_any_text_round_trips(tmp_path):
     merges = bpe.learn_merges(["a red circle", *scenes.MOTIONS], 200)
-    bpe.save_tokenizer(tmp_path, merges, context=16)
+    bpe.save_tokenizer(tmp_path, merges, context_length=16)
     clip_tokenizer = tokenizer.load(str(tmp_path))
     assert len(clip_tokenizer) == len(bpe.vocabulary(merges)) == 2 * 256 + len(merges) + 2
     tokens = tokenizer.encode(clip_tokenizer, ["Moving  LEFT", "größer 猫"], context=16)
@@ -146,7 +148,7 @@ def test_transformers_reads_the_tokenizer_and_any_text_survives(tmp_path):
     assert clip_tokenizer.decode(tokens[1], skip_special_tokens=True) == "größer 猫"
 
 
-def test_captions_tell_the_pose_and_nothing_of_motion():
+def test_captions_describe_the_pose_and_no_motion():
     rng = np.random.default_rng(2)
     images, captions = stills.captioned_stills(rng, 20, resolution=32)
     assert images.shape == (20, 32, 32, 3) and images.dtype == np.uint8 and len(captions) == 20

@@ -1,4 +1,4 @@
-"""scripts/environment.sh with stubs for interpreters: which one makes .venv, and what happens where it cannot."""
+"""scripts/environment.sh and quickstart.sh with stubs of the Python interpreters."""
 
 import shutil
 import subprocess
@@ -32,7 +32,7 @@ esac
 
 
 class Checkout:
-    """A folder with environment.sh, requirement files and a PATH on which there are the given interpreters alone."""
+    """A folder with environment.sh and requirement files, and a PATH with the given interpreters only."""
 
     def __init__(self, folder, **versions):
         self.folder, self.bin = folder / "it's a checkout", folder / "bin"
@@ -51,14 +51,14 @@ class Checkout:
         return self.folder / ".venv"
 
     def python(self, name, version, able="ensurepip"):
-        """A stub of that name on PATH, or a broken one where version is None, as pyenv has them."""
+        """Adds a stub interpreter to PATH. version=None: one that fails, as pyenv's."""
         text = PYTHON.replace("VERSION", version or "").replace("ABLE", able)
         path = self.bin / name
         path.write_text(text if version else "#!/usr/bin/env bash\necho 'command not found' >&2\nexit 127\n")
         path.chmod(0o755)
 
     def run(self, files="requirements.txt", **environment):
-        """Sources environment.sh as the scripts do, and tells the version of the `python` that is then active."""
+        """Sources environment.sh like the scripts do, and prints the version of the active `python`."""
         command = f"set -euo pipefail; source scripts/environment.sh; make_environment {files}; python -c 'import sys'"
         environment = {"PATH": str(self.bin), **environment}
         return subprocess.run(
@@ -67,12 +67,12 @@ class Checkout:
         )
 
     def installs(self):
-        """The requirement files that pip was given, in order."""
+        """Requirement files passed to pip, in order."""
         file = self.folder / "installs"
         return [Path(line).name for line in file.read_text().splitlines()] if file.exists() else []
 
     def quickstart(self, *arguments):
-        """Runs it with the stub for all of Python, and returns what was run, one list of words each."""
+        """Runs quickstart.sh with stubs. Returns the words of each Python command."""
         shutil.copy(SCRIPTS / "quickstart.sh", self.folder / "scripts")
         environment = {"PATH": str(self.bin), "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
         result = subprocess.run(
@@ -84,13 +84,13 @@ class Checkout:
 
 
 def used(result):
-    """The version of the interpreter that .venv was made with."""
+    """Version of the interpreter in .venv."""
     assert (result.returncode, result.stderr) == (0, "")
     return result.stdout.splitlines()[-1]
 
 
 def refused(result):
-    """The one line that says why there is no environment."""
+    """The one-line error message."""
     assert result.returncode == 1
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
@@ -100,23 +100,23 @@ def refused(result):
 @pytest.mark.parametrize(
     ("versions", "expected"),
     [
-        ({"python3": "3.11", "python3_13": "3.13"}, "3.11"),  # what is active comes first
+        ({"python3": "3.11", "python3_13": "3.13"}, "3.11"),  # the active one has priority
         ({"python3": "3.14", "python3_11": "3.11", "python3_12": "3.12"}, "3.12"),
         ({"python3": "3.10", "python3_13": None, "python3_11": "3.11"}, "3.11"),
         ({"python3_13": "3.13"}, "3.13"),
     ],
 )
-def test_python3_or_the_newest_that_suits_makes_the_environment(tmp_path, versions, expected):
+def test_the_default_is_python3_or_the_newest_supported_version(tmp_path, versions, expected):
     assert used(Checkout(tmp_path, **versions).run()) == expected
 
 
-def test_what_python_names_is_used(tmp_path):
+def test_the_PYTHON_variable_selects_the_interpreter(tmp_path):
     checkout = Checkout(tmp_path, python3="3.11", python3_13="3.13")
     assert used(checkout.run(PYTHON="python3.13")) == "3.13"
 
 
 @pytest.mark.parametrize(
-    ("versions", "python", "found"),
+    ("versions", "python", "reason"),
     [
         ({"python3": "3.14"}, None, "but python3 is 3.14;"),
         ({"python3": "3.10", "python3_12": "3.14"}, None, "but python3 is 3.10, python3.12 is 3.14;"),
@@ -125,16 +125,16 @@ def test_what_python_names_is_used(tmp_path):
         ({"python3": "3.12"}, "pypy", "but pypy does not run;"),
     ],
 )
-def test_other_pythons_are_refused_in_a_line_that_names_them(tmp_path, versions, python, found):
+def test_unsupported_versions_are_refused_in_one_line(tmp_path, versions, python, reason):
     checkout = Checkout(tmp_path, **versions)
     message = refused(checkout.run(**({"PYTHON": python} if python else {})))
-    assert "Python 3.11 to 3.13 is needed" in message
-    assert found in message
+    assert "JAX and TensorFlow need Python 3.11 to 3.13" in message
+    assert reason in message
     assert "PYTHON=python3.12 bash scripts/quickstart.sh" in message
     assert not checkout.venv.exists()
 
 
-def test_requirements_are_installed_once_and_again_where_they_change(tmp_path):
+def test_requirements_are_installed_again_only_after_a_change(tmp_path):
     checkout = Checkout(tmp_path, python3="3.12")
     used(checkout.run("requirements.txt requirements-dev.txt"))
     used(checkout.run())
@@ -144,7 +144,7 @@ def test_requirements_are_installed_once_and_again_where_they_change(tmp_path):
     assert checkout.installs()[2:] == ["requirements.txt"]
 
 
-def test_a_failed_install_is_tried_again(tmp_path):
+def test_a_failed_installation_is_retried(tmp_path):
     checkout = Checkout(tmp_path)
     checkout.python("python3", "3.12", "ensurepip, offline")
     assert checkout.run().returncode != 0
@@ -154,30 +154,30 @@ def test_a_failed_install_is_tried_again(tmp_path):
     assert checkout.installs() == ["requirements.txt"]
 
 
-def test_a_half_made_environment_is_made_again(tmp_path):
+def test_an_incomplete_environment_is_replaced(tmp_path):
     checkout = Checkout(tmp_path)
     checkout.python("python3", "3.12", able="")
     assert "sudo apt install python3.12-venv\n" in refused(checkout.run())
     assert not checkout.venv.exists()
-    # As Debian's own command leaves it; it is active, so that `python3` is in what has to go.
+    # The state after a failed `python3 -m venv` on Debian. It is active, so `python3` is inside the removed folder.
     (checkout.venv / "bin").mkdir(parents=True)
     for name in ("python", "python3"):
         shutil.copy(checkout.bin / "python3", checkout.venv / "bin" / name)
     checkout.python("python3", "3.12")
     result = checkout.run(PATH=f"{checkout.venv}/bin:{checkout.bin}")
     assert used(result) == "3.12"
-    assert "removing .venv, which has no Python 3.11 to 3.13 with pip\n" in result.stdout
+    assert "removing .venv: it has no Python 3.11 to 3.13 with pip\n" in result.stdout
 
 
-@pytest.mark.parametrize("gone", [False, True])
-def test_an_environment_of_another_python_is_made_again(tmp_path, gone):
+@pytest.mark.parametrize("removed", [False, True])
+def test_an_environment_with_another_python_version_is_replaced(tmp_path, removed):
     checkout = Checkout(tmp_path, python3="3.12")
     used(checkout.run())
     stub = checkout.venv / "bin/python"
     text = stub.read_text()
     stub.unlink()
-    if gone:  # as after an upgrade of the system's Python
-        stub.symlink_to(tmp_path / "gone")
+    if removed:  # as after an upgrade of the system's Python
+        stub.symlink_to(tmp_path / "removed")
     else:
         stub.write_text(text.replace("version=3.12", "version=3.14"))
         stub.chmod(0o755)
@@ -185,28 +185,28 @@ def test_an_environment_of_another_python_is_made_again(tmp_path, gone):
     assert len(checkout.installs()) == 2
 
 
-def test_an_environment_without_pip_keeps_what_is_in_it(tmp_path):
+def test_an_environment_without_pip_keeps_its_contents(tmp_path):
     checkout = Checkout(tmp_path, python3="3.12")
     used(checkout.run())
     for name in ("pip", "installed.txt"):
         (checkout.venv / name).unlink()
-    (checkout.venv / "mine").touch()  # uv makes environments without pip
+    (checkout.venv / "mine").touch()  # uv creates environments without pip
     used(checkout.run())
     assert (checkout.venv / "mine").exists()
 
 
-def test_without_ensurepip_another_pip_fills_the_environment(tmp_path):
+def test_without_ensurepip_another_pip_installs_pip(tmp_path):
     checkout = Checkout(tmp_path)
     checkout.python("python3", "3.12", "pip-for-others")  # as on Colab
     assert used(checkout.run()) == "3.12"
     assert checkout.installs() == ["requirements.txt"]
 
 
-def test_another_reason_is_told_as_python_tells_it(tmp_path):
+def test_other_errors_of_venv_are_shown(tmp_path):
     checkout = Checkout(tmp_path)
     checkout.python("python3", "3.12", "ensurepip, full")
     message = refused(checkout.run())
-    assert message == "error: python3 (Python 3.12) cannot make .venv: OSError: No space left on device\n"
+    assert message == "error: python3 (Python 3.12) cannot create .venv: OSError: No space left on device\n"
 
 
 @pytest.mark.parametrize("short", [False, True])
@@ -215,8 +215,8 @@ def test_quickstart_runs_its_stages_in_order(tmp_path, short):
     demo, output = "examples.demo", "demo/short" if short else "demo"
     stages = [f"{demo}.render_videos", f"{demo}.train_tiny_clip", *["dist_jax.build_records"] * 2, "dist_jax.main"]
     assert [call[2] for call in calls] == [*stages, f"{demo}.baseline", f"{demo}.report", "dist_jax.predict"]
-    # A notebook's own backend is not in .venv, where no import of matplotlib would survive it.
+    # The backend of a notebook is not installed in .venv: with it, importing matplotlib would fail.
     assert {call[0] for call in calls} == {"agg"}
-    # Without --short nothing is said of sizes: not even an empty word, of an array that is empty.
+    # Without --short there are no size options, and no empty word from an empty array.
     assert calls[0][3:] == ["--output", f"{output}/videos", *(["--train", "96", "--val", "24"] if short else [])]
     assert ("--config.steps=12" in calls[4]) == short
