@@ -1,4 +1,4 @@
-"""The command line: a user's mistake ends with one line that names it, status 1 and no traceback."""
+"""Command line of main: an invalid command ends with one line, status 1 and no traceback."""
 
 import shutil
 from pathlib import Path
@@ -8,16 +8,16 @@ from helpers import training_run
 
 from dist_jax.data import records
 
-# What is wrong: (flags that replace or follow those of a sound run, what the line says).
-WRONG = {
+# Name -> (flags added to those of a valid run, expected part of the message).
+INVALID = {
     "unknown field": ("--config.bach_size=8", "no field 'bach_size'; the nearest is 'batch_size'"),
     "unknown nested field": ("--config.optimizer.learnin_rate=1", "the nearest is 'optimizer.learning_rate'"),
     "not a number": ("--config.batch_size=many", "batch_size"),
     "wrong value": ("--config.model.remat=some", "model.remat='some': must be one of 'none', 'layers', 'dots'"),
     "alpha": ("--config.model.alpha=3", "model.alpha=3: must divide model.num_frames"),
     "unknown flag": ("--wokdir=x", "wokdir"),
-    "no such configuration": ("--config=configs/none.py", "No such file or directory: 'configs/none.py'"),
-    "stray word": ("train", "unexpected arguments train"),
+    "missing configuration file": ("--config=configs/none.py", "No such file or directory: 'configs/none.py'"),
+    "stray argument": ("train", "unexpected arguments train"),
     "devices": ("--config.eval.batch_size=3", "eval.batch_size=3 is not divisible by 2 devices"),
     "mesh": ("--config.mesh.tensor=3", "do not fill 2 devices"),
     "no such weights": (
@@ -27,38 +27,37 @@ WRONG = {
     "block": ("--config.backbone.layers=(0,7)", "has blocks 0 to 2"),
     "no data": ("--config.data.train=", "data.train is empty"),
     "missing shards": ("--config.data.val={folder}/val@7", "of 7 shards are missing"),
-    "labels": ("--config.data.class_names_file={folder}/none.txt", "none.txt: no file of class names there"),
-    "empty set": ("--config.data.train={folder}/empty@1", "hold no record at all"),
-    "cut short": ("--config.data.train={folder}/short@1", "is cut short"),
-    "not all hosts": ("--coordinator=localhost:1234", "--coordinator needs --processes"),
+    "no class names": ("--config.data.class_names_file={folder}/none.txt", "none.txt does not exist"),
+    "empty set": ("--config.data.train={folder}/empty@1", "contains no records"),
+    "truncated shard": ("--config.data.train={folder}/short@1", "is truncated"),
+    "incomplete hosts": ("--coordinator=localhost:1234", "--coordinator needs --processes"),
     "no cluster": ("--distributed", "no TPU pod, Slurm or Kubernetes was found"),
     "no port": ("--coordinator=localhost --processes=2 --process=0", "localhost has no port"),
     "hosts without a coordinator": ("--processes=2 --process=0", "--processes and --process need --coordinator"),
-    "folder of results": ("--results=a/b", "--results=a/b: is a name of files in WORKDIR/results"),
+    "results in a folder": ("--results=a/b", "--results=a/b: must be a file name without a folder"),
     "workdir is a file": ("--workdir={folder}/labels.txt", "labels.txt: cannot create this folder"),
     "warmup": ("--config.steps=1", "optimizer.warmup_epochs=1 is not less than the 0.8 epochs of this training"),
     "flipped class": (
         "--config.augment.hflip_label_pairs=3,5",
         "augment.hflip_label_pairs=(3, 5): there are 5 classes",
     ),
-    "blocks of letters": ("--config.backbone.layers=a,b", "backbone.layers=('a,b',): must be finite numbers"),
-    "no end": ("--config.epochs=inf", "epochs=inf: must be a finite number"),
+    "blocks that are not numbers": ("--config.backbone.layers=a,b", "backbone.layers=('a,b',): must be finite numbers"),
+    "infinite epochs": ("--config.epochs=inf", "epochs=inf: must be a finite number"),
     "no workdir": ("--workdir ", "--workdir is missing"),
-    "a search needs no workdir": ("--workdir --find_batch --config.mesh.tensor=3", "do not fill 2 devices"),
-    "host number": ("--coordinator=localhost:1234 --processes=2 --process=2", "must be from 0 to 1"),
+    "find_batch without a workdir": ("--workdir --find_batch --config.mesh.tensor=3", "do not fill 2 devices"),
+    "process number": ("--coordinator=localhost:1234 --processes=2 --process=2", "must be from 0 to 1"),
 }
 
 
 @pytest.fixture(scope="module")
 def folder(training_data, tmp_path_factory):
-    """Things that are wrong."""
-    folder = tmp_path_factory.mktemp("wrong")
-    shard = training_data / "train-00000-of-00003"
-    whole = shard.read_bytes()
+    """The training data, with an empty and a truncated data set."""
+    folder = tmp_path_factory.mktemp("invalid")
+    shard = (training_data / "train-00000-of-00003").read_bytes()
     for split in ("train", "val"):
         for file in training_data.glob(f"{split}-*"):
             shutil.copy(file, folder)
-    for name, content in (("empty", b""), ("short", whole[:-5])):
+    for name, content in (("empty", b""), ("short", shard[:-5])):
         Path(records.shard_path(str(folder / name), 0, 1)).write_bytes(content)
     shutil.copy(training_data / "labels.txt", folder)
     return folder
@@ -66,22 +65,22 @@ def folder(training_data, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def outcomes(training_data, folder, tmp_path_factory):
-    """Status and output for each of WRONG."""
+    """Name -> exit status and output, for every entry of INVALID."""
     lines = []
-    for arguments, _ in WRONG.values():
+    for arguments, _ in INVALID.values():
         workdir = tmp_path_factory.mktemp("workdir")
-        of_run = training_run.flags(training_data, workdir)
-        if arguments.startswith("--workdir "):  # left out
-            arguments, of_run = arguments.removeprefix("--workdir"), of_run[:1]
-        lines.append([*of_run, *arguments.format(folder=folder).split()])
-    return dict(zip(WRONG, training_run.main_in_turn(lines, devices=2), strict=True))
+        valid = training_run.flags(training_data, workdir)
+        if arguments.startswith("--workdir "):  # stands for: no --workdir flag
+            arguments, valid = arguments.removeprefix("--workdir"), valid[:1]
+        lines.append([*valid, *arguments.format(folder=folder).split()])
+    return dict(zip(INVALID, training_run.main_in_turn(lines, devices=2), strict=True))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", WRONG)
-def test_a_mistake_is_told_in_one_line(name, outcomes):
+@pytest.mark.parametrize("name", INVALID)
+def test_an_invalid_command_is_refused_with_one_line(name, outcomes):
     status, output = outcomes[name]
     assert status == 1, output
     assert "Traceback" not in output
     (error,) = [line for line in output.splitlines() if line.startswith("error: ")]
-    assert WRONG[name][1] in error
+    assert INVALID[name][1] in error
