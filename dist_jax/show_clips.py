@@ -81,7 +81,9 @@ def training_clips(
     )
     video, label = (jnp.asarray(batch[name]) for name in ("video", "label"))
     key = config.data.label_key
-    video, targets = augment.network_inputs(config, model.normalize, video, {key: label}, {key: source.classes}, draws)
+    video, targets = augment.network_inputs(
+        config, model.normalize, video, {key: label}, {key: source.num_classes}, draws
+    )
     clips = InputClips(_float32(video), np.asarray(targets[key]), batch["record"], _clip_names(batch))
     return InputClips(*(array[:num_clips] for array in clips))
 
@@ -96,7 +98,7 @@ def validation_clips(
     batch = {name: np.concatenate([part[name] for part in valid])[:num_videos] for name in valid[0]}
     clips_per_video = batch["video"].shape[1]  # V * crops
     video = model.normalize(jnp.asarray(batch["video"].reshape(-1, *batch["video"].shape[2:])))
-    targets = smooth_labels(jnp.asarray(batch["label"]), source.classes, 0.0)
+    targets = smooth_labels(jnp.asarray(batch["label"]), source.num_classes, 0.0)
     rows = np.repeat(np.arange(len(batch["label"])), clips_per_video)
     return InputClips(_float32(video), np.asarray(targets)[rows], batch["record"][rows], _clip_names(batch)[rows])
 

@@ -1,1 +1,1 @@
-"""Offline: video files and annotations to DMVR TFRecords (`python -m dist_jax.build_records`)."""
+"""Converts video files and annotations to DMVR TFRecords, offline (`python -m dist_jax.build_records`)."""

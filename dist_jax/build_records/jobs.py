@@ -1,9 +1,7 @@
-"""The files of a build job in its output folder: begun, resumed, refused, and its lists of names and failures."""
+"""Output folder of a build job: start, resume or refuse the job, and write the index, class names and failures."""
 
 import csv
-import dataclasses
 import io
-import json
 import os
 import re
 from collections.abc import Sequence
@@ -11,140 +9,139 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from dist_jax.build_records import shards
+from dist_jax.build_records.build_plan import BuildPlan, job_folder, load_plan, plan_path, save_plan
 from dist_jax.data import record_index, records
 from dist_jax.errors import UserError
 from dist_jax.files import make_folder, read_text, write_text
 from dist_jax.video import video_list
 
-_FAILED_COLUMNS = ("name", "path", "label", "start", "end", "reason")
+_FAILURE_COLUMNS = ("name", "path", "label", "start", "end", "reason")
 
 
-def prepare(prefix: str, plan: shards.Plan, videos: str, overwrite: bool) -> None:
-    """Makes room for the job: resumes one of the same plan, and refuses to touch another's files.
+def prepare(prefix: str, plan: BuildPlan, video_folder: str, overwrite: bool) -> None:
+    """Prepares the output folder for a new or resumed job.
+
+    Args:
+        prefix: OUTPUT/NAME.
+        plan: the job.
+        video_folder: absolute path of the videos, for the workers.
+        overwrite: delete the files of an existing job of this name.
 
     Raises:
-        UserError: files of another job or origin, class names that other sets in the folder are numbered by, or a
-            folder that cannot be made.
+        UserError: the folder has shards of another job, other class names that existing records use, or cannot be
+            created.
     """
-    known = None
-    if not overwrite and tf.io.gfile.exists(shards.plan_path(prefix)):
-        known, _ = shards.load_plan(prefix)
+    existing = None
+    if not overwrite and tf.io.gfile.exists(plan_path(prefix)):
+        existing, _ = load_plan(prefix)
     elif not overwrite and records.shards_of(prefix):
-        raise UserError(f"{prefix}: shards of another origin are there; choose another --name, or add --overwrite")
-    if known is not None and known.identity != plan.identity:
+        raise UserError(f"{prefix}: shards of unknown origin exist. Use another --name, or add --overwrite")
+    if existing is not None and existing.identity != plan.identity:
         raise UserError(
-            f"{prefix} was begun with {_difference(known, plan)}; choose another --output or --name, or add "
-            "--overwrite to build it anew"
+            f"{prefix} belongs to a different job ({_differences(existing, plan)}). Use another --output or --name, "
+            "restore these settings, or add --overwrite"
         )
     make_folder(os.path.dirname(prefix) or ".")
-    names_file = os.path.join(os.path.dirname(prefix), "labels.txt")
-    _check_names(names_file, plan.labels, overwrite, _other_sets(prefix))
+    labels_file = os.path.join(os.path.dirname(prefix), "labels.txt")
+    _check_class_names(labels_file, plan.class_names, overwrite, _other_jobs(prefix))
     if overwrite:
-        _discard(prefix)
-    if plan.labels:
-        write_text(names_file, "\n".join(plan.labels) + "\n")
-    _save_plan(prefix, plan, videos)
-    _sweep(prefix)
+        _delete_job(prefix)
+    if plan.class_names:
+        write_text(labels_file, "\n".join(plan.class_names) + "\n")
+    save_plan(prefix, plan, video_folder)
+    _delete_partial_files(prefix)
 
 
-def finished(prefix: str, plan: shards.Plan) -> dict[int, shards.Report]:
-    """Reports of the shards that are whole."""
-    reports = {}
-    for number in range(plan.shards):
-        path, shard = shards.report_path(prefix, number), records.shard_path(prefix, number, plan.shards)
-        if tf.io.gfile.exists(path) and tf.io.gfile.exists(shard):
-            stored = json.loads(read_text(path))
-            failures = tuple(shards.Failure(**failure) for failure in stored.pop("failures"))
-            report = shards.Report(**stored, failures=failures)
-            if report.size == tf.io.gfile.stat(shard).length:
-                reports[number] = report
-    return reports
+def finished_shards(prefix: str, plan: BuildPlan) -> dict[int, shards.ShardReport]:
+    """Reports of the finished shards by shard number."""
+    reports = (shards.load_report(prefix, shard, plan.num_shards) for shard in range(plan.num_shards))
+    return {report.shard: report for report in reports if report is not None}
 
 
-def drop_index(prefix: str) -> None:
-    """Removes the index of shards that are about to change."""
+def remove_index(prefix: str) -> None:
+    """Deletes the index of the job's shards if it exists."""
     if tf.io.gfile.exists(prefix + records.INDEX_SUFFIX):
         tf.io.gfile.remove(prefix + records.INDEX_SUFFIX)
 
 
-def keep_index(prefix: str, plan: shards.Plan) -> None:
-    """Leaves the index of the job's shards beside them, where it is not there already."""
+def ensure_index(prefix: str, plan: BuildPlan) -> None:
+    """Writes the index of the job's shards if it does not exist."""
     if not tf.io.gfile.exists(prefix + records.INDEX_SUFFIX):
-        record_index.write_index(prefix, plan.shards)
+        record_index.write_index(prefix, plan.num_shards)
 
 
 def write_failures(path: str, name: str, failures: Sequence[shards.Failure]) -> None:
-    """Replaces the lines of this set of shards; those of other names stay."""
+    """Replaces the rows of job `name` in failed.csv and keeps the rows of other jobs."""
     rows = []
     if tf.io.gfile.exists(path):
-        rows = [row for _, row in video_list.csv_rows(path, read_text(path), _FAILED_COLUMNS)]
-    kept = [row for row in rows if row["name"] != name]
-    new = [
-        dict(zip(_FAILED_COLUMNS, (name, f.path, f.label, f.start_s, f.end_s, f.reason), strict=True)) for f in failures
+        rows = [row for _, row in video_list.csv_rows(path, read_text(path), _FAILURE_COLUMNS)]
+    other_rows = [row for row in rows if row["name"] != name]
+    new_rows = [
+        dict(zip(_FAILURE_COLUMNS, (name, f.path, f.label, f.start_s, f.end_s, f.reason), strict=True))
+        for f in failures
     ]
-    if not kept and not new and not rows:
+    if not rows and not new_rows:
         return
     text = io.StringIO()
-    writer = csv.DictWriter(text, _FAILED_COLUMNS, lineterminator="\n")
+    writer = csv.DictWriter(text, _FAILURE_COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows([*kept, *new])
+    writer.writerows([*other_rows, *new_rows])
     write_text(path, text.getvalue())
 
 
-def check_videos(clips: Sequence[video_list.VideoSegment], videos: str) -> None:
-    """Some videos of a large set are often missing; all of them means that the folder is wrong."""
-    if not any(tf.io.gfile.exists(os.path.join(videos, clip.path)) for clip in clips):
-        first = os.path.join(videos, clips[0].path)
-        raise UserError(f"none of the {len(clips)} videos is there, the first being {first}; check --videos")
+def check_videos(segments: Sequence[video_list.VideoSegment], video_folder: str) -> None:
+    """Raises UserError if none of the videos exists: the folder is wrong. Some missing videos are not an error."""
+    paths = [os.path.join(video_folder, segment.path) for segment in segments]
+    if not any(map(tf.io.gfile.exists, paths)):
+        raise UserError(f"none of the {len(paths)} videos exists, first {paths[0]}; check --videos")
 
 
-def _check_names(path: str, names: Sequence[str], overwrite: bool, others: Sequence[str]) -> None:
-    """UserError if the class names at `path` are others, and the labels of other sets there count by them."""
-    if names and (others or not overwrite) and tf.io.gfile.exists(path) and video_list.read_class_names(path) != [*names]:
-        used = f", by which {' and '.join(others)} there count" if others else ""
+def _check_class_names(path: str, names: Sequence[str], overwrite: bool, other_jobs: Sequence[str]) -> None:
+    """Raises UserError if the file `path` has other class names and existing records use them."""
+    if not names or (overwrite and not other_jobs) or not tf.io.gfile.exists(path):
+        return
+    if video_list.read_class_names(path) != [*names]:
+        users = f" and are used by {' and '.join(other_jobs)}" if other_jobs else ""
+        plural = "s" if len(names) > 1 else ""
         raise UserError(
-            f"{path} holds other class names than these {len(names)}{used}; add --labels {path}, or another --output"
+            f"{path}: the existing class names differ from the {len(names)} class name{plural} of this job{users}. "
+            f"Add --labels {path}, or use another --output"
         )
 
 
-def _other_sets(prefix: str) -> list[str]:
-    """Names of the other sets of shards, finished or begun, in the folder of `prefix`."""
+def _other_jobs(prefix: str) -> list[str]:
+    """Names of the other jobs, finished or not, in the folder of `prefix`."""
     names = set()
     for entry in tf.io.gfile.listdir(os.path.dirname(prefix) or "."):
         shard, job = records.SHARD_NAME.fullmatch(entry), re.fullmatch(r"\.(.+)\.build/?", entry)
-        names |= {found[1] for found in (shard, job) if found}
+        names |= {match[1] for match in (shard, job) if match}
     return sorted(names - {os.path.basename(prefix)})
 
 
-def _difference(old: shards.Plan, new: shards.Plan) -> str:
-    names = [name for name in ("shards", "fps", "short_side", "quality") if getattr(old, name) != getattr(new, name)]
-    parts = [f"--{name.replace('_', '-')} {getattr(old, name)}, not {getattr(new, name)}" for name in names]
-    parts += ["other class names"] if old.labels != new.labels else []
-    if [clip.identity for clip in old.clips] != [clip.identity for clip in new.clips]:
-        parts.append(f"another list ({len(old.clips)} clips, now {len(new.clips)})")
-    return " and ".join(parts)
+def _differences(old: BuildPlan, new: BuildPlan) -> str:
+    options = {"num_shards": "--shards", "fps": "--fps", "short_side": "--short-side", "quality": "--quality"}
+    parts = [
+        f"{option} {getattr(old, name)}, now {getattr(new, name)}"
+        for name, option in options.items()
+        if getattr(old, name) != getattr(new, name)
+    ]
+    parts += ["other class names"] if old.class_names != new.class_names else []
+    if [segment.identity for segment in old.segments] != [segment.identity for segment in new.segments]:
+        parts.append(f"another list of {len(old.segments)} videos, now {len(new.segments)}")
+    return "; ".join(parts)
 
 
-def _save_plan(prefix: str, plan: shards.Plan, videos: str) -> None:
-    """Leaves the plan, and where the videos are, for the workers."""
-    make_folder(shards.folder(prefix))
-    # The clips stand one a line, so that a person can look at them.
-    head = {name: getattr(plan, name) for name in ("labels", "shards", "fps", "short_side", "quality")}
-    lines = [json.dumps({"videos": videos, **head}), *(json.dumps(dataclasses.astuple(clip)) for clip in plan.clips)]
-    write_text(shards.plan_path(prefix), "\n".join(lines) + "\n")
-
-
-def _discard(prefix: str) -> None:
-    """Removes a job: its shards, plan, reports and index."""
-    drop_index(prefix)
+def _delete_job(prefix: str) -> None:
+    """Deletes the shards, plan, reports and index of a job."""
+    remove_index(prefix)
     for path in records.shards_of(prefix):
         tf.io.gfile.remove(path)
-    if tf.io.gfile.isdir(shards.folder(prefix)):
-        tf.io.gfile.rmtree(shards.folder(prefix))
+    if tf.io.gfile.isdir(job_folder(prefix)):
+        tf.io.gfile.rmtree(job_folder(prefix))
 
 
-def _sweep(prefix: str) -> None:
-    """Removes what a killed job left half written."""
-    for name in tf.io.gfile.listdir(shards.folder(prefix)):
+def _delete_partial_files(prefix: str) -> None:
+    """Deletes the partial files of a killed job."""
+    for name in tf.io.gfile.listdir(job_folder(prefix)):
         if name.endswith(".partial"):
-            tf.io.gfile.remove(os.path.join(shards.folder(prefix), name))
+            tf.io.gfile.remove(os.path.join(job_folder(prefix), name))

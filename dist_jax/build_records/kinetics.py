@@ -1,11 +1,11 @@
-"""Kinetics 400, 600 and 700-2020 as published, and Kinetics-710, the three merged.
+"""Published lists of Kinetics-400, -600 and -700-2020, and their union Kinetics-710.
 
-The published lists are CSV text with the columns label, youtube_id, time_start and time_end (seconds of the YouTube
-video) and split; some test lists lack all but the ids. Kinetics-600 is published as train.txt and val.txt, of which
-train.csv and val.csv are incomplete copies, and has a second test list, kinetics600_holdout_test.csv.
+The lists are CSV text with the columns label, youtube_id, time_start and time_end (seconds of the YouTube video) and
+split. Some test lists have only ids. Kinetics-600 has complete lists train.txt and val.txt, incomplete copies train.csv
+and val.csv, and a second test list kinetics600_holdout_test.csv.
 
-Kinetics-710 (UniFormerV2, arXiv 2211.09552) unites the classes of the three sets. Most have the same name up to case;
-`RENAMED` holds those that a later set renamed. On the published lists 400 + 600 + 700 names give 710.
+Kinetics-710 (UniFormerV2, arXiv 2211.09552) merges the classes of the three sets. Most classes have the same name up to
+case. `RENAMED` lists the renamed ones. With the published lists, the 400 + 600 + 700 names become 710.
 """
 
 import csv
@@ -26,7 +26,7 @@ from dist_jax.video.video_list import VideoSegment, csv_rows, parse_seconds
 SETS = ("kinetics400", "kinetics600", "kinetics700")
 SPLITS = {"train": ("train",), "val": ("val", "validate", "validation"), "test": ("test",)}
 
-# What the label map of Kinetics-710 calls classes that stand under other names in one of the sets.
+# Name in one of the sets, in lower case -> name in the label map of Kinetics-710.
 RENAMED = {
     "balloon blowing": "inflating balloons",
     "changing wheel": "changing wheel (not on bike)",
@@ -47,7 +47,7 @@ RENAMED = {
 
 @dataclasses.dataclass(frozen=True)
 class Video:
-    """A line of a published list."""
+    """A row of a published list."""
 
     youtube_id: str
     label: str
@@ -56,148 +56,152 @@ class Video:
 
 
 @dataclasses.dataclass(frozen=True)
-class Merged:
-    """Kinetics-710 of one split."""
+class Kinetics710:
+    """A split of Kinetics-710."""
 
-    videos: tuple[Video, ...]  # with the merged class names
-    maps: dict[str, dict[str, str]]  # set -> its class name -> the merged one
-    counts: dict[str, dict[str, int]]  # set -> videos: listed, held_out, duplicate, kept
+    videos: tuple[Video, ...]  # with merged class names
+    class_maps: dict[str, dict[str, str]]  # set -> class name in the set -> merged class name
+    counts: dict[str, dict[str, int]]  # set -> number of videos: listed, held_out, duplicate, kept
 
 
 def read_videos(path: str, split: str | None = None) -> list[Video]:
-    """The lines of a published list; UserError if it has other columns, or lines of another split than `split`."""
+    """Reads a published list. Raises UserError for missing columns, invalid rows, or rows of a split other than `split`."""
     videos = []
     for line, row in csv_rows(path, read_text(path), ("label", "youtube_id", "time_start", "time_end")):
         place = f"{path}, line {line}"
         start, end = parse_seconds(row["time_start"], place), parse_seconds(row["time_end"], place)
         if end <= start or not row["youtube_id"] or not row["label"].strip():
             raise UserError(
-                f"{place}: wanted label, youtube id and a start before the end; it is {','.join(row.values())}"
+                f"{place}: expected a label, a YouTube id and a start before the end; got {','.join(row.values())}"
             )
         if split is not None and row.get("split", "").strip() not in ("", *SPLITS[split]):
-            raise UserError(f"{place}: is of the split {row['split']!r}, but --split is {split!r}; change one of them")
+            raise UserError(f"{place}: belongs to split {row['split']!r}, but --split is {split!r}")
         videos.append(Video(row["youtube_id"], row["label"].strip(), start, end))
     if not videos:
-        raise UserError(f"{path}: lists no videos")
+        raise UserError(f"{path}: contains no videos")
     return videos
 
 
 def read_ids(path: str) -> set[str]:
-    """The YouTube ids of a published list, whatever its other columns hold; UserError if it has none."""
+    """Reads the YouTube ids of a published list. Other columns are ignored. Raises UserError if there are no ids."""
     ids = {row["youtube_id"].strip() for _, row in csv_rows(path, read_text(path), ("youtube_id",))} - {""}
     if not ids:
-        raise UserError(f"{path}: lists no videos")
+        raise UserError(f"{path}: contains no videos")
     return ids
 
 
 def list_path(folder: str, split: str) -> str:
-    """The list of a split in the folder of a published set: train.csv, kinetics_400_validate.csv, val.txt...
+    """Path of the list of a split in the folder of a set: train.csv, kinetics_400_validate.csv, val.txt...
 
-    Of two that differ in their ending alone, the .txt, which is the complete one. Held-out test lists are no split.
+    If NAME.csv and NAME.txt exist, NAME.txt is used, because it is complete. Holdout test lists are ignored.
 
     Raises:
-        UserError: there is none, or more than one.
+        UserError: there is no list or more than one.
     """
-    lists = _lists(folder)
-    found = [name for name, words in lists.items() if words[-1] in SPLITS[split] and "holdout" not in words]
-    found = [name for name in found if name.endswith(".txt") or f"{name[:-4]}.txt" not in found]
-    if len(found) != 1:
-        wanted = " or ".join(f"{word}.csv" for word in SPLITS[split])
-        raise UserError(f"{folder}: wanted one list {wanted}; it has {', '.join(found or lists) or 'no CSV file'}")
-    return os.path.join(folder, found[0])
+    lists = _find_lists(folder)
+    matches = [name for name, words in lists.items() if words[-1] in SPLITS[split] and "holdout" not in words]
+    matches = [name for name in matches if name.endswith(".txt") or f"{name[:-4]}.txt" not in matches]
+    if len(matches) != 1:
+        expected = " or ".join(f"{word}.csv" for word in SPLITS[split])
+        contents = ", ".join(matches or lists) or "no CSV file"
+        raise UserError(f"{folder}: expected one list {expected}; the folder has {contents}")
+    return os.path.join(folder, matches[0])
 
 
 def held_out_paths(folder: str) -> list[str]:
-    """All validation and test lists in the folder of a published set; UserError if either kind is missing."""
-    lists, held_out = _lists(folder), []
+    """Paths of all validation and test lists in the folder of a set. Raises UserError if one of the two is missing."""
+    lists, held_out = _find_lists(folder), []
     for split in ("val", "test"):
-        found = [name for name, words in lists.items() if set(words) & set(SPLITS[split])]
-        if not found:
-            raise UserError(f"{folder}: has no {split} list, whose videos must not be trained on; it has {[*lists]}")
-        held_out += found
+        matches = [name for name, words in lists.items() if set(words) & set(SPLITS[split])]
+        if not matches:
+            raise UserError(
+                f"{folder}: no {split} list, which is needed to exclude its videos from training; "
+                f"the folder has {', '.join(lists) or 'no CSV file'}"
+            )
+        held_out += matches
     return [os.path.join(folder, name) for name in sorted(set(held_out))]
 
 
-def _lists(folder: str) -> dict[str, list[str]]:
-    """Names of the lists in a folder, and the words in each name."""
+def _find_lists(folder: str) -> dict[str, list[str]]:
+    """File names of the lists in a folder -> words in the name."""
     names = sorted(name for name in tf.io.gfile.listdir(folder) if name.endswith((".csv", ".txt")))
     return {name: re.split(r"[^a-z]+", name[:-4].lower()) for name in names}
 
 
-def to_clips(videos: Iterable[Video], files: VideoFiles, trimmed: bool) -> list[VideoSegment]:
-    """Where each video's file is, and which part of it is the clip.
+def to_segments(videos: Iterable[Video], files: VideoFiles, trimmed: bool) -> list[VideoSegment]:
+    """Finds the file of each video and the times of the segment in this file.
 
     Args:
-        videos: from a published list.
-        files: of the videos' folder. ID_000084_000094.mp4 (times of six digits) is a clip already; of ID.mp4, the whole
-          YouTube video, the part is cut.
-        trimmed: ID.mp4 is a clip already, too.
+        videos: rows of a published list.
+        files: files in the folder of the videos. ID_000084_000094.mp4 (start and end with six digits) is the segment.
+          ID.mp4 is the full YouTube video, from which the segment is cut.
+        trimmed: ID.mp4 is the segment too.
 
     Returns:
-        One clip a video; the path of one that is not there is ID_000084_000094.mp4, which is the key of all.
+        One segment per video. The key is ID_000084_000094, and also the path (with .mp4) if no file exists.
     """
-    clips = []
+    segments = []
     for video in videos:
-        name = f"{video.youtube_id}_{round(video.start_s):06d}_{round(video.end_s):06d}"
-        cut, whole = files.find(name), files.find(video.youtube_id)
-        if cut is None and whole is not None:
+        key = f"{video.youtube_id}_{round(video.start_s):06d}_{round(video.end_s):06d}"
+        trimmed_file, full_file = files.find(key), files.find(video.youtube_id)
+        if trimmed_file is None and full_file is not None:
             times = (None, None) if trimmed else (video.start_s, video.end_s)
-            clips.append(VideoSegment(whole, video.label, *times, key=name))
+            segments.append(VideoSegment(full_file, video.label, *times, key=key))
         else:
-            clips.append(VideoSegment(cut or f"{name}.mp4", video.label, key=name))
-    return clips
+            segments.append(VideoSegment(trimmed_file or f"{key}.mp4", video.label, key=key))
+    return segments
 
 
-def normal_name(label: str) -> str:
-    """The key under which classes of different sets are one: case, blanks, quotes and the known renamings removed."""
+def normalize_name(label: str) -> str:
+    """Name that is equal for the same class in all sets: ignores case, quotes and spacing, and applies `RENAMED`."""
     plain = " ".join(re.sub(r"[\\\"]", "", label).replace("_", " ").casefold().split())
     return RENAMED.get(plain, plain).casefold()
 
 
-def merge(train: dict[str, Sequence[Video]], held_out: Collection[str]) -> Merged:
-    """Unites sets: one class per normal name, one video per YouTube id, none that is held out.
+def merge(sets: dict[str, Sequence[Video]], held_out_ids: Collection[str]) -> Kinetics710:
+    """Merges sets: one class per normalized name, one video per YouTube id, no held-out videos.
 
     Args:
-        train: set -> its videos. Where sets list the same video, the last set's label and times stay.
-        held_out: YouTube ids of validation and test lists.
+        sets: set -> its videos, oldest set first. If several sets list a video, the last set's label and times are used.
+        held_out_ids: YouTube ids of validation and test lists.
 
     Returns:
-        The videos in the order of the sets, newest first, and of their lists.
+        The videos, newest set first, each set in the order of its list.
     """
-    names = _merged_names([video.label for videos in train.values() for video in videos])
-    excluded, taken = frozenset(held_out), set()
+    names = _merged_names([video.label for videos in sets.values() for video in videos])
+    excluded, seen = frozenset(held_out_ids), set()
     merged, counts = [], {}
-    for name, videos in reversed(train.items()):
+    for name, videos in reversed(sets.items()):
         count = Counter(listed=len(videos))
         for video in videos:
-            fate = "held_out" if video.youtube_id in excluded else "duplicate" if video.youtube_id in taken else "kept"
-            count[fate] += 1
-            if fate == "kept":
-                taken.add(video.youtube_id)
-                merged.append(dataclasses.replace(video, label=names[normal_name(video.label)]))
-        counts[name] = {fate: count[fate] for fate in ("listed", "held_out", "duplicate", "kept")}
-    maps = {
-        name: {label: names[normal_name(label)] for label in sorted({video.label for video in videos})}
-        for name, videos in train.items()
+            status = "held_out" if video.youtube_id in excluded else "duplicate" if video.youtube_id in seen else "kept"
+            count[status] += 1
+            if status == "kept":
+                seen.add(video.youtube_id)
+                merged.append(dataclasses.replace(video, label=names[normalize_name(video.label)]))
+        counts[name] = {status: count[status] for status in ("listed", "held_out", "duplicate", "kept")}
+    class_maps = {
+        name: {label: names[normalize_name(label)] for label in sorted({video.label for video in videos})}
+        for name, videos in sets.items()
     }
-    return Merged(tuple(merged), maps, counts)
+    return Kinetics710(tuple(merged), class_maps, counts)
 
 
-def map_table(mapping: dict[str, str], labels: Sequence[str]) -> str:
-    """CSV text: a set's classes, numbered in alphabetical order, and the merged class of each, numbered by `labels`."""
-    numbers = {label: number for number, label in enumerate(labels)}
+def class_map_csv(class_map: dict[str, str], class_names: Sequence[str]) -> str:
+    """CSV text of a class map. Classes of the set are numbered alphabetically, merged classes as in `class_names`."""
+    numbers = {name: number for number, name in enumerate(class_names)}
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["number", "name", "merged_number", "merged_name"])
-    writer.writerows([i, name, numbers[merged], merged] for i, (name, merged) in enumerate(sorted(mapping.items())))
+    writer.writerows([i, name, numbers[merged], merged] for i, (name, merged) in enumerate(sorted(class_map.items())))
     return text.getvalue()
 
 
 def _merged_names(labels: Iterable[str]) -> dict[str, str]:
-    """Normal name -> the name to show: the newest set's spelling, or else what a renamed class is now called."""
+    """Normalized name -> merged class name: the spelling of the newest set that has this name, else the name itself."""
     names = {}
     for label in labels:
-        key, plain = normal_name(label), " ".join(label.split())
+        key, plain = normalize_name(label), " ".join(label.split())
         if plain.casefold() == key or key not in names:
             names[key] = plain if plain.casefold() == key else key
     return names

@@ -1,62 +1,33 @@
-"""From clips to record shards: the plan of a job, and the building of one shard of it.
+"""Builds one shard of a job: decodes its videos, writes their records and a report.
 
-A plan says everything that decides the bytes of the shards, so that any worker, wherever it runs, builds shard i from
-the plan and the number i alone. Files of a job `OUTPUT/NAME`:
-
-    OUTPUT/NAME-00003-of-00016      a shard, there only when whole
-    OUTPUT/.NAME.build/plan.jsonl    the plan
-    OUTPUT/.NAME.build/00003.json   what is in the shard, and which of its videos failed; written after the shard
-
-A shard is finished when its report is there and has the shard's size; a job that starts again builds the others.
+A shard is finished if its report exists and contains the size of the shard. A resumed job builds the other shards.
 """
 
 import dataclasses
 import functools
-import hashlib
 import io
 import json
 import os
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from dist_jax.build_records.build_plan import BuildPlan, job_folder, load_plan, plan_path
 from dist_jax.data import records
 from dist_jax.errors import UserError
 from dist_jax.files import read_text, size_and_mtime, write_text
 from dist_jax.video import decoding
 from dist_jax.video.video_list import VideoSegment
 
-_LARGEST_RECORD = 2**31 - 2**20  # bytes of JPEG; protocol buffers end at 2 GiB
-
-
-@dataclasses.dataclass(frozen=True)
-class Plan:
-    """What a job builds; from the same videos, plans of one identity give equal bytes."""
-
-    clips: tuple[VideoSegment, ...]  # in the order of `spread`, with the files that were found for them
-    labels: tuple[str, ...]  # class names in the order of their numbers; empty: the clips have a verb and a noun only
-    shards: int
-    fps: float  # frames a second; 0: the video's own
-    short_side: int  # pixels, the largest; 0: the video's own
-    quality: int  # of the JPEGs, 1 to 100
-
-    @property
-    def identity(self) -> tuple:
-        """What a job that goes on must have in common with the one that was begun; a file may have come meanwhile."""
-        clips = tuple(clip.identity for clip in self.clips)
-        return clips, self.labels, self.shards, self.fps, self.short_side, self.quality
-
-    def of_shard(self, number: int) -> tuple[VideoSegment, ...]:
-        """The clips of shard `number`, in the order of its records."""
-        return self.clips[number :: self.shards]
+_MAX_RECORD_BYTES = 2**31 - 2**20  # of the JPEGs; a protocol buffer is limited to 2 GiB
 
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """A clip that could not be read, and why."""
+    """A segment that cannot be read, and the reason."""
 
     path: str
     label: str | None
@@ -66,133 +37,120 @@ class Failure:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
-    """What became of one shard."""
+class ShardReport:
+    """Contents of a finished shard."""
 
-    number: int
-    records: int
-    frames: int
-    size: int  # bytes of the shard
+    shard: int  # number of the shard, from 0
+    num_records: int
+    num_frames: int
+    size: int  # bytes
     failures: tuple[Failure, ...]
 
 
-def spread(clips: Sequence[VideoSegment]) -> tuple[VideoSegment, ...]:
-    """The clips by a hash of their identity: the same for every order of the list, and each shard a fair sample."""
-
-    def key(clip: VideoSegment) -> bytes:
-        return hashlib.blake2b(json.dumps(clip.identity).encode()).digest()
-
-    return tuple(sorted(clips, key=key))
-
-
-def build_shard(prefix: str, number: int, on_clip: Callable[[], None] = lambda: None) -> Report:
-    """Builds shard `number` of the plan at `prefix`, whole or not at all, and leaves its report.
+def build_shard(prefix: str, shard: int, on_segment: Callable[[], None] = lambda: None) -> ShardReport:
+    """Builds a shard of the job atomically and writes its report. Unreadable videos are listed in the report.
 
     Args:
         prefix: OUTPUT/NAME.
-        number: from 0.
-        on_clip: called after every clip.
+        shard: number of the shard, from 0.
+        on_segment: called after every segment.
 
     Raises:
-        UserError: the shard cannot be written. A video that cannot be read is in the report and raises nothing.
+        UserError: the shard cannot be written.
     """
-    plan, videos = _loaded_plan(prefix, size_and_mtime(plan_path(prefix)))
-    partial = os.path.join(folder(prefix), f"{number:05d}.{uuid.uuid4().hex}.partial")
-    count, frames, failures = 0, 0, []
+    plan, video_folder = _load_plan_cached(prefix, size_and_mtime(plan_path(prefix)))
+    partial = os.path.join(job_folder(prefix), f"{shard:05d}.{uuid.uuid4().hex}.partial")
+    num_records, num_frames, failures = 0, 0, []
     try:
         with tf.io.TFRecordWriter(partial) as writer:
-            for clip in plan.of_shard(number):
-                record = _record_or_failure(plan, videos, clip)
+            for segment in plan.shard_segments(shard):
+                record = _make_record_or_failure(segment, plan, video_folder)
                 if isinstance(record, Failure):
                     failures.append(record)
                 else:
                     writer.write(record[0])
-                    count, frames = count + 1, frames + record[1]
-                on_clip()
-        report = Report(number, count, frames, tf.io.gfile.stat(partial).length, tuple(failures))
-        tf.io.gfile.rename(partial, records.shard_path(prefix, number, plan.shards), overwrite=True)
-        write_text(report_path(prefix, number), json.dumps(dataclasses.asdict(report), indent=1) + "\n")
+                    num_records, num_frames = num_records + 1, num_frames + record[1]
+                on_segment()
+        report = ShardReport(shard, num_records, num_frames, tf.io.gfile.stat(partial).length, tuple(failures))
+        tf.io.gfile.rename(partial, records.shard_path(prefix, shard, plan.num_shards), overwrite=True)
+        _save_report(prefix, report)
     except (tf.errors.OpError, OSError) as error:
-        raise UserError(f"{prefix}: shard {number} cannot be written ({getattr(error, 'message', error)})") from error
+        raise UserError(f"{prefix}: shard {shard} cannot be written ({getattr(error, 'message', error)})") from error
     return report
 
 
-def make_record(clip: VideoSegment, plan: Plan, videos: str) -> tuple[bytes, int]:
-    """The record of one clip and its number of frames; VideoError if the video cannot be read."""
-    path = os.path.join(videos, clip.path)
-    images, time, size = [], 0.0, 0
-    for moment, frame in decoding.iter_frames(path, clip.start_s, clip.end_s, plan.fps, plan.short_side):
-        time = moment
+def load_report(prefix: str, shard: int, num_shards: int) -> ShardReport | None:
+    """The report of a shard; None if the shard is not finished."""
+    path, shard_file = _report_path(prefix, shard), records.shard_path(prefix, shard, num_shards)
+    if not tf.io.gfile.exists(path) or not tf.io.gfile.exists(shard_file):
+        return None
+    stored = json.loads(read_text(path))
+    failures = tuple(Failure(**failure) for failure in stored["failures"])
+    report = ShardReport(stored["number"], stored["records"], stored["frames"], stored["size"], failures)
+    return report if report.size == tf.io.gfile.stat(shard_file).length else None
+
+
+def make_record(segment: VideoSegment, plan: BuildPlan, video_folder: str) -> tuple[bytes, int]:
+    """Returns the record of a segment and its number of frames. Raises VideoError if the video cannot be read."""
+    path = os.path.join(video_folder, segment.path)
+    images, last_time, size = [], 0.0, 0
+    for time, frame in decoding.iter_frames(path, segment.start_s, segment.end_s, plan.fps, plan.short_side):
+        last_time = time
         images.append(encode_jpeg(frame, plan.quality))
         size += len(images[-1])
-        if size > _LARGEST_RECORD:
-            raise decoding.VideoError(f"{path}: is too long for one record (2 GiB); give start and end, or use --fps")
-    start_s = clip.start_s or 0.0
-    step = 1 / plan.fps if plan.fps else (time - start_s) / max(len(images) - 1, 1)
-    end_s = time + step if clip.end_s is None else min(clip.end_s, time + step)
+        if size > _MAX_RECORD_BYTES:
+            raise decoding.VideoError(f"{path}: is too long for one record (2 GiB); set start and end, or use --fps")
+    start_s = segment.start_s or 0.0
+    period = 1 / plan.fps if plan.fps else (last_time - start_s) / max(len(images) - 1, 1)
+    end_s = last_time + period if segment.end_s is None else min(segment.end_s, last_time + period)
     record = records.make_example(
         images,
-        label=None if clip.label is None else plan.labels.index(clip.label),
-        label_text=clip.label,
-        filename=clip.path,
+        label=None if segment.label is None else plan.class_names.index(segment.label),
+        label_text=segment.label,
+        filename=segment.path,
         start_us=round(start_s * 1e6),
         end_us=round(end_s * 1e6),
-        caption=clip.caption,
-        verb=clip.verb,
-        noun=clip.noun,
+        caption=segment.caption,
+        verb=segment.verb,
+        noun=segment.noun,
     )
     return record, len(images)
 
 
 def encode_jpeg(frame: np.ndarray, quality: int) -> bytes:
-    """uint8 [H, W, 3] RGB to JPEG of quality 1 to 100, colour at half resolution.
-
-    Pillow (libjpeg-turbo) took 0.7 ms for 340 x 256 where FFmpeg's encoder took 1.5 ms, needs no TensorFlow runtime in
-    the workers, and gives the same bytes on every call.
-    """
+    """Encodes an RGB frame, uint8 [H, W, 3], as JPEG with quality 1 to 100 and 4:2:0 chroma subsampling."""
+    # Pillow (libjpeg-turbo) takes 0.7 ms for 340 x 256 pixels and FFmpeg 1.5 ms. Its output is deterministic.
     buffer = io.BytesIO()
     Image.fromarray(frame).save(buffer, "JPEG", quality=quality, subsampling="4:2:0")
     return buffer.getvalue()
 
 
-def _record_or_failure(plan: Plan, videos: str, clip: VideoSegment) -> tuple[bytes, int] | Failure:
+def _make_record_or_failure(segment: VideoSegment, plan: BuildPlan, video_folder: str) -> tuple[bytes, int] | Failure:
     try:
-        return make_record(clip, plan, videos)
+        return make_record(segment, plan, video_folder)
     except decoding.VideoError as error:
         reason = str(error)
-    except Exception as error:  # whatever one video does to a decoder, the others are built
+    except Exception as error:  # one video must not stop the job, whichever error its decoder raises
         reason = f"{type(error).__name__}: {error}"
-    return Failure(clip.path, clip.label, clip.start_s, clip.end_s, reason)
+    return Failure(segment.path, segment.label, segment.start_s, segment.end_s, reason)
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded_plan(prefix: str, state: tuple[int, int]) -> tuple[Plan, str]:
-    """The plan, read once by a process that builds many of its shards; `state`, its file's, tells it from an older."""
-    del state
+def _load_plan_cached(prefix: str, file_state: tuple[int, int]) -> tuple[BuildPlan, str]:
+    del file_state  # part of the cache key only
     return load_plan(prefix)
 
 
-def load_plan(prefix: str) -> tuple[Plan, str]:
-    """The plan of the job at `prefix`, and the folder of its videos."""
-    try:
-        head, *clips = (json.loads(line) for line in read_text(plan_path(prefix)).splitlines())
-        videos, labels = head.pop("videos"), tuple(head.pop("labels"))
-        return Plan(tuple(VideoSegment(*clip) for clip in clips), labels, **head), videos
-    except (ValueError, TypeError, KeyError) as error:
-        raise UserError(f"{plan_path(prefix)}: is damaged ({error}); build again with --overwrite") from error
+def _save_report(prefix: str, report: ShardReport) -> None:
+    values = {
+        "number": report.shard,
+        "records": report.num_records,
+        "frames": report.num_frames,
+        "size": report.size,
+        "failures": [dataclasses.asdict(failure) for failure in report.failures],
+    }
+    write_text(_report_path(prefix, report.shard), json.dumps(values, indent=1) + "\n")
 
 
-def folder(prefix: str) -> str:
-    """Of the plan and the reports of the job at `prefix`."""
-    # Hidden, so that globs such as NAME* find shards alone.
-    return os.path.join(os.path.dirname(prefix), f".{os.path.basename(prefix)}.build")
-
-
-def plan_path(prefix: str) -> str:
-    """Of the job's plan: a line of settings, then one clip a line."""
-    return os.path.join(folder(prefix), "plan.jsonl")
-
-
-def report_path(prefix: str, number: int) -> str:
-    """Of what became of a shard."""
-    return os.path.join(folder(prefix), f"{number:05d}.json")
+def _report_path(prefix: str, shard: int) -> str:
+    return os.path.join(job_folder(prefix), f"{shard:05d}.json")

@@ -1,4 +1,4 @@
-"""The files of a folder of videos, found by name without the suffix."""
+"""Finds video files of a folder by name without suffix."""
 
 import os
 
@@ -8,28 +8,35 @@ from dist_jax.errors import UserError
 
 
 class VideoFiles:
-    """The files of a folder and its folders, found by their name without the suffix."""
+    """The video files of a folder and its subfolders, listed once.
+
+    Args:
+        folder: folder of the videos.
+        suffixes: suffixes of video files, in lower case.
+
+    Raises:
+        UserError: the folder does not exist.
+    """
 
     def __init__(self, folder: str, suffixes: tuple[str, ...]) -> None:
-        """Lists the folder once; UserError if it is not there."""
         if not tf.io.gfile.isdir(folder):
-            raise UserError(f"{folder}: there is no such folder; --videos names it")
-        self._paths: dict[str, str] = {}  # by the path without suffix
-        self._named: dict[str, list[str]] = {}  # paths by the name without suffix
+            raise UserError(f"{folder}: no such folder; set the folder of the videos with --videos")
+        self._paths: dict[str, str] = {}  # by path without suffix
+        self._paths_by_name: dict[str, list[str]] = {}  # by name without suffix
         for parent, _, names in sorted(tf.io.gfile.walk(folder)):
             for name in sorted(names):
                 stem, suffix = os.path.splitext(name)
                 if suffix.lower() in suffixes:
                     path = os.path.relpath(os.path.join(parent, name), folder)
                     self._paths[os.path.splitext(path)[0]] = path
-                    self._named.setdefault(stem, []).append(path)
+                    self._paths_by_name.setdefault(stem, []).append(path)
 
     def find(self, name: str) -> str | None:
-        """The path, in the folder, of `NAME` or `FOLDER/NAME`, both without suffix; None if it is not there.
+        """Path, relative to the folder, of `NAME` or `FOLDER/NAME` (without suffix); None if it does not exist.
 
-        NAME alone is looked for in all folders, and the first one's is taken. FOLDER/NAME may be in another folder if
-        there is only one file of that name: in several folders they are different videos.
+        For NAME all subfolders are searched, and the first match is returned. FOLDER/NAME may be in another subfolder
+        only if that is the only file of this name: files of one name in several subfolders are different videos.
         """
-        named = self._named.get(os.path.basename(name), [])
-        anywhere = len(named) == 1 or (named and "/" not in name)
-        return self._paths.get(name) or (named[0] if anywhere else None)
+        paths = self._paths_by_name.get(os.path.basename(name), [])
+        is_in_any_folder = len(paths) == 1 or (paths and "/" not in name)
+        return self._paths.get(name) or (paths[0] if is_in_any_folder else None)

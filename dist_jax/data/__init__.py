@@ -1,18 +1,18 @@
-"""Clips on their way to the network. TensorFlow is used here alone, on the CPU alone."""
+"""Input pipeline: records or other sources -> uint8 batches. Uses TensorFlow, on the CPU only."""
 
 import os
 
-# TensorFlow's start-up notes say nothing about the user's data.
+# Hide TensorFlow's start-up messages. Must be set before TensorFlow is imported.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import tensorflow as tf
 
-# The accelerator's memory belongs to JAX: TensorFlow would otherwise reserve it at its first operation.
+# JAX owns the accelerators. Without these lines TensorFlow reserves their memory at its first operation.
 tf.config.set_visible_devices([], "GPU")
 tf.config.set_visible_devices([], "TPU")
 
 
-def cores() -> int:
-    """Cores that this process may use; in a container they are often fewer than the machine has."""
+def num_cores() -> int:
+    """Number of CPU cores this process may use. In a container this can be less than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,4 +1,4 @@
-"""Records that cannot be read: skipped, counted by kind, listed, and too many of them stop the run."""
+"""Unreadable records: skipped, counted by kind and listed in a CSV file. Too many of them stop the run."""
 
 import csv
 import dataclasses
@@ -6,99 +6,108 @@ import io
 import math
 import threading
 from pathlib import Path
+from typing import NamedTuple
 
 from dist_jax.errors import UserError
 from dist_jax.files import write_text
 
-_COLUMNS = ("split", "record", "kind", "where", "message", "data")
-KINDS = ("checksum", "image", "record")  # what may be wrong: a record's bytes, a frame, all else
-_writing = threading.Lock()  # the splits share a file and are read by threads of their own
+KINDS = ("checksum", "image", "record")  # what failed: a record's checksum, one of its frames, anything else
+_COLUMNS = ("split", "record", "kind", "location", "message", "data")
+_file_lock = threading.Lock()  # the splits share one file and are read by different threads
+
+
+class Problem(NamedTuple):
+    """Why a record cannot be read."""
+
+    kind: str  # one of KINDS
+    location: str  # file and byte of the record
+    message: str
 
 
 @dataclasses.dataclass
 class BadRecords:
-    """The bad records that this host has met in this run.
+    """Unreadable records that this host has read in this run.
 
     Attributes:
         split: "train" or "val", for the list and the messages.
-        path: CSV file that gets a line for every bad record, once, over restarts too; None: no list. Anything with
-            pathlib's methods, so remote files as well. Each host has a file of its own.
-        data: `Source.identity` of the split. What the file says of other data (or of these before they were mended)
-            is dropped.
-        reads: records wanted so far, without the replacements of bad ones.
-        bad_reads: of these, the bad ones; a record counts every time that it comes.
+        path: CSV file with one line per bad record, kept over restarts; None: no list. Any object with pathlib's
+            methods, so remote files work as well. Each host has its own file.
+        data: `Source.identity` of the split. Lines of the file with another identity are dropped.
+        num_reads: records read so far, without the replacements of bad ones.
+        num_bad_reads: bad records among them. A record counts each time it is read.
     """
 
     split: str
     path: Path | None = None
     data: str = ""
-    reads: int = 0
-    bad_reads: int = 0
-    _found: dict[int, tuple[str, str, str]] = dataclasses.field(default_factory=dict)  # record: kind, where, message
-    _before: dict[int, tuple[str, str, str]] = dataclasses.field(default_factory=dict)  # as listed by earlier runs
-    _written: int = 0  # how many of `_found` the file has
+    num_reads: int = 0
+    num_bad_reads: int = 0
+    _problems: dict[int, Problem] = dataclasses.field(default_factory=dict)  # record -> problem, of this run
+    _earlier: dict[int, Problem] = dataclasses.field(default_factory=dict)  # as listed by earlier runs
+    _num_written: int = 0  # how many of `_problems` the file contains
 
     def __post_init__(self) -> None:
-        """Takes up the list of an earlier run: what it met stays listed, but counts only if it is met again."""
-        listed = [row for row in self._rows() if row[0] == self.split]
-        self._before = {int(record): tuple(rest) for _, record, *rest, data in listed if data == self.data}
-        if len(self._before) < len(listed):
-            self._written = -1  # the first `settle` drops the lines of other data
+        # Bad records of an earlier run stay in the list, but count only if this run reads them.
+        listed = [row for row in self._read_rows() if row[0] == self.split]
+        self._earlier = {int(record): Problem(*rest) for _, record, *rest, data in listed if data == self.data}
+        if len(self._earlier) < len(listed):
+            self._num_written = -1  # the first `check` drops the lines of other data
 
     @property
     def counts(self) -> dict[str, int]:
         """Number of different bad records by kind, for the metrics.
 
-        Training logs those of host 0; what the others met is in their own lists. Evaluation counts over all hosts.
+        Training logs the counts of host 0; every other host has its own list. Evaluation counts over all hosts.
         """
-        kinds = [kind for kind, _, _ in list(self._found.values())]
+        kinds = [problem.kind for problem in list(self._problems.values())]
         return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
 
-    def knows(self, record: int) -> bool:
-        """Whether the record has been added already."""
-        return record in self._found
+    def __contains__(self, record: int) -> bool:
+        return record in self._problems
 
     def kind(self, record: int) -> int:
-        """What is wrong with a record, as its place in KINDS; -1 for one that was not added."""
-        return KINDS.index(self._found[record][0]) if record in self._found else -1
+        """Index in KINDS of the record's problem; -1 for a record that was not added."""
+        return KINDS.index(self._problems[record].kind) if record in self._problems else -1
 
-    def add(self, record: int, kind: str, where: str, message: str) -> None:
-        """Counts a bad record of one of KINDS; `settle` lists it."""
-        self._found[record] = (kind, where, message)
+    def add(self, record: int, problem: Problem) -> None:
+        """Adds a bad record. `check` writes it to the list."""
+        self._problems[record] = problem
 
-    def settle(self, limit: float, size: int) -> None:
-        """Lists what was added, and raises UserError if more than the share `limit` of `size` records are bad.
+    def check(self, max_fraction: float, num_records: int) -> None:
+        """Updates the list. Raises UserError if more than `max_fraction` of `num_records` records are bad.
 
-        That is so when so many different ones were met here, or when the reads so far leave no doubt: six standard
-        deviations above the limit, which matters where each of many hosts meets only a few: every host decides by what
-        it has met itself.
+        The error is raised if this host has read that many different bad records, or if its share of bad reads is six
+        standard deviations above the limit. The second test matters when each of many hosts reads only a few records:
+        every host decides from its own reads.
         """
-        self._write()
-        tolerated = limit * self.reads + 6 * math.sqrt(limit * self.reads + 1)
-        if len(self._found) > limit * size or (limit < 1 and self.bad_reads > tolerated):
+        self._update_list()
+        expected = max_fraction * self.num_reads
+        tolerated = expected + 6 * math.sqrt(expected + 1)
+        num_bad = len(self._problems)
+        if num_bad > max_fraction * num_records or (max_fraction < 1 and self.num_bad_reads > tolerated):
             kinds = ", ".join(f"{count} x {kind}" for kind, count in self.counts.items())
             listed = f", listed in {self.path}" if self.path else ""
             raise UserError(
-                f"{self.split}: {len(self._found)} of {size} records met so far are bad ({kinds}{listed}), more than "
-                f"data.max_bad_fraction={limit:g} allows: mend the data or raise the limit"
+                f"{self.split}: {num_bad} of {num_records} records are unreadable so far ({kinds}{listed}), more than "
+                f"data.max_bad_fraction={max_fraction:g} allows: repair the data or raise the limit"
             )
 
-    def _write(self) -> None:
-        if self.path is None or self._written == len(self._found):
+    def _update_list(self) -> None:
+        if self.path is None or self._num_written == len(self._problems):
             return
-        with _writing:
-            others = [row for row in self._rows() if row[0] != self.split]
+        with _file_lock:
+            rows_of_other_splits = [row for row in self._read_rows() if row[0] != self.split]
             text = io.StringIO()
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow(_COLUMNS)
-            writer.writerows(others)
-            rows = self._before | self._found
-            writer.writerows((self.split, record, *found, self.data) for record, found in rows.items())
+            writer.writerows(rows_of_other_splits)
+            problems = self._earlier | self._problems
+            writer.writerows((self.split, record, *problem, self.data) for record, problem in problems.items())
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_text(str(self.path), text.getvalue())
-        self._written = len(self._found)
+        self._num_written = len(self._problems)
 
-    def _rows(self) -> list[list[str]]:
+    def _read_rows(self) -> list[list[str]]:
         if self.path is None or not self.path.exists():
             return []
         rows = csv.reader(io.StringIO(self.path.read_text()))

@@ -1,7 +1,7 @@
-"""From a record's number to a row of a batch: the order in which sampling and augmentation are applied.
+"""One record -> one row of a batch: sampling, decoding and augmentation, in order.
 
-A row holds `video` uint8 [T, H, W, 3] (training) or [V * crops, T, H, W, 3] (evaluation: V temporal views, the crops of
-one view side by side), `label` int32 [], `mask` float32 [] (1), `record` int64 [] and `id` bytes [].
+A row has `video` uint8 [T, H, W, 3] (training) or [V * crops, T, H, W, 3] (evaluation: the crops of a view are adjacent),
+`label` int32 [], `mask` float32 [] (1), `record` int64 [] and `id` bytes [].
 """
 
 import ml_collections
@@ -16,12 +16,12 @@ from dist_jax.data.source import Source
 def train_clip(
     config: ml_collections.ConfigDict, source: Source, resolution: int, record: tf.Tensor, epoch: tf.Tensor
 ) -> Features:
-    """The row of a training record (int64 []) as `epoch` (int64 []) draws it; H = W = `resolution`."""
+    """The row of a training record (int64 []) in an epoch (int64 []); H = W = `resolution`."""
     features = source.read(record) | {"seed": example_seed(config.seed, epoch, record)}
-    features = choose_label(features, drawn=True)
+    features = select_label(features, random=True)
     features = sampling.train_frames(features, config.data.sampling, config.model.num_frames, config.data.stride)
     features = transforms.random_resized_crop(features, config.augment.crop_scale, config.augment.crop_ratio)
-    order, features = _distinct_frames(features)
+    order, features = _unique_frames(features)
     features = transforms.resize(source.decode(features), resolution, resolution)
     features["video"] = tf.gather(features["video"], order)  # [T, H, W, 3]
     features = transforms.random_flip(features, config.augment.hflip_prob, config.augment.hflip_label_pairs)
@@ -33,20 +33,20 @@ def train_clip(
 
 
 def eval_clip(config: ml_collections.ConfigDict, source: Source, resolution: int, record: tf.Tensor) -> Features:
-    """The row of a validation record (int64 []); V = eval.num_views."""
-    frames, views, crops = config.model.num_frames, config.eval.num_views, config.eval.num_crops
-    features = choose_label(source.read(record), drawn=False)
-    features = sampling.eval_views(features, config.data.sampling, frames, config.data.stride, views)
-    order, features = _distinct_frames(transforms.whole_frame(features))
-    features = transforms.short_side_crops(source.decode(features), resolution, crops)  # [crops, distinct, H, W, 3]
-    order = tf.reshape(order, [views, frames])
+    """The row of a validation record (int64 []); V = eval.num_views, H = W = `resolution`."""
+    num_frames, num_views, num_crops = config.model.num_frames, config.eval.num_views, config.eval.num_crops
+    features = select_label(source.read(record), random=False)
+    features = sampling.eval_views(features, config.data.sampling, num_frames, config.data.stride, num_views)
+    order, features = _unique_frames(transforms.whole_frame(features))
+    features = transforms.short_side_crops(source.decode(features), resolution, num_crops)  # [crops, unique, H, W, 3]
+    order = tf.reshape(order, [num_views, num_frames])
     video = tf.stack([tf.gather(crop, order) for crop in tf.unstack(features["video"])], axis=1)
-    shape = [views * crops, frames, resolution, resolution, 3]
+    shape = [num_views * num_crops, num_frames, resolution, resolution, 3]
     return _row(features | {"video": tf.reshape(video, shape)}, record, shape)
 
 
 def blank_clip(shape: list[int]) -> Features:
-    """A row of the same form without a clip: mask 0, record -1."""
+    """A row of the same structure without a clip: mask 0, record -1."""
     return {
         "video": tf.zeros(shape, tf.uint8),
         "label": tf.constant(0),
@@ -57,26 +57,26 @@ def blank_clip(shape: list[int]) -> Features:
 
 
 def example_seed(seed: int, epoch: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
-    """What all draws of an example come from: int64 [2] out of (seed, epoch, record)."""
+    """The seed of all random draws of an example: int64 [2], a function of (seed, epoch, record)."""
     base = tf.stack([tf.constant(seed, tf.int64), tf.cast(epoch, tf.int64)])
     return tf.random.experimental.stateless_fold_in(base, record)
 
 
-def choose_label(features: Features, drawn: bool) -> Features:
-    """Adds `label` (int32 []): of several, one drawn (training) or the first (evaluation); -1 where there is none."""
+def select_label(features: Features, random: bool) -> Features:
+    """Adds `label` (int32 []): a random one of `labels` (training) or the first (evaluation); -1 if there is none."""
     labels = tf.concat([features["labels"], [-1]], 0)
-    place = tf.constant(0)
-    if drawn:
-        count = tf.maximum(tf.size(features["labels"]), 1)
+    position = tf.constant(0)
+    if random:
+        num_labels = tf.maximum(tf.size(features["labels"]), 1)
         seed = sampling.fold_in(features["seed"], "label")
-        place = tf.random.stateless_uniform([], seed, 0, count, dtype=tf.int32)
-    return features | {"label": tf.cast(labels[place], tf.int32)}
+        position = tf.random.stateless_uniform([], seed, 0, num_labels, dtype=tf.int32)
+    return features | {"label": tf.cast(labels[position], tf.int32)}
 
 
-def _distinct_frames(features: Features) -> tuple[tf.Tensor, Features]:
-    """Each frame once in `indices`, so that none is decoded twice; and where the wanted ones are among them."""
-    distinct, order = tf.unique(tf.reshape(features["indices"], [-1]))
-    return order, features | {"indices": distinct}
+def _unique_frames(features: Features) -> tuple[tf.Tensor, Features]:
+    """Makes `indices` unique, so that no frame is decoded twice. Returns also each original index's position in it."""
+    unique, order = tf.unique(tf.reshape(features["indices"], [-1]))
+    return order, features | {"indices": unique}
 
 
 def _row(features: Features, record: tf.Tensor, shape: list[int]) -> Features:

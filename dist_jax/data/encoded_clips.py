@@ -9,25 +9,28 @@ from dist_jax.data.sampling import Features
 from dist_jax.data.source import Source
 
 
-def encoded_source(index: record_index.ShardIndex, parse: Callable[[tf.Tensor], Features], classes: int) -> Source:
-    """Clips of encoded images in TFRecords, taken out of a record's bytes by `parse` as `encoded_clip` gives them."""
+def encoded_source(index: record_index.ShardIndex, parse: Callable[[tf.Tensor], Features], num_classes: int) -> Source:
+    """A source of encoded images in TFRecords. `parse` maps a record's bytes to the features of `encoded_clip`."""
     read_bytes = indexed_reader(index)
 
     def read(record: tf.Tensor) -> Features:
         features = parse(read_bytes(record))
         return features | {"id": clip_id(features["id"], record)}
 
-    return Source(len(index), classes, read, decode_encoded, index.where, index.identity)
+    return Source(len(index), num_classes, read, decode_encoded, index.location, index.identity)
 
 
 def clip_id(name: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
-    """The name of a clip (bytes [0 or more] -> bytes []); one that has none is named by its number."""
+    """A clip's name (bytes, 0 or more -> bytes []). A clip without a name gets its record number."""
     joined = tf.strings.reduce_join(name, separator=" ")
     return tf.where(joined == "", tf.strings.as_string(record), joined)
 
 
 def indexed_reader(index: record_index.ShardIndex) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Record number (int64 []) -> the record's bytes, read and checked by TensorFlow's own reader; gs:// as well."""
+    """Returns a function: record number (int64 []) -> the record's bytes.
+
+    TensorFlow's TFRecord reader reads the record and verifies its checksum, also from gs:// and other file systems.
+    """
     paths, shard = tf.constant(index.paths), tf.constant(index.shard)
     offset, length = tf.constant(index.offset), tf.constant(index.length)
 
@@ -35,7 +38,7 @@ def indexed_reader(index: record_index.ShardIndex) -> Callable[[tf.Tensor], tf.T
         dataset = tf.raw_ops.TFRecordDatasetV2(
             filenames=tf.gather(paths, tf.gather(shard, record))[None],
             compression_type="",
-            buffer_size=tf.gather(length, record) + 16,  # the record and its framing in one request
+            buffer_size=tf.gather(length, record) + record_index.FRAMING_BYTES,  # the whole record in one request
             byte_offsets=tf.gather(offset, record)[None],
         )
         first = tf.raw_ops.TakeDataset(
@@ -46,14 +49,18 @@ def indexed_reader(index: record_index.ShardIndex) -> Callable[[tf.Tensor], tf.T
     return read
 
 
-def record_parser(label_key: str) -> Callable[[tf.Tensor], Features]:
-    """A serialized SequenceExample -> the features that `Source.read` gives, with `encoded` (bytes [num_frames])."""
+def record_parser(label_feature: str) -> Callable[[tf.Tensor], Features]:
+    """Returns a function: serialized SequenceExample -> the features of `encoded_clip`.
+
+    `label_feature` is the context feature with the labels, e.g. "clip/label/index".
+    """
 
     def parse(serialized: tf.Tensor) -> Features:
-        labels, name, lists = _parsed(serialized, label_key, {records.FRAMES: tf.io.RaggedFeature(tf.string)})
+        frames_spec = {records.FRAMES: tf.io.RaggedFeature(tf.string)}
+        labels, name, lists = _parse_sequence_example(serialized, label_feature, frames_spec)
         frames = lists[records.FRAMES].values  # [num_frames, 1 each]
         one_each = tf.debugging.assert_equal(
-            tf.cast(frames.row_lengths(), tf.int32), 1, "a frame of the record is empty"
+            tf.cast(frames.row_lengths(), tf.int32), 1, "the record contains an empty frame"
         )
         with tf.control_dependencies([one_each]):
             return encoded_clip(tf.identity(frames.flat_values), labels, name)
@@ -61,35 +68,43 @@ def record_parser(label_key: str) -> Callable[[tf.Tensor], Features]:
     return parse
 
 
-def parse_context(serialized: tf.Tensor, label_key: str) -> tuple[tf.Tensor, tf.Tensor]:
-    """Labels (int64 [any]) and name (bytes [0 or more]) of a serialized SequenceExample."""
-    return _parsed(serialized, label_key, {})[:2]
+def parse_context(serialized: tf.Tensor, label_feature: str) -> tuple[tf.Tensor, tf.Tensor]:
+    """Labels (int64, any number) and name (bytes, 0 or more) of a serialized SequenceExample."""
+    return _parse_sequence_example(serialized, label_feature, {})[:2]
 
 
-def _parsed(serialized: tf.Tensor, label_key: str, lists: dict) -> tuple[tf.Tensor, tf.Tensor, Features]:
-    wanted = {label_key: tf.io.RaggedFeature(tf.int64), records.FILENAME: tf.io.RaggedFeature(tf.string)}
-    # The parser of batches is the faster one: it does not build the message first.
-    context, lists, _ = tf.io.parse_sequence_example(serialized[None], wanted, lists)
-    return context[label_key].flat_values, context[records.FILENAME].flat_values, lists
+def _parse_sequence_example(
+    serialized: tf.Tensor, label_feature: str, list_specs: dict
+) -> tuple[tf.Tensor, tf.Tensor, Features]:
+    context_specs = {label_feature: tf.io.RaggedFeature(tf.int64), records.FILENAME: tf.io.RaggedFeature(tf.string)}
+    # The batch parser is faster than the single-example parser, which first builds the message.
+    context, lists, _ = tf.io.parse_sequence_example(serialized[None], context_specs, list_specs)
+    return context[label_feature].flat_values, context[records.FILENAME].flat_values, lists
 
 
 def encoded_clip(encoded: tf.Tensor, labels: tf.Tensor, name: tf.Tensor) -> Features:
-    """The features of a clip: encoded images (bytes [num_frames]), labels (int64 [any]), name (bytes [0 or more])."""
+    """Features of a clip, for `Source.read`.
+
+    Args:
+        encoded: the frames, bytes [num_frames].
+        labels: int64, any number.
+        name: bytes, 0 or more.
+    """
     num_frames, height, width = clip_size(encoded, encoded[:1])
     features = {"num_frames": num_frames, "height": height, "width": width, "labels": labels}
     return features | {"encoded": encoded, "id": name}
 
 
 def clip_size(frames: tf.Tensor, first: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Number of frames (anything [num_frames]), and their height and width by the first's header (bytes, one)."""
+    """Number of frames (any tensor [num_frames]), and height and width from the header of the first (bytes, one)."""
     num_frames = tf.size(frames)
-    with tf.control_dependencies([tf.debugging.assert_positive(num_frames, "the record holds no frames")]):
+    with tf.control_dependencies([tf.debugging.assert_positive(num_frames, "the record contains no frames")]):
         height, width = transforms.image_size(tf.reshape(first, []))
     return num_frames, height, width
 
 
 def decode_encoded(features: Features) -> Features:
-    """Decodes the chosen frames' window of a clip of encoded images; drops `encoded`."""
+    """Replaces `encoded` by `video`, uint8 [m, h, w, 3]: the frames `indices`, cropped to `window`."""
     encoded = tf.gather(features["encoded"], features["indices"])
     video = transforms.decode_images(encoded, features["window"])
     return {key: value for key, value in features.items() if key != "encoded"} | {"video": video}

@@ -1,8 +1,8 @@
-"""From records to batches of this host.
+"""Records -> the rows of each batch that this host holds.
 
-The step number is the whole state. Position p = step * batch_size + row of the endless sequence of examples belongs to
-epoch p // n and holds that epoch's permutation at p % n, so batches run across the borders of epochs, nothing is
-dropped, and any host can begin anywhere. What is drawn for an example depends on (seed, epoch, record) alone.
+The step number is the whole state. Position p = step * batch_size + row in the endless sequence of examples belongs to
+epoch p // n, and its record is entry p % n of that epoch's permutation. So batches cross epoch boundaries, no record is
+dropped, and any host can start at any step. The random draws of an example depend only on (seed, epoch, record).
 """
 
 import functools
@@ -13,19 +13,18 @@ import ml_collections
 import numpy as np
 import tensorflow as tf
 
-from dist_jax.data import clips, cores
-from dist_jax.data.bad_records import BadRecords
+from dist_jax.data import clips, num_cores
+from dist_jax.data.bad_records import BadRecords, Problem
 from dist_jax.data.sampling import Features
 from dist_jax.data.source import Source
 from dist_jax.errors import UserError
 
 Batch = dict[str, np.ndarray]
 MakeClip = Callable[[tf.Tensor, tf.Tensor], Features]  # record, epoch (int64 []) -> a row of a batch
-# step -> of each of its rows the candidates, of which the first sound one is taken (int64 [b, k]), and the epoch (int64
-# [b])
+# step -> for each row of this host: candidate records, the first readable one is used (int64 [b, k]); epoch (int64 [b])
 Positions = Callable[[np.int64], tuple[np.ndarray, np.ndarray]]
 
-_CANDIDATES = 64  # so many bad records in a row end a run: no sound data set has them
+_MAX_CANDIDATES = 64  # this many consecutive bad records stop the run
 
 
 def train_batches(
@@ -34,38 +33,42 @@ def train_batches(
     start_step: int,
     rows: slice | np.ndarray,
     resolution: int,
-    faults: BadRecords | None = None,
+    bad_records: BadRecords | None = None,
 ) -> Generator[Batch, None, None]:
-    """This host's part of every batch from `start_step` on, without end.
+    """Yields this host's rows of every training batch from `start_step` on, without end.
 
     Args:
         config: the whole configuration.
         source: n clips.
-        start_step: optimizer steps done before.
-        rows: which rows of the global batch this host holds; their number is b.
+        start_step: number of completed optimizer steps.
+        rows: the b rows of the global batch that this host holds.
         resolution: H = W, pixels.
-        faults: takes the bad records; None: they count against data.max_bad_fraction but are not listed.
+        bad_records: collects the bad records; None: they count against data.max_bad_fraction but are not listed.
 
     Yields:
         `video` uint8 [b, T, H, W, 3], `label` int32 [b], `mask` float32 [b] (ones), `record` int64 [b], `id` bytes [b].
 
-    A bad record's place is taken by the next sound one in that epoch's order, the same on every host.
+    The next readable record in the epoch's order replaces a bad record, the same one on every host.
 
     Raises:
-        UserError: a label outside of the classes, too many bad records.
+        UserError: a label outside the classes, too many bad records.
     """
     rows = np.arange(config.batch_size)[rows]
-    faults = faults or BadRecords("train")
+    bad_records = bad_records or BadRecords("train")
     positions = _train_positions(config, source.size, rows)
-    clip = functools.partial(clips.train_clip, config, source, resolution)
+    make_clip = functools.partial(clips.train_clip, config, source, resolution)
     shape = [config.model.num_frames, resolution, resolution, 3]
     steps = range(start_step, sys.maxsize)
-    for batch in _batches(config, steps, positions, clip, shape, len(rows)):
-        _settle(batch, source, clip, faults)
-        faults.settle(config.data.max_bad_fraction, source.size)
+    for batch in _batches(config, steps, positions, make_clip, shape, len(rows)):
+        _finish_batch(batch, source, make_clip, bad_records)
+        bad_records.check(config.data.max_bad_fraction, source.size)
         if np.any(batch["mask"] == 0):
-            record, tried = int(batch["record"][np.argmin(batch["mask"])]), min(source.size, _CANDIDATES)
-            raise UserError(f"train: from {source.where(record)} on, {tried} records in a row are bad")
+            record = int(batch["record"][np.argmin(batch["mask"])])
+            num_candidates = min(source.size, _MAX_CANDIDATES)
+            raise UserError(
+                f"train: {num_candidates} consecutive records are unreadable, starting with {source.location(record)}: "
+                "check the training data"
+            )
         yield batch
 
 
@@ -74,46 +77,45 @@ def eval_batches(
     source: Source,
     rows: slice | np.ndarray,
     resolution: int,
-    faults: BadRecords | None = None,
+    bad_records: BadRecords | None = None,
 ) -> Generator[Batch, None, None]:
-    """This host's part of the ceil(n / eval.batch_size) batches that hold every record once over all hosts.
+    """Yields this host's rows of the ceil(n / eval.batch_size) batches that together contain every record once.
 
-    Arguments as for train_batches; `rows` are rows of the global evaluation batch.
+    Args as for train_batches; `rows` are rows of the global evaluation batch.
 
     Yields:
-        `video` uint8 [b, V * crops, T, H, W, 3] (V = eval.num_views; crops = eval.num_crops, next to each other within
-        a view), `label` int32 [b], `mask` float32 [b], `record` int64 [b], `id` bytes [b]. Padding after the last
-        record has mask 0 and record -1. A bad record has mask 0 and its number: no other takes its place, `faults`
-        counts and lists it.
+        `video` uint8 [b, V * crops, T, H, W, 3] (V = eval.num_views, crops = eval.num_crops; the crops of a view are
+        adjacent), `label` int32 [b], `mask` float32 [b], `record` int64 [b], `id` bytes [b]. Padding after the last
+        record has mask 0 and record -1. A bad record has mask 0 and its own number; it is not replaced.
 
     Raises:
-        UserError: a label outside of the classes, too many bad records.
+        UserError: a label outside the classes, too many bad records.
     """
     rows = np.arange(config.eval.batch_size)[rows]
-    faults = faults or BadRecords("val")
+    bad_records = bad_records or BadRecords("val")
     positions = _eval_positions(config, source.size, rows)
     shape = [config.eval.num_views * config.eval.num_crops, config.model.num_frames, resolution, resolution, 3]
 
-    def clip(record: tf.Tensor, epoch: tf.Tensor) -> Features:
-        del epoch  # nothing is drawn
+    def make_clip(record: tf.Tensor, epoch: tf.Tensor) -> Features:
+        del epoch  # evaluation is not random
         return clips.eval_clip(config, source, resolution, record)
 
     steps = range(-(-source.size // config.eval.batch_size))
-    for batch in _batches(config, steps, positions, clip, shape, len(rows)):
-        _settle(batch, source, clip, faults)
-        faults.settle(config.data.max_bad_fraction, source.size)
+    for batch in _batches(config, steps, positions, make_clip, shape, len(rows)):
+        _finish_batch(batch, source, make_clip, bad_records)
+        bad_records.check(config.data.max_bad_fraction, source.size)
         yield batch
 
 
 def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
-    """The order of all records in an epoch: int64 [n], a permutation that (seed, epoch) decides."""
+    """The order of all records in an epoch: int64 [n], a permutation that depends only on (seed, epoch)."""
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch]))).permutation(size)
 
 
 def _train_positions(config: ml_collections.ConfigDict, size: int, rows: np.ndarray) -> Positions:
-    """A row's candidates are its record and those behind it in the epoch's order."""
+    """The candidates of a row are its record and the records after it in the epoch's order."""
     order = functools.lru_cache(maxsize=2)(lambda epoch: epoch_order(config.seed, epoch, size))
-    ahead = np.arange(min(size, _CANDIDATES))
+    ahead = np.arange(min(size, _MAX_CANDIDATES))
 
     def positions(step: np.int64) -> tuple[np.ndarray, np.ndarray]:
         epoch, place = np.divmod(step * config.batch_size + rows, size)
@@ -124,7 +126,7 @@ def _train_positions(config: ml_collections.ConfigDict, size: int, rows: np.ndar
 
 
 def _eval_positions(config: ml_collections.ConfigDict, size: int, rows: np.ndarray) -> Positions:
-    """A row's only candidate is its record; -1 beyond the last one."""
+    """The only candidate of a row is its record; -1 after the last record."""
 
     def positions(step: np.int64) -> tuple[np.ndarray, np.ndarray]:
         record = step * config.eval.batch_size + rows
@@ -137,85 +139,82 @@ def _batches(
     config: ml_collections.ConfigDict,
     steps: range,
     positions: Positions,
-    clip: MakeClip,
+    make_clip: MakeClip,
     shape: list[int],
-    rows: int,
+    num_rows: int,
 ) -> Iterator[Batch]:
-    """The rows of every step, each the first of its candidates that `clip` can make; blank if it can make none.
+    """Yields a batch per step. A row is the clip of its first readable candidate; blank if none is readable.
 
-    Beside a batch's own entries it has `wanted` (int64 [b], the first candidates) and `epoch` (int64 [b]).
+    Two extra entries are for `_finish_batch`: `requested` (int64 [b], the first candidates) and `epoch` (int64 [b]).
     """
     blank = clips.blank_clip(shape)
 
-    # No Dataset.from_generator: one anywhere in a process makes TensorFlow give all memory back to the system at once,
-    # and taking it anew for every clip took as long as decoding.
+    # Do not use Dataset.from_generator: if a process has one, TensorFlow returns all freed memory to the system at once,
+    # and allocating it again for each clip takes as long as decoding.
     def positions_of(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         candidates, epoch = tf.numpy_function(positions, [step], [tf.int64, tf.int64])
-        return tf.ensure_shape(candidates, [rows, None]), tf.ensure_shape(epoch, [rows])
+        return tf.ensure_shape(candidates, [num_rows, None]), tf.ensure_shape(epoch, [num_rows])
 
-    def first_sound(candidates: tf.Tensor, epoch: tf.Tensor) -> Features:
-        existing = tf.data.Dataset.from_tensor_slices(tf.boolean_mask(candidates, candidates >= 0))
-        found = existing.map(lambda record: clip(record, epoch)).ignore_errors()
-        row = found.concatenate(tf.data.Dataset.from_tensors(blank)).take(1).get_single_element()
-        return row | {"wanted": candidates[0], "epoch": epoch}
+    def first_readable(candidates: tf.Tensor, epoch: tf.Tensor) -> Features:
+        records = tf.data.Dataset.from_tensor_slices(tf.boolean_mask(candidates, candidates >= 0))
+        readable = records.map(lambda record: make_clip(record, epoch)).ignore_errors()
+        row = readable.concatenate(tf.data.Dataset.from_tensors(blank)).take(1).get_single_element()
+        return row | {"requested": candidates[0], "epoch": epoch}
 
-    threads = config.data.num_threads or cores()
+    num_threads = config.data.num_threads or num_cores()
     dataset = tf.data.Dataset.range(steps.start, steps.stop).map(positions_of)
-    dataset = dataset.unbatch().map(first_sound, num_parallel_calls=threads, deterministic=True)
-    dataset = dataset.batch(rows, drop_remainder=True).prefetch(1)
+    dataset = dataset.unbatch().map(first_readable, num_parallel_calls=num_threads, deterministic=True)
+    dataset = dataset.batch(num_rows, drop_remainder=True).prefetch(1)
     options = tf.data.Options()
     options.deterministic = True
-    options.threading.private_threadpool_size = threads
-    options.threading.max_intra_op_parallelism = 1  # examples run side by side, not their parts
+    options.threading.private_threadpool_size = num_threads
+    options.threading.max_intra_op_parallelism = 1  # examples run in parallel, one thread each
     return dataset.with_options(options).as_numpy_iterator()
 
 
-def _settle(batch: Batch, source: Source, clip: MakeClip, faults: BadRecords) -> None:
-    """Takes the book-keeping out of the batch, hands its bad records to `faults`, and checks its labels."""
-    wanted, epoch = batch.pop("wanted"), batch.pop("epoch")
-    faults.reads += int(np.sum(wanted >= 0))
-    for row in np.flatnonzero((wanted >= 0) & (batch["record"] != wanted)).tolist():
-        record = int(wanted[row])
-        if not faults.knows(record):
-            found = _second_try(source, clip, wanted[row], epoch[row])
-            if isinstance(found, dict):  # the file system faltered once; the record is sound and keeps its place
-                for name, value in found.items():
+def _finish_batch(batch: Batch, source: Source, make_clip: MakeClip, bad_records: BadRecords) -> None:
+    """Removes the extra entries, retries unreadable records, adds the bad ones to `bad_records`, checks the labels."""
+    requested, epoch = batch.pop("requested"), batch.pop("epoch")
+    bad_records.num_reads += int(np.sum(requested >= 0))
+    for row in np.flatnonzero((requested >= 0) & (batch["record"] != requested)).tolist():
+        record = int(requested[row])
+        if record not in bad_records:
+            result = _retry(source, make_clip, requested[row], epoch[row])
+            if not isinstance(result, Problem):  # a temporary error, e.g. of the file system: the record stays
+                for name, value in result.items():
                     batch[name] = _with_row(batch[name], row, value)
                 continue
-            faults.add(record, *found)
-        faults.bad_reads += 1
-    batch["record"] = np.where(batch["mask"] > 0, batch["record"], wanted)
+            bad_records.add(record, result)
+        bad_records.num_bad_reads += 1
+    batch["record"] = np.where(batch["mask"] > 0, batch["record"], requested)
     for record, label in zip(batch["record"], batch["label"], strict=True):
-        if not 0 <= label < source.classes:
-            what = "has no label of the kind data.label_key" if label < 0 else f"has label {label}"
+        if not 0 <= label < source.num_classes:
+            problem = "has no label of type data.label_key" if label < 0 else f"has label {label}"
             raise UserError(
-                f"{source.where(int(record))} {what}, but the classes are numbered 0 to {source.classes - 1}: use the "
-                "file of labels (data.class_names_file) that belongs to these clips"
+                f"{source.location(int(record))} {problem}, but the class numbers are 0 to {source.num_classes - 1}: "
+                "set data.class_names_file to the class names of these records"
             )
 
 
-def _second_try(
-    source: Source, clip: MakeClip, record: np.integer, epoch: np.integer
-) -> dict[str, np.ndarray] | tuple[str, str, str]:
-    """The row of a record that failed, or else kind, place and message of what is wrong with it.
-
-    The kinds are checksum (of the record's bytes), image (a frame) and record (all else).
-    """
+def _retry(
+    source: Source, make_clip: MakeClip, record: np.integer, epoch: np.integer
+) -> dict[str, np.ndarray] | Problem:
+    """Reads a record once more outside the pipeline. Returns its row, or the problem if it fails again."""
     kind = "record"
     try:
         source.read(tf.constant(record))
         kind = "image"
-        return {name: value.numpy() for name, value in clip(tf.constant(record), tf.constant(epoch)).items()}
+        return {name: value.numpy() for name, value in make_clip(tf.constant(record), tf.constant(epoch)).items()}
     except tf.errors.DataLossError as error:
         kind, message = "checksum", error.message
-    except (tf.errors.OpError, UserError) as error:  # the latter from Python in the pipeline, as PyAV's
+    except (tf.errors.OpError, UserError) as error:  # UserError: from Python code of the source, e.g. PyAV
         message = str(error)
-    except Exception as error:  # whatever one record does to a source, the others are read
+    except Exception as error:  # an error in one record must not stop the others
         message = f"{type(error).__name__}: {error}"
-    return kind, source.where(int(record)), " ".join(message.split())[:300]
+    return Problem(kind, source.location(int(record)), " ".join(message.split())[:300])
 
 
 def _with_row(array: np.ndarray, row: int, value: np.ndarray) -> np.ndarray:
-    copy = array.copy()  # TensorFlow's own memory is not to be written to
+    copy = array.copy()  # the array is TensorFlow's memory and read-only
     copy[row] = value
     return copy

@@ -1,4 +1,4 @@
-"""Batches that are ready on the devices before they are asked for."""
+"""Transfers batches to the devices in a background thread, ahead of their use."""
 
 import queue
 import threading
@@ -12,72 +12,69 @@ Item = TypeVar("Item")
 
 
 class Prefetcher(Generic[Item]):
-    """Iterator that keeps `size` batches ready on the devices, filled by a thread of its own.
+    """Iterator that keeps `size` batches ready on the devices. A background thread reads them.
 
     Attributes:
-        waited: seconds that `next` has waited so far.
+        waited: total seconds that `next` has waited for a batch.
     """
 
     def __init__(self, batches: Generator[Batch, None, None], put: Callable[[Batch], Item], size: int) -> None:
-        """Begins to fill.
+        """Starts the thread.
 
         Args:
-            batches: this host's rows of every batch; closed with the prefetcher.
-            put: begins a batch's transfer and gives what `next` is to give.
-            size: batches kept ready, at least 1.
+            batches: this host's rows of every batch; closed together with the prefetcher.
+            put: starts a batch's transfer and returns what `next` returns.
+            size: number of batches kept ready, at least 1.
         """
         self.waited = 0.0
         self._batches, self._put = batches, put
-        self._ready: queue.Queue = queue.Queue(maxsize=size)
+        self._queue: queue.Queue = queue.Queue(maxsize=size)
         self._closed = threading.Event()
-        self._thread = threading.Thread(target=self._fill, name="prefetch", daemon=True)
+        self._thread = threading.Thread(target=self._fill_queue, name="prefetch", daemon=True)
         self._thread.start()
 
     def __iter__(self) -> "Prefetcher[Item]":
-        """Itself."""
         return self
 
     def __next__(self) -> Item:
-        """The next batch; raises here what reading it raised."""
+        """The next batch. Re-raises errors of the thread."""
         if self._closed.is_set():
             raise StopIteration
-        begin = time.perf_counter()
-        item, error = self._ready.get()
-        self.waited += time.perf_counter() - begin
+        start = time.perf_counter()
+        item, error = self._queue.get()
+        self.waited += time.perf_counter() - start
         if error is not None:
             self._closed.set()
             raise error
         return item
 
     def close(self) -> None:
-        """Ends the thread and lets go of the batches; safe to call twice."""
+        """Stops the thread and closes the batches. Can be called twice."""
         self._closed.set()
         self._thread.join()
-        # Now, while Python functions of the pipeline that still run can end: left to the interpreter's exit, which an
-        # exception in flight may do, TensorFlow would wait for them for ever.
+        # Close the pipeline now, while its Python functions can still finish. If it is closed at interpreter exit, e.g.
+        # after an exception, TensorFlow waits for them forever.
         self._batches.close()
 
     def __enter__(self) -> "Prefetcher[Item]":
-        """Itself; closed at the end of the block."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Closes."""
         self.close()
 
-    def _fill(self) -> None:
+    def _fill_queue(self) -> None:
         try:
             for batch in self._batches:
-                self._offer(self._put(batch), None)
+                self._enqueue(self._put(batch), None)
                 if self._closed.is_set():
                     return
-            self._offer(None, StopIteration())
-        except Exception as error:  # raised again where the batch is asked for
-            self._offer(None, error)
+            self._enqueue(None, StopIteration())
+        except Exception as error:  # raised again in __next__
+            self._enqueue(None, error)
 
-    def _offer(self, item: Item | None, error: Exception | None) -> None:
+    def _enqueue(self, item: Item | None, error: Exception | None) -> None:
         while not self._closed.is_set():
             try:
-                return self._ready.put((item, error), timeout=0.1)
+                return self._queue.put((item, error), timeout=0.1)
             except queue.Full:
                 continue

@@ -14,24 +14,25 @@ from dist_jax.data.encoded_clips import encoded_source, record_parser
 from dist_jax.data.source import Source
 from dist_jax.errors import UserError, warn
 
-LABEL_KEYS = {"label": records.LABEL, "verb": records.VERB, "noun": records.NOUN}  # data.label_key -> key of the record
+LABEL_FEATURES = {"label": records.LABEL, "verb": records.VERB, "noun": records.NOUN}  # data.label_key -> feature
 
-_LARGE = 1 << 20  # bytes of a record
-_LOOKED_AT = 32  # records whose class names are compared before a run
+_LARGE_BYTES = 1 << 20  # mean size of a record above which frame_reader is used
+_NUM_CHECKED = 32  # records whose class names are checked before a run
 
 
 def open_source(data: ml_collections.ConfigDict, split: str, class_names: Sequence[str]) -> Source:
-    """Opens the shards that data.SPLIT names.
+    """Opens the shards of data.train or data.val.
 
     Raises:
-        UserError: missing, truncated or changed shards; an empty set; records whose class names are others.
+        UserError: missing, truncated or changed shards; no records; records with different class names.
     """
     index = record_index.load_index(data[split])
     if data.label_key == "label":
-        _check_names(index, class_names)
-    if is_large(index):
-        return frame_reader.open_source(index, LABEL_KEYS[data.label_key], len(class_names))
-    return encoded_source(index, record_parser(LABEL_KEYS[data.label_key]), len(class_names))
+        _check_class_names(index, class_names)
+    label_feature = LABEL_FEATURES[data.label_key]
+    if has_large_records(index):
+        return frame_reader.open_source(index, label_feature, len(class_names))
+    return encoded_source(index, record_parser(label_feature), len(class_names))
 
 
 def class_names(data: ml_collections.ConfigDict) -> list[str]:
@@ -40,40 +41,42 @@ def class_names(data: ml_collections.ConfigDict) -> list[str]:
     path = os.path.join(folder, "labels.txt")
     if not files.exists(path):
         raise UserError(
-            f"{path} does not exist; set data.class_names_file to a file of class names, one per line{_hint(data)}"
+            f"{path} does not exist; set data.class_names_file to a file of class names, one per line"
+            f"{_example_name(data)}"
         )
     return names_file.parse(files.read_text(path), path)
 
 
-def is_large(index: record_index.ShardIndex) -> bool:
-    """Whether looking for the chosen frames beats reading whole records: they are large, and in local files."""
-    return index.length.mean() > _LARGE and not any("://" in path for path in index.paths)
+def has_large_records(index: record_index.ShardIndex) -> bool:
+    """Whether frame_reader is faster than reading whole records: large records in local files."""
+    return index.length.mean() > _LARGE_BYTES and not any(files.is_remote(path) for path in index.paths)
 
 
-def _check_names(index: record_index.ShardIndex, names: Sequence[str]) -> None:
-    """Compares what some records call their classes with the names that count; records need not say it.
+def _check_class_names(index: record_index.ShardIndex, class_names: Sequence[str]) -> None:
+    """Compares the class names stored in some records with `class_names`. Records may have no class names.
 
-    A name that no class has may be meant, a better text for CLIP: that is a warning. The name of another class is not.
+    A stored name that is not in `class_names` gives a warning: the new name can be a better text for CLIP. A stored name
+    that belongs to another class raises UserError.
     """
-    plain = {_plain(name): number for number, name in enumerate(names)}
+    numbers = {_normalize(name): number for number, name in enumerate(class_names)}
     warned = False
-    for record, number, text in _named_labels(index):
-        if not 0 <= number < len(names) or _plain(names[number]) == _plain(text):
+    for record, number, text in _stored_labels(index):
+        if not 0 <= number < len(class_names) or _normalize(class_names[number]) == _normalize(text):
             continue
-        said = f"{index.where(record)} calls class {number} {text!r}, the class names {names[number]!r}"
-        if _plain(text) in plain:
+        conflict = f"class {number} is {text!r} in {index.location(record)}, but {class_names[number]!r} in the class names"
+        if _normalize(text) in numbers:
             raise UserError(
-                f"{said}, and {text!r} is their class {plain[_plain(text)]}: give the file that belongs to these "
-                "records as data.class_names_file"
+                f"{conflict}, where {text!r} is class {numbers[_normalize(text)]}: set data.class_names_file to the "
+                "class names of these records"
             )
         if not warned:
-            warn(f"{said}: is it the file (data.class_names_file) that belongs to these records?")
+            warn(f"{conflict}; check that data.class_names_file belongs to these records")
             warned = True
 
 
-def _named_labels(index: record_index.ShardIndex) -> Iterator[tuple[int, int, str]]:
-    """Record, class number and class name of some records that say both, spread over the set."""
-    for record in np.unique(np.linspace(0, len(index) - 1, _LOOKED_AT).astype(int)).tolist():
+def _stored_labels(index: record_index.ShardIndex) -> Iterator[tuple[int, int, str]]:
+    """Record, class number and class name of evenly spaced records that have both."""
+    for record in np.unique(np.linspace(0, len(index) - 1, _NUM_CHECKED).astype(int)).tolist():
         context = frame_reader.read_context(index, record)
         if context is not None:
             numbers = context.feature[records.LABEL].int64_list.value
@@ -82,16 +85,16 @@ def _named_labels(index: record_index.ShardIndex) -> Iterator[tuple[int, int, st
                 yield from ((record, n, t.decode(errors="replace")) for n, t in zip(numbers, texts, strict=True))
 
 
-def _hint(data: ml_collections.ConfigDict) -> str:
-    """What the training records say of their classes, for who has to write a file of them."""
+def _example_name(data: ml_collections.ConfigDict) -> str:
+    """A class name from the training records, as a hint for the error message; "" if there is none."""
     if data.label_key != "label":
         return ""
     try:
-        found = next(_named_labels(record_index.load_index(data.train)), None)
-    except UserError:  # no records either: said where they are opened
+        label = next(_stored_labels(record_index.load_index(data.train)), None)
+    except UserError:  # missing records are reported when they are opened
         return ""
-    return "" if found is None else f"; these records say {records.LABEL_TEXT}, class {found[1]} being {found[2]!r}"
+    return "" if label is None else f"; the records contain {records.LABEL_TEXT}, e.g. class {label[1]}: {label[2]!r}"
 
 
-def _plain(name: str) -> str:
+def _normalize(name: str) -> str:
     return re.sub(r"[\W_]+", "", name.casefold())

@@ -1,7 +1,7 @@
-"""Clips as DMVR-format TFRecords: the keys, a record's bytes, the shards' names.
+"""DMVR-format TFRecords: feature names, serialized records, shard names.
 
-A record is a `tf.train.SequenceExample`: the context holds labels and origin, the feature list `image/encoded` one
-JPEG a frame. `record_index.py` finds where each record of a shard begins.
+A record is a `tf.train.SequenceExample`. The context has the labels and the origin of the clip; the feature list
+`image/encoded` has one JPEG per frame. `record_index.py` finds the start of each record in a shard.
 """
 
 import os
@@ -13,15 +13,15 @@ import tensorflow as tf
 
 from dist_jax.errors import UserError
 
-LABEL = "clip/label/index"  # int64, one or several
-LABEL_TEXT = "clip/label/text"  # bytes, one a label
+LABEL = "clip/label/index"  # int64, one or more
+LABEL_TEXT = "clip/label/text"  # bytes, one per label
 VERB = "clip/verb/index"  # int64, EPIC-KITCHENS
 NOUN = "clip/noun/index"  # int64, EPIC-KITCHENS
 FILENAME = "video/filename"  # bytes
 START = "clip/start/timestamp"  # int64, microseconds
 END = "clip/end/timestamp"  # int64, microseconds
 CAPTION = "caption/string"  # bytes, optional
-FRAMES = "image/encoded"  # feature list of bytes, one JPEG a frame
+FRAMES = "image/encoded"  # feature list of bytes, one JPEG per frame
 
 INDEX_SUFFIX = ".index.npz"
 SHARD_NAME = re.compile(r"(?P<prefix>.*)-(?P<number>\d{5,})-of-(?P<count>\d{5,})(?P<suffix>\.\w+)?")
@@ -38,21 +38,21 @@ def make_example(
     verb: int | None = None,
     noun: int | None = None,
 ) -> bytes:
-    """The serialized record of one clip; the same arguments give the same bytes.
+    """The serialized record of one clip. The same arguments always give the same bytes.
 
     Args:
-        frames: encoded images in their order, at least one; JPEG, as DMVR's readers expect.
-        label: class number, or several of them; None where a clip has only a verb and a noun.
-        label_text: the classes' names, as many as labels.
-        filename: where the clip is from, relative to the data set's folder.
-        start_us: beginning of the clip in its video, microseconds.
+        frames: encoded images in temporal order, at least one. DMVR's readers expect JPEG.
+        label: class number, or several; None for a clip that has only a verb and a noun.
+        label_text: class names, one per label.
+        filename: the clip's video, relative to the data set's folder.
+        start_us: start of the clip in its video, microseconds.
         end_us: end of the clip, microseconds.
-        caption: a sentence about the clip.
+        caption: a sentence that describes the clip.
         verb: verb class (EPIC-KITCHENS).
         noun: noun class (EPIC-KITCHENS).
 
     Raises:
-        ValueError: no frames, or labels and texts differ in number.
+        ValueError: no frames, or different numbers of labels and texts.
     """
     labels = [] if label is None else [label] if isinstance(label, int | np.integer) else list(label)
     texts = [] if label_text is None else [label_text] if isinstance(label_text, str) else list(label_text)
@@ -86,64 +86,66 @@ def _strings(*values: str) -> tf.train.Feature:
     return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value.encode() for value in values]))
 
 
-def shard_path(prefix: str, number: int, count: int) -> str:
-    """`PREFIX-00003-of-00016` for number 3 (from 0) of 16."""
-    return f"{prefix}-{number:05d}-of-{count:05d}"
+def shard_path(prefix: str, number: int, num_shards: int) -> str:
+    """PREFIX-00003-of-00016 for shard 3 (counted from 0) of 16."""
+    return f"{prefix}-{number:05d}-of-{num_shards:05d}"
 
 
 def find_shards(pattern: str) -> list[str]:
-    """The shards that `pattern` names, sorted; gs:// as well.
+    """The sorted shards of a pattern, local or remote (gs://...).
 
     Args:
-        pattern: NAME@N or NAME@N.EXT (shards NAME-00000-of-0000N.EXT), NAME alone, one file, a folder that holds one
+        pattern: NAME@N or NAME@N.EXT (shards NAME-00000-of-0000N.EXT), NAME alone, one file, a folder that contains one
             set of shards, or a glob.
 
     Raises:
-        UserError: nothing is there, a shard of N is missing, or several sets are.
+        UserError: no shards, a missing shard, or several sets of shards.
     """
     if not pattern:
-        raise UserError("no records are named: set data.train and data.val to NAME@N, a glob or a folder")
+        raise UserError("no records are given: set data.train and data.val to NAME@N, a glob or a folder")
     numbered = re.fullmatch(r"(.+)@(\d+)(\.\w+)?", pattern)
     if numbered:
-        prefix, count, suffix = numbered[1], int(numbered[2]), numbered[3] or ""
-        paths = [shard_path(prefix, number, count) + suffix for number in range(count)]
+        prefix, num_shards, suffix = numbered[1], int(numbered[2]), numbered[3] or ""
+        paths = [shard_path(prefix, number, num_shards) + suffix for number in range(num_shards)]
         missing = [path for path in paths if not tf.io.gfile.exists(path)]
-        if missing or not paths:
-            raise UserError(f"{pattern}: {len(missing)} of {count} shards are missing, first {(missing or ['-'])[0]}")
+        if not paths:
+            raise UserError(f"{pattern} has 0 shards; use NAME@N with the number of shards N")
+        if missing:
+            raise UserError(f"{pattern}: {len(missing)} of {num_shards} shards are missing, first {missing[0]}")
         return paths
     if tf.io.gfile.isdir(pattern):
         paths = [os.path.join(pattern, name) for name in tf.io.gfile.listdir(pattern)]
-        paths = [path for path in paths if _named_as_shard(path)]
+        paths = [path for path in paths if _has_shard_name(path)]
     elif tf.io.gfile.exists(pattern):
         return [pattern]
     else:
         paths = shards_of(pattern) or [path for path in tf.io.gfile.glob(pattern) if _may_be_shard(path)]
     if not paths:
-        raise UserError(f"{pattern}: no records found there (wanted NAME@N, NAME-?????-of-?????, a glob or a folder)")
+        raise UserError(f"{pattern}: no records found; use NAME@N, NAME-?????-of-?????, a glob or a folder")
     _check_complete(pattern, paths)
     return sorted(paths)
 
 
 def shards_of(prefix: str) -> list[str]:
-    """The shards of the name `prefix` that are there, of any number and ending, sorted; none: an empty list.
+    """The sorted existing shards with the name `prefix`, any number of shards and any suffix; [] if there are none.
 
-    No glob: a prefix may have any characters.
+    `prefix` is not a glob; it may contain any characters.
     """
     folder = os.path.dirname(prefix)
     names = tf.io.gfile.listdir(folder or ".") if tf.io.gfile.isdir(folder or ".") else []
-    found = [SHARD_NAME.fullmatch(os.path.join(folder, name)) for name in names]
-    return sorted(match[0] for match in found if match and match["prefix"] == prefix)
+    matches = [SHARD_NAME.fullmatch(os.path.join(folder, name)) for name in names]
+    return sorted(match[0] for match in matches if match and match["prefix"] == prefix)
 
 
-def _named_as_shard(path: str) -> bool:
+def _has_shard_name(path: str) -> bool:
     return bool(SHARD_NAME.fullmatch(path)) or path.endswith(".tfrecord")
 
 
 def _may_be_shard(path: str) -> bool:
-    """Whether a file that a glob found is not one of those that lie beside records."""
+    """False for hidden files, index files, temporary files and folders that a glob can match."""
     if os.path.basename(path).startswith(".") or path.endswith((INDEX_SUFFIX, ".tmp")):
         return False
-    return _named_as_shard(path) or not tf.io.gfile.isdir(path)
+    return _has_shard_name(path) or not tf.io.gfile.isdir(path)
 
 
 def _check_complete(pattern: str, paths: list[str]) -> None:
@@ -153,10 +155,10 @@ def _check_complete(pattern: str, paths: list[str]) -> None:
         if name:
             sets.setdefault((name["prefix"], int(name["count"]), name["suffix"] or ""), set()).add(int(name["number"]))
     if len(sets) > 1:
-        named = ", ".join(f"{prefix}@{count}" for prefix, count, _ in sorted(sets))
-        raise UserError(f"{pattern} matches several sets of records: {named}; name one of them")
-    for (prefix, count, suffix), numbers in sets.items():
-        missing = sorted(set(range(count)) - numbers)
+        names = ", ".join(f"{prefix}@{num_shards}" for prefix, num_shards, _ in sorted(sets))
+        raise UserError(f"{pattern} matches several sets of records: {names}; use one of them")
+    for (prefix, num_shards, suffix), numbers in sets.items():
+        missing = sorted(set(range(num_shards)) - numbers)
         if missing:
-            first = shard_path(prefix, missing[0], count) + suffix
-            raise UserError(f"{pattern}: {len(missing)} of {count} shards are missing, first {first}")
+            first = shard_path(prefix, missing[0], num_shards) + suffix
+            raise UserError(f"{pattern}: {len(missing)} of {num_shards} shards are missing, first {first}")

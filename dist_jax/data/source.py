@@ -1,4 +1,4 @@
-"""The interface that every input source implements: n clips, addressed by number."""
+"""The interface of an input source: n clips, addressed by number."""
 
 import dataclasses
 from collections.abc import Callable
@@ -10,22 +10,24 @@ from dist_jax.data.sampling import Features
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """n clips, each addressed by its number.
+    """n clips, addressed by record numbers 0 to n - 1.
+
+    An error in `read` or `decode` makes the record a bad record; see `bad_records.py`.
 
     Attributes:
         size: n.
-        classes: K, the number of class names.
-        read: record number (int64 []) -> features `num_frames`, `height`, `width` (int32 []), `labels` (int64 [any]),
-            `id` (bytes [], the clip's name) and whatever `decode` needs; frames stay encoded. Whatever it or `decode`
-            raises makes the record a bad one.
-        decode: adds `video`, uint8 [m, h, w, 3]: the frames `indices` (int32 [m]), cut to `window` (int32 [4]).
-        where: record number -> how a message names the record.
-        identity: tells these clips, as they are, from any others.
+        num_classes: K.
+        read: record number (int64 []) -> features: `num_frames`, `height`, `width` (int32 []), `labels` (int64, any
+            number), `id` (bytes [], the clip's name), and any others that `decode` needs. Frames stay encoded.
+        decode: adds `video`, uint8 [m, h, w, 3]: the frames `indices` (int32 [m]), cropped to `window` (int32 [4]: top,
+            left, height, width).
+        location: record number -> the record's file and position, for messages.
+        identity: a string that changes when the clips change.
     """
 
     size: int
-    classes: int
+    num_classes: int
     read: Callable[[tf.Tensor], Features]
     decode: Callable[[Features], Features]
-    where: Callable[[int], str]
+    location: Callable[[int], str]
     identity: str

@@ -18,7 +18,7 @@ from dist_jax import files
 from dist_jax.data.source import Source
 from dist_jax.errors import UserError
 
-# Value of data.source -> module. A module is imported when it is used: TFDS alone takes seconds.
+# Value of data.source -> module. A module is imported when it is used, because importing TFDS takes seconds.
 SOURCES = {
     "records": "dist_jax.data.record_source",
     "tfds": "dist_jax.data.tfds_source",
@@ -28,10 +28,10 @@ SOURCES = {
 
 
 def open_source(data: ml_collections.ConfigDict, split: str) -> Source:
-    """Opens the clips of `split` ("train" or "val") that `data` (config.data) names.
+    """Opens the clips of data.train or data.val. `data` is config.data, `split` is "train" or "val".
 
     Raises:
-        UserError: missing, truncated or changed files, an empty set, or class names that do not fit the records.
+        UserError: missing, truncated or changed files, no clips, or class names that conflict with the records.
     """
     if not data[split]:
         raise UserError(f"data.{split} is empty; set it to the {split} clips (data.source={data.source})")
@@ -41,10 +41,10 @@ def open_source(data: ml_collections.ConfigDict, split: str) -> Source:
 def class_names(data: ml_collections.ConfigDict) -> list[str]:
     """Returns the K class names; the class number is the position in the list.
 
-    They come from data.class_names_file, or, if that is empty, from the source itself.
+    They come from data.class_names_file, or from the source if it is empty.
 
     Raises:
-        UserError: no such file, an empty line, a duplicate name.
+        UserError: a missing file, an empty line, a duplicate name.
     """
     path = data.class_names_file
     if not path:

@@ -1,4 +1,4 @@
-"""Clips of a TensorFlow Datasets video data set that lies prepared on disk; frames stay encoded until chosen."""
+"""Clips of a prepared TensorFlow Datasets video data set (data.source=tfds). Only the chosen frames are decoded."""
 
 import dataclasses
 import functools
@@ -19,80 +19,85 @@ from dist_jax.errors import UserError
 
 
 def open_source(data: ml_collections.ConfigDict, split: str, class_names: Sequence[str]) -> Source:
-    """The clips of a data set with a video and a label.
+    """Opens a data set with one video feature and a class label.
 
     Args:
-        data: config.data. data.SPLIT is name/config:split, e.g. ucf101/ucf101_1:train. The name may also be the folder
-          of a prepared version, and the split a slice, train[:80%]. data.label_key names the class-label feature;
-          "label": the only one of the data set.
+        data: config.data. data.train or data.val is name/config:split, e.g. ucf101/ucf101_1:train. The name may be the
+          folder of a prepared version, and the split may be a slice, e.g. train[:80%]. data.label_key is the name of
+          the class-label feature; "label" also means the only one of the data set.
         split: "train" or "val".
         class_names: K names.
 
     Raises:
-        UserError: no such data set or split, not prepared, not kept as TFRecords, no video or no such label.
+        UserError: unknown data set or split, not prepared, not stored as TFRecords, no video or no such label.
     """
     location = data[split]
     builder, tfds_split = _builder(location)
     video_key = _only_feature(builder, tfds.features.Video, None)
     label_key = _only_feature(builder, tfds.features.ClassLabel, data.label_key)
     if builder.info.file_format is not tfds.core.FileFormat.TFRECORD:
-        raise UserError(f"{location} is kept as {builder.info.file_format.value}; build it as TFRecords (tfds build)")
+        raise UserError(
+            f"{location} is stored as {builder.info.file_format.value}; build it as TFRecords (`tfds build`)"
+        )
     try:
         instructions = builder.info.splits[tfds_split].file_instructions
     except (KeyError, ValueError) as error:
-        known = ", ".join(builder.info.splits)
-        raise UserError(f"{location}: no split {tfds_split!r}; there are {known}") from error
-    index = _selected(record_index.load_index_of([part.filename for part in instructions]), instructions)
+        splits = ", ".join(builder.info.splits)
+        raise UserError(f"{location}: no split {tfds_split!r}; use one of {splits}") from error
+    index = record_index.load_index_of([instruction.filename for instruction in instructions])
+    index = _select_records(index, instructions)
 
     def parse(serialized: tf.Tensor) -> Features:
-        skip = {video_key: tfds.decode.SkipDecoding()}
-        example = builder.info.features.deserialize_example(serialized, decoders=skip)
+        keep_encoded = {video_key: tfds.decode.SkipDecoding()}
+        example = builder.info.features.deserialize_example(serialized, decoders=keep_encoded)
         return encoded_clip(example[video_key], example[label_key][None], tf.constant([], tf.string))
 
     return encoded_source(index, parse, len(class_names))
 
 
 def class_names(data: ml_collections.ConfigDict) -> list[str]:
-    """The names that the data set gives to its classes."""
+    """Returns the class names of the training data set."""
     builder, _ = _builder(data.train)
     return builder.info.features[_only_feature(builder, tfds.features.ClassLabel, data.label_key)].names
 
 
 @functools.lru_cache
 def _builder(location: str) -> tuple[tfds.core.DatasetBuilder, str]:
-    named = re.fullmatch(r"(.+):([^:\[\]/]+(?:\[[^\]]*\])?)", location)
-    if not named:
-        raise UserError(f"{location!r} names no split; write name/config:split, e.g. ucf101/ucf101_1:train")
-    name, split = named.groups()
+    match = re.fullmatch(r"(.+):([^:\[\]/]+(?:\[[^\]]*\])?)", location)
+    if not match:
+        raise UserError(f"{location!r} has no split; use name/config:split, e.g. ucf101/ucf101_1:train")
+    name, split = match.groups()
     try:
         builder = tfds.builder_from_directory(name) if tf.io.gfile.isdir(name) else tfds.builder(name)
     except (tfds.core.DatasetNotFoundError, ValueError, OSError) as error:
-        raise UserError(f"{name}: TFDS has no such data set ({str(error).strip().splitlines()[0]})") from error
+        raise UserError(f"{name} is not a TFDS data set ({str(error).strip().splitlines()[0]})") from error
     if not builder.info.splits:
         raise UserError(
-            f"{name} is not prepared in {builder.data_dir}: run `tfds build {name}` first (it may download)"
+            f"{name} is not prepared in {builder.data_dir}; run `tfds build {name}` first (this may download data)"
         )
     return builder, split
 
 
-def _only_feature(builder: tfds.core.DatasetBuilder, kind: type, name: str | None) -> str:
-    found = [key for key, feature in builder.info.features.items() if isinstance(feature, kind)]
-    if name in found:
+def _only_feature(builder: tfds.core.DatasetBuilder, feature_type: type, name: str | None) -> str:
+    """The key of the feature `name`, or of the only feature of this type if `name` is None or "label"."""
+    keys = [key for key, feature in builder.info.features.items() if isinstance(feature, feature_type)]
+    if name in keys:
         return name
-    if len(found) != 1 or name not in (None, "label"):
-        raise UserError(f"{builder.name} has the {kind.__name__} features {found}; wanted {name or 'exactly one'}")
-    return found[0]
+    if len(keys) != 1 or name not in (None, "label"):
+        expected = f"a feature {name!r} (data.label_key)" if name else "exactly one"
+        raise UserError(f"{builder.name} has the {feature_type.__name__} features {keys}; expected {expected}")
+    return keys[0]
 
 
-def _selected(index: record_index.ShardIndex, instructions: list) -> record_index.ShardIndex:
-    """The records that the slice of a split takes of each shard; damage may have left a shard fewer of them."""
-    firsts = np.searchsorted(index.shard, np.arange(len(instructions) + 1))
-    chosen = list(
+def _select_records(index: record_index.ShardIndex, instructions: list) -> record_index.ShardIndex:
+    """The records of a split's slice. A damaged shard may contain fewer records than TFDS expects."""
+    bounds = np.searchsorted(index.shard, np.arange(len(instructions) + 1))
+    selected = list(
         itertools.chain.from_iterable(
-            range(first + part.skip, min(first + part.skip + part.take, end))
-            for first, end, part in zip(firsts[:-1], firsts[1:], instructions, strict=True)
+            range(first + instruction.skip, min(first + instruction.skip + instruction.take, end))
+            for first, end, instruction in zip(bounds[:-1], bounds[1:], instructions, strict=True)
         )
     )
     return dataclasses.replace(
-        index, shard=index.shard[chosen], offset=index.offset[chosen], length=index.length[chosen]
+        index, shard=index.shard[selected], offset=index.offset[selected], length=index.length[selected]
     )

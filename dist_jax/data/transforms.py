@@ -1,8 +1,8 @@
-"""What is done to the pictures of a clip on the host. Every function is `features -> features`.
+"""Decoding, crops, resizing, flips and erasing on the host. Most functions are `features -> features`.
 
-They read and change `video`, uint8 [T, h, w, 3] (RGB), `label` (int32 []), `window` (int32 [4]: top, left, height and
-width in pixels of the stored frames) and draw from `seed` (int64 [2]). One draw serves all frames of a clip.
-Normalisation, grayscale, colour jitter and mixing follow on the accelerator.
+They read and replace `video` (uint8 [T, h, w, 3], RGB), `label` (int32 []) and `window` (int32 [4]: top, left, height,
+width in pixels of the stored frames). Random functions use `seed` (int64 [2]); all frames of a clip share one draw.
+Normalisation, grayscale, colour jitter and mixing run later, on the accelerator.
 """
 
 import math
@@ -14,48 +14,49 @@ import tensorflow as tf
 from dist_jax.data.sampling import Features, fold_in
 from dist_jax.video.eval_views import crop_geometry
 
-_TRIES = 10  # of a random crop, as torchvision has it
+_CROP_ATTEMPTS = 10  # as in torchvision
 
 
-def random_resized_crop(features: Features, area: Sequence[float], aspect: Sequence[float]) -> Features:
-    """Adds `window`, drawn as torchvision's RandomResizedCrop draws it; reads `height` and `width` (int32 []).
+def random_resized_crop(features: Features, scale: Sequence[float], ratio: Sequence[float]) -> Features:
+    """Adds a random `window`, as torchvision's RandomResizedCrop does. Reads `height` and `width` (int32 []).
+
+    Ten attempts; the first box that fits is placed uniformly. If none fits, the window is the centre of the frame, with
+    the aspect ratio clamped to `ratio`.
 
     Args:
         features: the example.
-        area: smallest and largest share of the frame's area.
-        aspect: smallest and largest width / height, drawn log-uniformly.
-
-    Ten tries; the first whose box fits is taken at a uniform place. If none fits, the centre with the nearest aspect.
+        scale: smallest and largest share of the frame's area.
+        ratio: smallest and largest width / height; the draw is log-uniform.
     """
     height, width = features["height"], features["width"]
-    draws = tf.random.stateless_uniform([4, _TRIES], fold_in(features["seed"], "crop"), dtype=tf.float64)
-    areas = tf.cast(height * width, tf.float64) * (area[0] + (area[1] - area[0]) * draws[0])
-    low, high = math.log(aspect[0]), math.log(aspect[1])
-    aspects = tf.exp(low + (high - low) * draws[1])
-    heights = tf.cast(tf.round(tf.sqrt(areas / aspects)), tf.int32)  # [10]
-    widths = tf.cast(tf.round(tf.sqrt(areas * aspects)), tf.int32)
+    draws = tf.random.stateless_uniform([4, _CROP_ATTEMPTS], fold_in(features["seed"], "crop"), dtype=tf.float64)
+    areas = tf.cast(height * width, tf.float64) * (scale[0] + (scale[1] - scale[0]) * draws[0])
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    ratios = tf.exp(low + (high - low) * draws[1])
+    heights = tf.cast(tf.round(tf.sqrt(areas / ratios)), tf.int32)  # [10]
+    widths = tf.cast(tf.round(tf.sqrt(areas * ratios)), tf.int32)
     fits = (heights > 0) & (heights <= height) & (widths > 0) & (widths <= width)
-    tops = _below(draws[2], height - heights + 1)
-    lefts = _below(draws[3], width - widths + 1)
-    first = tf.argmax(fits)  # of equals, the first
-    drawn = tf.stack([tops, lefts, heights, widths], axis=1)[first]
-    return features | {"window": tf.where(tf.reduce_any(fits), drawn, _central_window(height, width, aspect))}
+    tops = _random_integers(draws[2], height - heights + 1)
+    lefts = _random_integers(draws[3], width - widths + 1)
+    first = tf.argmax(fits)  # argmax returns the first of equal values
+    window = tf.stack([tops, lefts, heights, widths], axis=1)[first]
+    return features | {"window": tf.where(tf.reduce_any(fits), window, _centre_window(height, width, ratio))}
 
 
 def whole_frame(features: Features) -> Features:
-    """Adds the `window` that leaves nothing out."""
+    """Adds the `window` of the whole frame. Reads `height` and `width` (int32 [])."""
     return features | {"window": tf.stack([0, 0, features["height"], features["width"]])}
 
 
 def resize(features: Features, height: int, width: int) -> Features:
-    """Scales `video` to height x width: bilinear between pixel centres, no antialiasing, rounded to uint8."""
+    """Resizes `video` to height x width: bilinear between pixel centres, no antialiasing, rounded to uint8."""
     return features | {"video": tf.ensure_shape(_resized(features["video"], height, width), [None, height, width, 3])}
 
 
 def short_side_crops(features: Features, size: int, num_crops: int) -> Features:
-    """Scales `video`, whole frames [m, h, w, 3], to a short side of `size` and crops squares: [crops, m, size, size, 3].
+    """Scales `video` [m, h, w, 3] to a short side of `size` and crops squares: [crops, m, size, size, 3].
 
-    One crop is the centre; three are the start, the centre and the end of the long side.
+    One crop is the centre. Three crops are the start, the centre and the end of the long side.
     """
 
     def geometry(height: np.ndarray, width: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -70,23 +71,23 @@ def short_side_crops(features: Features, size: int, num_crops: int) -> Features:
 
 
 def random_flip(features: Features, probability: float, label_pairs: Sequence[int] = ()) -> Features:
-    """Mirrors left and right with the given probability; a mirrored clip of class a becomes b and of b becomes a.
+    """Flips `video` horizontally with the given probability. A flip also swaps the two classes of each label pair.
 
     Args:
         features: the example.
         probability: 0 to 1.
-        label_pairs: flat pairs a, b, a, b, ... of class numbers.
+        label_pairs: class numbers a, b, a, b, ... of the pairs.
     """
     flip = tf.random.stateless_uniform([], fold_in(features["seed"], "flip")) < probability
-    label = mirrored = features["label"]
-    for one, other in zip(label_pairs[::2], label_pairs[1::2], strict=True):
-        mirrored = tf.where(label == one, other, tf.where(label == other, one, mirrored))
+    label = flipped_label = features["label"]
+    for a, b in zip(label_pairs[::2], label_pairs[1::2], strict=True):
+        flipped_label = tf.where(label == a, b, tf.where(label == b, a, flipped_label))
     video = tf.cond(flip, lambda: tf.reverse(features["video"], axis=[2]), lambda: features["video"])
-    return features | {"video": video, "label": tf.where(flip, mirrored, label)}
+    return features | {"video": video, "label": tf.where(flip, flipped_label, label)}
 
 
 def random_erase(features: Features, probability: float) -> Features:
-    """With the given probability, one box in all frames becomes noise: 2 to 33 % of the area, aspect 0.3 to 3.3."""
+    """With the given probability, replaces one box in all frames by noise: 2 to 33 % of the area, ratio 0.3 to 3.3."""
     seed = fold_in(features["seed"], "erase")
     erase = tf.random.stateless_uniform([], fold_in(seed, "whether")) < probability
     shape = tf.shape(features["video"])
@@ -101,68 +102,69 @@ def random_erase(features: Features, probability: float) -> Features:
 def decode_images(encoded: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
     """Decodes the window of encoded images (all JPEG or all PNG, bytes [m]) of one size to uint8 [m, h, w, 3].
 
-    The pixels are exactly those of the whole decoded image; a JPEG's others are never computed.
+    The pixels equal those of the decoded whole image. For JPEG, only the window is decoded.
 
     Raises:
-        tf.errors.InvalidArgumentError: an image that cannot be decoded, or ends before the window does.
+        tf.errors.InvalidArgumentError: an image that cannot be decoded or is smaller than the window.
     """
-    width = image_size(encoded[0])[1]
-    top, left, rows, columns = tf.unstack(window)
-    # Chroma is interpolated, at the edge of what is decoded without its neighbour and in narrow strips not at all: a
-    # column more on either side, and at least six, give the whole image's values.
-    last = tf.minimum(tf.maximum(left + columns + 1, 6), width)
+    image_width = image_size(encoded[0])[1]
+    top, left, height, width = tf.unstack(window)
+    # The JPEG decoder interpolates chroma. At the edge of the decoded region a neighbour is missing, and narrow regions
+    # are not interpolated. One more column on each side, and at least six columns, give the whole image's pixels.
+    last = tf.minimum(tf.maximum(left + width + 1, 6), image_width)
     first = tf.maximum(tf.minimum(left - 1, last - 6), 0)
-    wider = tf.stack([top, first, rows, last - first])
+    padded_window = tf.stack([top, first, height, last - first])
 
-    def each(decode: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
+    def decode_all(decode: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
         signature = tf.TensorSpec([None, None, 3], tf.uint8)
         return tf.map_fn(decode, encoded, fn_output_signature=signature, parallel_iterations=1)
 
-    # One branch for the whole clip: deciding anew for every image took a seventh more time.
-    video = tf.cond(
-        tf.io.is_jpeg(encoded[0]),
-        lambda: each(lambda image: tf.io.decode_and_crop_jpeg(image, wider, channels=3)),
-        lambda: each(
-            lambda image: tf.image.crop_to_bounding_box(tf.io.decode_png(image, channels=3), *tf.unstack(wider))
-        ),
-    )
-    return video[:, :, left - first : left - first + columns]
+    def decode_jpeg(image: tf.Tensor) -> tf.Tensor:
+        return tf.io.decode_and_crop_jpeg(image, padded_window, channels=3)
+
+    def decode_png(image: tf.Tensor) -> tf.Tensor:
+        return tf.image.crop_to_bounding_box(tf.io.decode_png(image, channels=3), *tf.unstack(padded_window))
+
+    # One branch per clip: one per image takes 14 % more time.
+    video = tf.cond(tf.io.is_jpeg(encoded[0]), lambda: decode_all(decode_jpeg), lambda: decode_all(decode_png))
+    return video[:, :, left - first : left - first + width]
 
 
 def image_size(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Height and width (int32 []) of an encoded image (JPEG or PNG), from its header."""
+    """Height and width (int32 []) of an encoded image. Reads a JPEG's header; decodes a PNG."""
 
-    def of_jpeg() -> tf.Tensor:
+    def jpeg_size() -> tf.Tensor:
         return tf.io.extract_jpeg_shape(image)[:2]
 
-    def of_png() -> tf.Tensor:
+    def png_size() -> tf.Tensor:
         return tf.shape(tf.io.decode_png(image, channels=3))[:2]
 
-    size = tf.cond(tf.io.is_jpeg(image), of_jpeg, of_png)
+    size = tf.cond(tf.io.is_jpeg(image), jpeg_size, png_size)
     return size[0], size[1]
 
 
 def _resized(video: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
     """uint8 [m, h, w, 3] -> uint8 [m, height, width, 3]: bilinear between pixel centres, no antialiasing, rounded."""
 
-    def of_frame(frame: tf.Tensor) -> tf.Tensor:
-        # A bilinear mean of uint8 values is within 0 and 255.
+    def resize_frame(frame: tf.Tensor) -> tf.Tensor:
+        # A bilinear mean of uint8 values is between 0 and 255.
         return tf.cast(tf.image.resize(frame, [height, width]) + 0.5, tf.uint8)
 
-    # Frame by frame: the float32 values of a whole clip are so large that each takes fresh memory from the system.
+    # Frame by frame: the float32 values of a whole clip are a large allocation, which is slow for every clip.
     signature = tf.TensorSpec([None, None, 3], tf.uint8)
-    return tf.map_fn(of_frame, video, fn_output_signature=signature, parallel_iterations=1)
+    return tf.map_fn(resize_frame, video, fn_output_signature=signature, parallel_iterations=1)
 
 
-def _below(draw: tf.Tensor, bound: tf.Tensor) -> tf.Tensor:
-    """Uniform integers from 0 to bound - 1 out of uniform draws in [0, 1)."""
+def _random_integers(draw: tf.Tensor, bound: tf.Tensor) -> tf.Tensor:
+    """Maps uniform draws in [0, 1) to uniform integers from 0 to bound - 1."""
     return tf.cast(draw * tf.cast(bound, draw.dtype), tf.int32)
 
 
-def _central_window(height: tf.Tensor, width: tf.Tensor, aspect: Sequence[float]) -> tf.Tensor:
-    ratio = tf.cast(width, tf.float64) / tf.cast(height, tf.float64)
-    narrow = tf.cast(tf.round(tf.cast(width, tf.float64) / aspect[0]), tf.int32)
-    wide = tf.cast(tf.round(tf.cast(height, tf.float64) * aspect[1]), tf.int32)
-    crop_height = tf.where(ratio < aspect[0], narrow, height)
-    crop_width = tf.where(ratio > aspect[1], wide, width)
+def _centre_window(height: tf.Tensor, width: tf.Tensor, ratio: Sequence[float]) -> tf.Tensor:
+    """The largest centred window with width / height between ratio[0] and ratio[1]."""
+    frame_ratio = tf.cast(width, tf.float64) / tf.cast(height, tf.float64)
+    max_height = tf.cast(tf.round(tf.cast(width, tf.float64) / ratio[0]), tf.int32)
+    max_width = tf.cast(tf.round(tf.cast(height, tf.float64) * ratio[1]), tf.int32)
+    crop_height = tf.where(frame_ratio < ratio[0], max_height, height)
+    crop_width = tf.where(frame_ratio > ratio[1], max_width, width)
     return tf.stack([(height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width])

@@ -1,4 +1,4 @@
-"""--find_batch: nearly the largest batch_size whose training step fits a device's memory, by compiling alone."""
+"""--find_batch: searches the largest batch_size whose training step fits into device memory. Compiles, never runs."""
 
 import ml_collections
 from jax.sharding import Mesh
@@ -12,31 +12,32 @@ from dist_jax.training.train_step import TrainStep
 
 
 def find_batch(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
-    """Prints every size that is tried, and returns nearly the largest that fits (see `memory.largest_batch`)."""
+    """Prints the memory of each tried batch size, and returns the largest that fits (see `memory.largest_batch`)."""
     experiment = build(config, mesh)
     limit = memory.device_limit()
     sizes = memory.batch_sizes(mesh.shape["data"] * mesh.shape["fsdp"], config.grad_accum_steps, config.mix.group_size)
 
     def memory_of(batch_size: int) -> memory.StepMemory:
-        tried = ml_collections.ConfigDict(config)
-        tried.batch_size = batch_size
-        trainer = TrainStep(
+        resized = ml_collections.ConfigDict(config)
+        resized.batch_size = batch_size
+        train_step = TrainStep(
             experiment.model,
             make_optimizer(config.optimizer),
-            lr_schedule(config.optimizer, 1.0, 1.0),  # whichever: it takes no memory
-            ml_collections.FrozenConfigDict(tried),
+            lr_schedule(config.optimizer, 1.0, 1.0),  # the length of the run does not change the memory
+            ml_collections.FrozenConfigDict(resized),
             sharding.replicated(mesh),
         )
         try:
-            found = memory.step_memory(compile_step(trainer, experiment, abstract_state(trainer, mesh)))
+            compiled = compile_step(train_step, experiment, abstract_state(train_step, mesh))
         except memory.TooLarge:
-            print(f"batch_size={batch_size}: the compiler finds no room for it", flush=True)
+            print(f"batch_size={batch_size}: does not fit (reported by the compiler)", flush=True)
             raise
-        found = memory.with_waiting_batches(found, batch_shapes(trainer, mesh), config.data.prefetch)
-        print(f"batch_size={batch_size}: {found}", flush=True)
-        return found
+        batch = batch_shapes(train_step, mesh)
+        step_memory = memory.add_prefetched(memory.step_memory(compiled), batch, config.data.prefetch)
+        print(f"batch_size={batch_size}: {step_memory}", flush=True)
+        return step_memory
 
     largest = memory.largest_batch(memory_of, sizes, limit)
-    print(f"nearly the largest batch_size that fits into {limit / 2**30:.2f} GiB: ", end="")
-    print(largest or f"none, not even {sizes(1)}")
+    result = f"{largest} (to within 1/16)" if largest else f"none; the smallest, {sizes(1)}, does not fit"
+    print(f"largest batch_size that fits into {limit / 2**30:.2f} GiB: {result}")
     return largest

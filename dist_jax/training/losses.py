@@ -1,12 +1,12 @@
-"""The training loss."""
+"""The training loss: cross-entropy with soft, smoothed targets."""
 
 import jax
 import jax.numpy as jnp
 
 
-def smooth_labels(label: jax.Array, classes: int, smoothing: float) -> jax.Array:
-    """Class numbers int32 [B] -> targets float32 [B, K]: smoothing / K everywhere, the rest on the label."""
-    return jax.nn.one_hot(label, classes, dtype=jnp.float32) * (1.0 - smoothing) + smoothing / classes
+def smooth_labels(label: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
+    """Class numbers int32 [B] -> targets float32 [B, K]: smoothing / K on every class, plus 1 - smoothing on the label."""
+    return jax.nn.one_hot(label, num_classes, dtype=jnp.float32) * (1.0 - smoothing) + smoothing / num_classes
 
 
 def soft_cross_entropy(logits: jax.Array, targets: jax.Array) -> jax.Array:

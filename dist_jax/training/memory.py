@@ -1,4 +1,4 @@
-"""What a training step needs of a device's memory and the largest batch that fits, as the compiler counts them."""
+"""Device memory of a compiled training step, and the search for the largest batch size that fits."""
 
 import dataclasses
 import math
@@ -11,47 +11,54 @@ from jax.errors import JaxRuntimeError
 from jax.stages import Compiled
 
 from dist_jax.errors import UserError, first_line
+from dist_jax.typing import PyTree
 
 
 class TooLarge(UserError):
-    """A device's memory is too small for what was to be compiled or run."""
+    """A program does not fit into device memory."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StepMemory:
-    """Bytes of one device."""
+    """Bytes on one device."""
 
     arguments: int  # frozen and trainable parameters, optimizer state, the batch
-    outputs: int  # beyond what takes the place of donated arguments
+    outputs: int  # without those that reuse donated arguments
     temporary: int  # features, residuals, gradients
 
     @property
     def total(self) -> int:
-        """What must fit."""
+        """Bytes that must fit into device memory."""
         return self.arguments + self.outputs + self.temporary
 
     def __str__(self) -> str:
-        """In GiB."""
         parts = {"arguments": self.arguments, "outputs": self.outputs, "temporary": self.temporary}
         listed = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items())
-        return f"{self.total / 2**30:.2f} GiB of each device ({listed})"
+        return f"{self.total / 2**30:.2f} GiB per device ({listed})"
 
 
 def step_memory(compiled: Compiled) -> StepMemory:
-    """The compiler's count for a compiled step."""
-    found = compiled.memory_analysis()
-    outputs = found.output_size_in_bytes - found.alias_size_in_bytes
-    return StepMemory(found.argument_size_in_bytes, outputs, found.temp_size_in_bytes)
+    """The memory of a compiled step, as counted by the compiler."""
+    analysis = compiled.memory_analysis()
+    outputs = analysis.output_size_in_bytes - analysis.alias_size_in_bytes
+    return StepMemory(analysis.argument_size_in_bytes, outputs, analysis.temp_size_in_bytes)
 
 
-def with_waiting_batches(step: StepMemory, batch: dict[str, jax.ShapeDtypeStruct], count: int) -> StepMemory:
-    """What a step needs while `count` more batches of these shapes and shardings wait on the devices."""
-    parts = (math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in batch.values())
-    return dataclasses.replace(step, arguments=step.arguments + count * sum(parts))
+def add_prefetched(step: StepMemory, batch: PyTree, num_batches: int) -> StepMemory:
+    """The memory of a step while `num_batches` more batches are on the devices.
+
+    Args:
+        step: memory of the step itself.
+        batch: tree of ShapeDtypeStructs with shardings.
+        num_batches: number of prefetched batches.
+    """
+    leaves = jax.tree.leaves(batch)
+    batch_bytes = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+    return dataclasses.replace(step, arguments=step.arguments + num_batches * batch_bytes)
 
 
 def device_limit() -> int:
-    """Bytes that a device may take: what its allocator says; on CPU this machine's memory over its devices."""
+    """Memory of a device, bytes: the limit of its allocator; on CPU the host memory divided by the number of devices."""
     device = jax.local_devices()[0]
     limit = (device.memory_stats() or {}).get("bytes_limit")
     if limit is not None:
@@ -61,29 +68,29 @@ def device_limit() -> int:
 
 @contextmanager
 def raise_too_large() -> Iterator[None]:
-    """Raises TooLarge for what XLA says where memory ends: TPUs when they compile, others when they run."""
+    """Turns XLA's out-of-memory errors into TooLarge. TPUs raise them when compiling, other devices when running."""
     try:
         yield
     except JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
         raise TooLarge(
-            "a device's memory is too small for this run: raise grad_accum_steps, set model.remat=layers, spread the "
-            "parameters by mesh.fsdp, or lower batch_size, for which --find_batch looks "
+            "the training step does not fit into device memory: increase grad_accum_steps, set model.remat=layers, "
+            "shard the parameters with mesh.fsdp, or reduce batch_size (--find_batch prints the largest that fits) "
             f"({first_line(error)[:200]})"
         ) from error
 
 
 def largest_batch(memory_of: Callable[[int], StepMemory], size: Callable[[int], int], limit: int) -> int:
-    """Nearly the largest batch size whose step fits into `limit` bytes; 0 if not even the smallest does.
+    """Searches the largest batch size whose step fits into memory, to within 1/16.
 
     Args:
         memory_of: compiles the step for a batch size; may raise TooLarge.
-        size: the n-th batch size that there can be, n from 1, increasing.
-        limit: bytes of a device.
+        size: n, from 1 -> the n-th valid batch size, increasing.
+        limit: memory of a device, bytes.
 
     Returns:
-        A batch size that fits; by a sixteenth of it more, or at the next size, one was found that does not.
+        A batch size that fits, where the next valid size or one that is at most 1/16 larger does not; 0 if none fits.
     """
 
     def fits(number: int) -> bool:
@@ -97,27 +104,29 @@ def largest_batch(memory_of: Callable[[int], StepMemory], size: Callable[[int], 
     low, high = 1, 2
     while fits(high):
         low, high = high, 2 * high
-    while high - low > 1 and size(high) - size(low) > size(low) // 16:  # every try compiles
+    while high - low > 1 and size(high) - size(low) > size(low) // 16:  # each call of `fits` compiles
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
     return size(low)
 
 
-def batch_sizes(devices: int, grad_accum_steps: int, group: int) -> Callable[[int], int]:
-    """The batch sizes that there can be: n, from 1 -> the n-th.
+def batch_sizes(num_devices: int, grad_accum_steps: int, group_size: int) -> Callable[[int], int]:
+    """The valid batch sizes: n, from 1 -> the n-th.
+
+    Each device holds whole pairs of mixed clips in each part of a batch. A batch is one group or several whole groups.
 
     Args:
-        devices: that split a batch.
-        grad_accum_steps: parts of a batch. Each device has whole pairs of clips in each.
-        group: config.mix.group_size. A batch is one group, or made of whole ones.
+        num_devices: devices that shard a batch.
+        grad_accum_steps: parts of a batch.
+        group_size: config.mix.group_size.
     """
-    unit = devices * grad_accum_steps * min(group, 2)
-    of_groups = math.lcm(group, unit)
-    alone = group // unit  # sizes that are one group; the last is `group` itself where unit divides it
+    unit = num_devices * grad_accum_steps * min(group_size, 2)
+    whole_groups = math.lcm(group_size, unit)  # smallest size with only whole groups
+    num_single = group_size // unit  # number of sizes that are one group; the last may be group_size itself
 
     def size(number: int) -> int:
-        if number <= alone:
+        if number <= num_single:
             return number * unit
-        return (number - alone + (alone * unit == of_groups)) * of_groups
+        return (number - num_single + (num_single * unit == whole_groups)) * whole_groups
 
     return size

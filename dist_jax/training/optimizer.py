@@ -1,4 +1,4 @@
-"""AdamW and its schedule, as published: who is decayed, and how fast things go at which epoch."""
+"""The published AdamW: weight-decay mask and learning-rate schedule."""
 
 from collections.abc import Callable
 
@@ -7,92 +7,99 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-# Decay groups by the last name of a parameter's path. "No decay on biases, 1-D parameters, tokens and positions" (the
-# released optimizer); a name that is in neither group, or in both, fails at start-up.
+# Weight decay by the last name of a parameter's path: none on biases, 1-D parameters, tokens and positions (as in the
+# published optimizer). A name in neither or both of the sets is an error at start-up.
 DECAYED = frozenset({"kernel", "proj"})
 NOT_DECAYED = frozenset({"bias", "scale", "class_token", "positions", "spatial_query", "video_query"})
 
 
-def learning_rate(epoch: jax.Array | float, epochs: float, settings: ml_collections.ConfigDict) -> jax.Array:
-    """The rate at a fractional epoch.
+def learning_rate(epoch: jax.Array | float, num_epochs: float, settings: ml_collections.ConfigDict) -> jax.Array:
+    """Learning rate at a fractional epoch.
 
     Args:
-        epoch: passes over the training records so far, float [].
-        epochs: length of the training.
+        epoch: completed passes over the training records, float [].
+        num_epochs: length of the training.
         settings: config.optimizer.
 
     Returns:
-        float32 []: a cosine from `learning_rate` at epoch 0 to `final_rate` at the end, whose first `warmup_epochs` are
-        replaced by a line from `warmup_rate` to the cosine's value where the line ends.
+        float32 []: a cosine from `learning_rate` at epoch 0 to `min_lr` at the end. A line from `warmup_init_lr` to the
+        value of the cosine at `warmup_epochs` replaces the first `warmup_epochs`.
     """
 
-    def cosine(at: jax.Array | float) -> jax.Array:
-        half = 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.minimum(at / epochs, 1.0)))
-        return settings.min_lr + (settings.learning_rate - settings.min_lr) * half
+    def cosine(epoch: jax.Array | float) -> jax.Array:
+        factor = 0.5 * (1.0 + jnp.cos(jnp.pi * jnp.minimum(epoch / num_epochs, 1.0)))
+        return settings.min_lr + (settings.learning_rate - settings.min_lr) * factor
 
     warmup = settings.warmup_epochs
     line = settings.warmup_init_lr + (cosine(warmup) - settings.warmup_init_lr) * epoch / max(warmup, 1e-9)
     return jnp.where(epoch < warmup, line, cosine(epoch)).astype(jnp.float32)
 
 
-def decay_rates(params: dict, rate: float) -> dict:
-    """The weight decay of each parameter: a tree like `params` of float32 [] or broadcastable arrays.
-
-    The last layer's integration-to-temporal linear never reaches the output, so the published optimizer, which skips
-    parameters without a gradient, leaves it alone; so does this one.
-
-    Raises:
-        ValueError: for a parameter that belongs to no decay group.
-    """
-
-    def of(path: tuple, leaf: jax.Array) -> jax.Array:
-        names = [key.key for key in path]
-        if (names[-1] in DECAYED) == (names[-1] in NOT_DECAYED):
-            raise ValueError(f"parameter {'/'.join(names)} must be in exactly one decay group of optimizer.py")
-        if names[-1] in NOT_DECAYED:
-            return jnp.zeros(())
-        if "to_temporal" in names:
-            reached = jnp.arange(leaf.shape[0]) < leaf.shape[0] - 1  # [L_selected]
-            return jnp.where(reached, rate, 0.0).reshape(-1, *(1,) * (leaf.ndim - 1))
-        return jnp.asarray(rate, jnp.float32)
-
-    return jax.tree_util.tree_map_with_path(of, params)
-
-
 def lr_schedule(
-    settings: ml_collections.ConfigDict, epochs: float, epochs_per_step: float
+    settings: ml_collections.ConfigDict, num_epochs: float, epochs_per_step: float
 ) -> Callable[[jax.Array | int], jax.Array]:
-    """The rate, float32 [], of the step that follows so many steps, by the fractional epoch.
+    """Learning rate, float32 [], after `step` completed updates.
 
     Args:
         settings: config.optimizer.
-        epochs: length of the training.
-        epochs_per_step: clips of a step / training records.
+        num_epochs: length of the training.
+        epochs_per_step: batch size / number of training records.
     """
 
-    def rate(step: jax.Array | int) -> jax.Array:
-        return learning_rate(jnp.asarray(step, jnp.float32) * epochs_per_step, epochs, settings)
+    def schedule(step: jax.Array | int) -> jax.Array:
+        return learning_rate(jnp.asarray(step, jnp.float32) * epochs_per_step, num_epochs, settings)
 
-    return rate
+    return schedule
+
+
+def weight_decays(params: dict, weight_decay: float) -> dict:
+    """The weight decay of each parameter: a tree like `params` of float32 [] or broadcastable arrays.
+
+    It is 0 on the integration-to-temporal linear of the last layer, which never reaches the output: the published
+    optimizer skips parameters without a gradient.
+
+    Raises:
+        ValueError: a parameter is in neither or both of DECAYED and NOT_DECAYED.
+    """
+
+    def decay_of(path: tuple, leaf: jax.Array) -> jax.Array:
+        names = [key.key for key in path]
+        if (names[-1] in DECAYED) == (names[-1] in NOT_DECAYED):
+            raise ValueError(
+                f"parameter {'/'.join(names)}: {names[-1]!r} must be in exactly one of DECAYED and NOT_DECAYED of "
+                "training/optimizer.py"
+            )
+        if names[-1] in NOT_DECAYED:
+            return jnp.zeros(())
+        if "to_temporal" in names:
+            has_gradient = jnp.arange(leaf.shape[0]) < leaf.shape[0] - 1  # [number of layers]
+            return jnp.where(has_gradient, weight_decay, 0.0).reshape(-1, *(1,) * (leaf.ndim - 1))
+        return jnp.asarray(weight_decay, jnp.float32)
+
+    return jax.tree_util.tree_map_with_path(decay_of, params)
 
 
 def make_optimizer(settings: ml_collections.ConfigDict) -> optax.GradientTransformation:
-    """AdamW without its rate: gradients -> what `update` goes against. `settings` is config.optimizer."""
+    """AdamW without the learning rate, which `update` applies. `settings` is config.optimizer."""
 
-    def decay(updates: dict, params: dict) -> dict:
-        rates = decay_rates(params, settings.weight_decay)
-        return jax.tree.map(lambda update, param, of: update + of * param, updates, params, rates)
+    def add_decay(updates: dict, params: dict) -> dict:
+        decays = weight_decays(params, settings.weight_decay)
+        return jax.tree.map(lambda update, param, decay: update + decay * param, updates, params, decays)
 
     return optax.chain(
         optax.clip_by_global_norm(settings.grad_clip_norm) if settings.grad_clip_norm > 0 else optax.identity(),
         optax.scale_by_adam(settings.beta1, settings.beta2, settings.eps),
-        optax.stateless(decay),
+        optax.stateless(add_decay),
     )
 
 
 def update(
-    optimizer: optax.GradientTransformation, rate: jax.Array, grads: dict, opt_state: optax.OptState, params: dict
+    optimizer: optax.GradientTransformation, lr: jax.Array, grads: dict, opt_state: optax.OptState, params: dict
 ) -> tuple[dict, optax.OptState]:
-    """One step of `make_optimizer`'s optimizer at `rate`, float32 []: the next parameters and optimizer state."""
+    """One step of an optimizer from `make_optimizer` with learning rate `lr`, float32 [].
+
+    Returns:
+        The new parameters and optimizer state.
+    """
     directions, opt_state = optimizer.update(grads, opt_state, params)
-    return jax.tree.map(lambda param, direction: param - rate * direction, params, directions), opt_state
+    return jax.tree.map(lambda param, direction: param - lr * direction, params, directions), opt_state

@@ -1,1 +1,1 @@
-"""Weights of others: what their files hold, and tables {their name -> our path, transform}."""
+"""External checkpoints: file formats, and tables of {their tensor name -> our parameter path, transform}."""

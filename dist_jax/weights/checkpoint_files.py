@@ -1,4 +1,4 @@
-"""Tensors of safetensors, PyTorch and Flax files, read one by one when they are asked for; no file runs code."""
+"""Reads tensors from safetensors, PyTorch and Flax files, one at a time. No file can run code."""
 
 import dataclasses
 import json
@@ -21,26 +21,30 @@ from dist_jax.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-_STATE_DICT_KEYS = ("model_state", "state_dict")  # where checkpoints of DiST and of open_clip keep the tensors
-_PICKLE = b"\x80"  # the first byte of what PyTorch saved before its files were zip archives
+_STATE_DICT_KEYS = ("model_state", "state_dict")  # of the tensors in checkpoints of DiST and open_clip
+_PICKLE = b"\x80"  # first byte of PyTorch files in the format before zip archives
 _DTYPES = {"F64": "f8", "F32": "f4", "F16": "f2", "BF16": ml_dtypes.bfloat16, "I64": "i8", "I32": "i4", "I16": "i2"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Tensor:
-    """One tensor of a file: its shape is known, its values are read by `read` (or `np.asarray`), every time anew."""
+    """A tensor in a file. `read` (or `np.asarray`) reads its values from the file on each call."""
 
     shape: tuple[int, ...]
     dtype: np.dtype
     read: Callable[[], np.ndarray]
 
     def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
-        """The values, in the file's dtype unless another is asked for."""
+        """Reads the values; `dtype` None: the dtype of the file."""
         return np.asarray(self.read(), dtype)
 
 
 def open_tensors(path: Path) -> dict[str, Tensor]:
-    """The tensors of one file: .safetensors, .msgpack (Flax), otherwise a PyTorch checkpoint or TorchScript archive."""
+    """Opens one file: .safetensors, .msgpack (Flax), or else a PyTorch checkpoint or TorchScript archive.
+
+    Raises:
+        UserError: the file is missing, damaged or could run code, or PyTorch is needed and not installed.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     readers = {".safetensors": _open_safetensors, ".msgpack": _open_flax}
@@ -48,29 +52,38 @@ def open_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def open_sharded(index: Path) -> dict[str, Tensor]:
-    """The tensors of the files that a Hugging Face index (`*.index.json`) names."""
+    """Opens the files that a Hugging Face index (`*.index.json`) lists.
+
+    Raises:
+        UserError: the index is damaged, or it and its files list different tensors.
+    """
     try:
         weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
     except (ValueError, KeyError) as error:
-        raise UserError(f"{index}: not an index of sharded weights ({error})") from error
+        raise UserError(f"{index}: not an index of sharded weights ({error}); download it again") from error
     shards = {file: open_tensors(index.parent / Path(file).name) for file in sorted(set(weight_map.values()))}
-    absent = [f"{name} in {file}" for name, file in weight_map.items() if name not in shards[file]]
+    missing = [f"{name} in {file}" for name, file in weight_map.items() if name not in shards[file]]
     unlisted = [f"{name} of {file}" for file in shards for name in shards[file] if weight_map.get(name) != file]
-    if absent or unlisted:
-        raise UserError(f"{index}: the index and its files differ; not found: {absent}; not in the index: {unlisted}")
+    if missing or unlisted:
+        raise UserError(
+            f"{index}: the index and its files differ; missing in the files: {missing}; missing in the index: "
+            f"{unlisted}; download them again"
+        )
     return {name: shards[file][name] for name, file in weight_map.items()}
 
 
 def _open_safetensors(path: Path) -> dict[str, Tensor]:
     try:
-        file = safe_open(path, framework="numpy")  # memory-mapped: nothing is read yet
+        file = safe_open(path, framework="numpy")  # memory-mapped; reads no values
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: truncated or not a safetensors file ({error}); download it again") from error
     tensors = {}
-    for name in file.keys():  # noqa: SIM118 (not a dict)
+    for name in file.keys():  # noqa: SIM118 (safe_open is not a dict)
         header = file.get_slice(name)
         if header.get_dtype() not in _DTYPES:
-            raise UserError(f"{path}: tensor {name} has dtype {header.get_dtype()}, not one of {', '.join(_DTYPES)}")
+            raise UserError(
+                f"{path}: tensor {name} has dtype {header.get_dtype()}, must be one of {', '.join(_DTYPES)}"
+            )
         read = _SafetensorsRead(file, name)
         tensors[name] = Tensor(tuple(header.get_shape()), np.dtype(_DTYPES[header.get_dtype()]), read)
     return tensors
@@ -85,13 +98,13 @@ class _SafetensorsRead:
         return self.file.get_tensor(self.name)
 
 
-# What torch calls a Flax layer's parameters, and the axes of theirs in the order of torch's.
+# Flax parameter name -> PyTorch name; (Flax name, number of axes) -> transposition to PyTorch.
 _TORCH_NAMES = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 _TORCH_AXES = {("kernel", 2): (1, 0), ("kernel", 4): (3, 2, 0, 1)}
 
 
 def _open_flax(path: Path) -> dict[str, Tensor]:
-    """A Flax model of Hugging Face by the names and in the layout of its PyTorch twin. The file is read at once."""
+    """A Hugging Face Flax model with the names and axes of the PyTorch model. Reads the whole file."""
     try:
         tree = serialization.msgpack_restore(path.read_bytes())
     except (ValueError, msgpack.UnpackException) as error:
@@ -110,53 +123,53 @@ def _open_torch(path: Path) -> dict[str, Tensor]:
         import torch
     except ImportError as error:
         raise UserError(
-            f"{path}: a PyTorch file is read with PyTorch, which is not installed: pip install torch "
-            "(its CPU build is enough), or give the weights as safetensors"
+            f"{path}: reading this file needs PyTorch, which is not installed; pip install torch (the CPU build is "
+            "enough) or use safetensors weights"
         ) from error
     archive = zipfile.is_zipfile(path)
     with path.open("rb") as file:
-        beginning = file.read(len(_PICKLE))
-    if not archive and beginning != _PICKLE:  # a pointer of git-lfs, a page of HTML, half a download
-        raise UserError(f"{path}: truncated or not a PyTorch file (it begins with {beginning!r}); download it again")
+        first_bytes = file.read(len(_PICKLE))
+    if not archive and first_bytes != _PICKLE:  # for example a git-lfs pointer, an HTML page, a partial download
+        raise UserError(f"{path}: truncated or not a PyTorch file (first byte {first_bytes!r}); download it again")
     try:
         if archive and _is_torchscript(path):
-            found = _load_torchscript(path)
+            content = _load_torchscript(path)
         else:
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path}: refused, as it holds more than tensors, so that opening it could run code "
-            f"({_cause(error)}); save its state dict alone"
+            f"{path}: refused because opening it could run code: it holds other objects than tensors "
+            f"({_cause(error)}); save only the state dict"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: truncated or not a PyTorch file ({_cause(error)})") from error
-    return {name: _torch_tensor(value) for name, value in _state_dict(found, path).items()}
+        raise UserError(f"{path}: truncated or not a PyTorch file ({_cause(error)}); download it again") from error
+    return {name: _torch_tensor(value) for name, value in _state_dict(content, path).items()}
 
 
 def _cause(error: Exception) -> str:
-    """The sentence that says what is wrong; PyTorch's advice around it (to read the file all the same) is left out."""
+    """The cause in a PyTorch error, without PyTorch's advice to load the file unsafely."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     cause = next((line for line in lines if "GLOBAL" in line or "WeightsUnpickler error" in line), lines[0])
     return cause.removeprefix("WeightsUnpickler error: ").split(". ")[0].rstrip(".")
 
 
-def _state_dict(found: object, path: Path) -> dict:
-    """The {name: tensor} in what a PyTorch file holds, which may stand beside epoch, optimizer and the like."""
+def _state_dict(content: object, path: Path) -> dict:
+    """The {name: tensor} of a PyTorch file; a checkpoint may also hold epoch, optimizer and other entries."""
     import torch
 
     for key in _STATE_DICT_KEYS:
-        if isinstance(found, Mapping) and isinstance(found.get(key), Mapping):
-            found = found[key]
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            content = content[key]
             break
-    if not isinstance(found, Mapping):
-        raise UserError(f"{path}: holds a {type(found).__name__}, not named tensors")
-    others = [str(name) for name, value in found.items() if not isinstance(value, torch.Tensor)]
-    if others or not found:
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path}: holds a {type(content).__name__}; expected a state dict")
+    others = [str(name) for name, value in content.items() if not isinstance(value, torch.Tensor)]
+    if others or not content:
         raise UserError(
-            f"{path}: no state dict: neither {' nor '.join(_STATE_DICT_KEYS)} is there, and these are no tensors: "
+            f"{path}: no state dict: it has no key {' or '.join(_STATE_DICT_KEYS)}, and these entries are not tensors: "
             f"{', '.join(others) or '(the file is empty)'}"
         )
-    return dict(found)
+    return dict(content)
 
 
 def _torch_tensor(value: object) -> Tensor:
@@ -164,7 +177,7 @@ def _torch_tensor(value: object) -> Tensor:
 
     def read() -> np.ndarray:
         tensor = value.detach().contiguous()
-        if tensor.dtype == torch.bfloat16:  # which NumPy lacks
+        if tensor.dtype == torch.bfloat16:  # NumPy has no bfloat16
             return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
         return tensor.numpy()
 
@@ -174,10 +187,10 @@ def _torch_tensor(value: object) -> Tensor:
 
 
 def to_torch(array: np.ndarray) -> "torch.Tensor":
-    """A copy as a torch tensor of the same dtype, bfloat16 as well."""
+    """Copies an array to a PyTorch tensor of the same dtype, including bfloat16."""
     import torch
 
-    array = np.array(array)  # what is read from a file may be read-only memory, which torch warns of
+    array = np.array(array)  # PyTorch warns about read-only memory, which a file may give
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
@@ -189,19 +202,19 @@ def _is_torchscript(path: Path) -> bool:
 
 
 def _load_torchscript(path: Path) -> dict:
-    """The tensors of a TorchScript archive (as OpenAI publishes CLIP), by dotted names.
+    """The tensors of a TorchScript archive (OpenAI's format for CLIP), by dotted names.
 
-    torch.jit.load would run code of the archive: `__setstate__` and default arguments. But an archive is a checkpoint
-    whose objects are of classes that the archive defines, so a copy of its data without its code is read here as every
-    other checkpoint, with weights_only, those classes standing for bare attributes.
+    torch.jit.load would run code of the archive: `__setstate__` and default arguments. An archive is also a checkpoint
+    of objects whose classes it defines. This function copies its data without its code and loads the copy with
+    weights_only; each class of the archive becomes a class that only stores attributes.
     """
     import torch
 
     with tempfile.TemporaryFile() as copy:
         with zipfile.ZipFile(path) as archive, zipfile.ZipFile(copy, "w") as data:
             for name in archive.namelist():
-                inside = name.partition("/")[2]
-                if inside in ("data.pkl", "version", "byteorder") or inside.startswith("data/"):
+                member = name.partition("/")[2]
+                if member in ("data.pkl", "version", "byteorder") or member.startswith("data/"):
                     with archive.open(name) as source, data.open(name, "w", force_zip64=True) as target:
                         shutil.copyfileobj(source, target, 1 << 20)
         copy.seek(0)
@@ -213,11 +226,11 @@ def _load_torchscript(path: Path) -> dict:
             try:
                 module = torch.load(copy, map_location="cpu", weights_only=True)
             except TypeError as error:
-                raise pickle.UnpicklingError("its modules are set up by code of the archive") from error
+                raise pickle.UnpicklingError("loading its modules runs code of the archive") from error
     return dict(_module_tensors(module, ""))
 
 
-# Functions that an archive calls to say what is in a list or dictionary, which they return.
+# Functions that set the element type of a list or dictionary and return it.
 _CONTAINER_TYPES = {
     f"torch.jit._pickle.{name}"
     for name in ("build_intlist", "build_doublelist", "build_boollist", "build_tensorlist", "restore_type_tag")
@@ -231,10 +244,10 @@ def _first_argument(value: object, _: str = "") -> object:
 def _module_tensors(module: object, prefix: str) -> list[tuple[str, object]]:
     import torch
 
-    found = []
+    tensors = []
     for name, value in vars(module).items():
         if isinstance(value, torch.Tensor):
-            found.append((prefix + name, value))
+            tensors.append((prefix + name, value))
         elif type(value).__name__ == "Attributes":
-            found += _module_tensors(value, f"{prefix}{name}.")
-    return found
+            tensors += _module_tensors(value, f"{prefix}{name}.")
+    return tensors

@@ -1,4 +1,4 @@
-"""Where a CLIP's files are: beside each other in a directory, or in a repository of the Hugging Face hub."""
+"""Finds the files of a CLIP model in a directory or in a Hugging Face hub repository."""
 
 import json
 from pathlib import Path
@@ -11,7 +11,7 @@ from dist_jax.models.backbones.clip import CLIP_MEAN, CLIP_STD
 from dist_jax.text import tokenizer
 from dist_jax.weights.clip_formats import HUGGINGFACE_MODELS
 
-# A directory's weights are the first of these that it has; those that need torch come last.
+# Names of weight files, in order of preference; files that need PyTorch are last.
 WEIGHTS = (
     "model.safetensors",
     "model.safetensors.index.json",
@@ -25,46 +25,46 @@ CONFIG, OPEN_CLIP_CONFIG, PREPROCESSOR_CONFIG = "config.json", "open_clip_config
 
 
 def find(weights: str) -> Path:
-    """The file that holds the weights; from the hub, only what is needed is downloaded.
+    """Finds the weight file; downloads only the necessary files from the hub.
 
     Args:
         weights: a file, a directory or a hub id (owner/name).
 
     Raises:
-        UserError: if there is none.
+        UserError: no weight file.
     """
     path = Path(weights).expanduser()
     if path.is_file():
         return path
     if path.is_dir():
-        found = [path / name for name in _in_order(path) if (path / name).is_file()]
-        if not found:
-            raise UserError(f"{weights}: none of {', '.join(WEIGHTS)} is there")
-        return found[0]
+        files = [path / name for name in _by_preference(path) if (path / name).is_file()]
+        if not files:
+            raise UserError(f"{weights}: this directory has none of {', '.join(WEIGHTS)}")
+        return files[0]
     if not hub.is_id(weights):
-        raise UserError(f"{weights}: no such file or directory, nor a hub id (owner/name)")
-    beside = [CONFIG, OPEN_CLIP_CONFIG, PREPROCESSOR_CONFIG, *tokenizer.PATTERNS]
-    for name in _in_order(hub.download(weights, beside)):
+        raise UserError(f"{weights}: no such file or directory, and not a hub id (owner/name)")
+    small_files = [CONFIG, OPEN_CLIP_CONFIG, PREPROCESSOR_CONFIG, *tokenizer.PATTERNS]
+    for name in _by_preference(hub.download(weights, small_files)):
         shards = [name.replace(".safetensors.index.json", "-*").replace(".bin.index.json", "-*")]
-        file = hub.download(weights, [*beside, name, *shards]) / name
+        file = hub.download(weights, [*small_files, name, *shards]) / name
         if file.is_file():
             return file
     raise UserError(f"{weights}: the hub repository has none of {', '.join(WEIGHTS)}")
 
 
-def _in_order(directory: Path) -> list[str]:
-    """WEIGHTS as they are looked for in a directory, by its configs.
+def _by_preference(directory: Path) -> list[str]:
+    """WEIGHTS in order of preference for a directory.
 
-    Models of timm that were made of an open_clip one hold both; there model.safetensors is timm's, in its own names.
+    Repositories of timm may hold an open_clip model and the same model with timm's names in model.safetensors.
     """
     config = directory / CONFIG
     huggingface = config.is_file() and read_json(config).get("model_type") in HUGGINGFACE_MODELS
-    of_open_clip = (directory / OPEN_CLIP_CONFIG).is_file() and not huggingface
-    return sorted(WEIGHTS, key=lambda name: of_open_clip and not name.startswith("open_clip"))
+    open_clip_first = (directory / OPEN_CLIP_CONFIG).is_file() and not huggingface
+    return sorted(WEIGHTS, key=lambda name: open_clip_first and not name.startswith("open_clip"))
 
 
 def check_normalization(directory: Path) -> None:
-    """Refuses a model that wants pixels normalised other than by CLIP's statistics, which the networks get."""
+    """Raises UserError if the model was trained with another pixel normalisation than CLIP's."""
     for name, part, mean, std in (
         (PREPROCESSOR_CONFIG, None, "image_mean", "image_std"),
         (OPEN_CLIP_CONFIG, "preprocess_cfg", "mean", "std"),
@@ -72,17 +72,17 @@ def check_normalization(directory: Path) -> None:
         file = directory / name
         config = read_json(file) if file.is_file() else {}
         config = (config.get(part) or {}) if part else config
-        for key, ours in ((mean, CLIP_MEAN), (std, CLIP_STD)):
-            if config.get(key) is not None and not np.allclose(config[key], ours, atol=1e-3):
-                raise UserError(f"{file}: {key} is {config[key]}; models with CLIP's, {list(ours)}, can be loaded")
+        for key, expected in ((mean, CLIP_MEAN), (std, CLIP_STD)):
+            if config.get(key) is not None and not np.allclose(config[key], expected, atol=1e-3):
+                raise UserError(f"{file}: {key} is {config[key]}, must be CLIP's {list(expected)}")
 
 
 def read_json(file: Path) -> dict:
-    """The object in a JSON file; UserError if there is none."""
+    """The object in a JSON file. Raises UserError if it cannot be read."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"{file}: no readable JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise UserError(f"{file}: holds a {type(found).__name__}, not a JSON object")
-    return found
+        raise UserError(f"{file}: cannot be read as JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file}: holds a {type(content).__name__}, must be a JSON object")
+    return content

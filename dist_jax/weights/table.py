@@ -1,7 +1,7 @@
-"""Declarative weight tables: their tensor name -> our parameter path and how the one becomes the other.
+"""Declarative weight tables: external tensor name -> our parameter path and transform.
 
-A table says everything about a format, in both directions: reading asks that every name of the table is there, in the
-shape that our parameters imply, and that nothing else is; all mismatches are told at once.
+A table describes a format in both directions. A file must hold exactly the names of the table, with the shapes that our
+parameters imply. `check` lists all mismatches in one error.
 """
 
 import dataclasses
@@ -15,35 +15,42 @@ from dist_jax.errors import UserError
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]  # of parameters, by path
-Place = Callable[[str, np.ndarray], jax.Array | np.ndarray]  # (path, value) -> the value where it shall lie
+Place = Callable[[str, np.ndarray], jax.Array | np.ndarray]  # (path, value) -> the value on its device
 
 
 def keep(_: str, value: np.ndarray) -> np.ndarray:
-    """The Place that leaves a parameter in NumPy's memory."""
+    """The `Place` that keeps parameters as NumPy arrays."""
     return value
 
 
 @dataclasses.dataclass(frozen=True)
 class Transform:
-    """How one tensor of theirs becomes ours, and back."""
+    """Conversion of one external tensor to our parameter and back."""
 
-    to_ours: Callable[[np.ndarray, Shape], np.ndarray]  # (theirs, the shape that ours has)
+    to_ours: Callable[[np.ndarray, Shape], np.ndarray]  # (external tensor, shape of our parameter)
     to_theirs: Callable[[np.ndarray], np.ndarray]
 
 
 def axes(*order: int, ones: tuple[int, ...] = ()) -> Transform:
-    """Our axes as numbers of theirs, which also has the axes `ones` of length 1."""
-    every = (*order, *ones)
+    """A transposition: axis i of our parameter is axis `order[i]` of the external tensor.
+
+    The external tensor also has axes of length 1, listed in `ones`.
+    """
+    all_axes = (*order, *ones)
+    last_axes = tuple(range(len(order), len(all_axes)))
+
+    def to_ours(theirs: np.ndarray, _: Shape) -> np.ndarray:
+        return theirs.transpose(all_axes).squeeze(last_axes)
 
     def to_theirs(ours: np.ndarray) -> np.ndarray:
-        return ours.reshape(*ours.shape, *(1 for _ in ones)).transpose(np.argsort(every))
+        return ours.reshape(*ours.shape, *(1 for _ in ones)).transpose(np.argsort(all_axes))
 
-    return Transform(lambda theirs, _: theirs.transpose(every).squeeze(tuple(range(len(order), len(every)))), to_theirs)
+    return Transform(to_ours, to_theirs)
 
 
 SAME = Transform(lambda theirs, _: theirs, lambda ours: ours)
 LINEAR = axes(1, 0)  # [out, in] -> [in, out]
-# Attention: what is [width, width] or [width] in torch has an axis of heads in Flax.
+# Attention: [width, width] or [width] in PyTorch; Flax has a separate axis for the heads.
 INTO_HEADS = Transform(lambda theirs, shape: theirs.T.reshape(shape), lambda ours: ours.reshape(len(ours), -1).T)
 FROM_HEADS = Transform(lambda theirs, shape: theirs.T.reshape(shape), lambda ours: ours.reshape(-1, ours.shape[-1]).T)
 HEADS_BIAS = Transform(lambda theirs, shape: theirs.reshape(shape), lambda ours: ours.reshape(-1))
@@ -51,19 +58,23 @@ HEADS_BIAS = Transform(lambda theirs, shape: theirs.reshape(shape), lambda ours:
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """One line of a table."""
+    """One row of a table.
 
-    name: str  # theirs; {} stands for the number of a layer, which is a place on the first axis of ours
-    paths: tuple[str, ...]  # ours, joined by "/"; more than one where they join ours along their first axis
+    If `name` contains {}, it is the layer number: an index into the first axis of our stacked parameter. With more
+    than one path, the external tensor is our parameters concatenated along its first axis.
+    """
+
+    name: str  # of the external tensor
+    paths: tuple[str, ...]  # of our parameters, joined by "/"
     transform: Transform = SAME
 
     def theirs(self, ours: Sequence[np.ndarray]) -> np.ndarray:
-        """Their tensor from one layer of ours, in the order of `paths`."""
+        """The external tensor of one layer, from our parameters in the order of `paths`."""
         pieces = [self.transform.to_theirs(piece) for piece in ours]
         return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
 
     def ours(self, theirs: np.ndarray, shapes: Sequence[Shape]) -> list[np.ndarray]:
-        """One layer of ours, in the order of `paths`."""
+        """Our parameters of one layer, in the order of `paths`."""
         pieces = np.split(theirs, len(self.paths)) if len(self.paths) > 1 else [theirs]
         return [self.transform.to_ours(piece, shape) for piece, shape in zip(pieces, shapes, strict=True)]
 
@@ -72,22 +83,21 @@ Table = tuple[Entry, ...]
 
 
 def linear(name: str, path: str, transform: Transform = LINEAR) -> Table:
-    """A layer with weight and bias."""
+    """Rows of a layer with weight and bias."""
     return Entry(f"{name}.weight", (f"{path}/kernel",), transform), Entry(f"{name}.bias", (f"{path}/bias",))
 
 
 def layer_norm(name: str, path: str) -> Table:
-    """A LayerNorm."""
+    """Rows of a LayerNorm."""
     return Entry(f"{name}.weight", (f"{path}/scale",)), Entry(f"{name}.bias", (f"{path}/bias",))
 
 
 def joint_attention(name: str, path: str) -> Table:
-    """torch's MultiheadAttention, whose query, key and value projections are one [3 * width, width] matrix."""
+    """Rows of PyTorch's MultiheadAttention: query, key and value projections are one [3 * width, width] matrix."""
+    parts = [f"{path}/{part}" for part in ("query", "key", "value")]
     return (
-        Entry(
-            f"{name}.in_proj_weight", tuple(f"{path}/{part}/kernel" for part in ("query", "key", "value")), INTO_HEADS
-        ),
-        Entry(f"{name}.in_proj_bias", tuple(f"{path}/{part}/bias" for part in ("query", "key", "value")), HEADS_BIAS),
+        Entry(f"{name}.in_proj_weight", tuple(f"{part}/kernel" for part in parts), INTO_HEADS),
+        Entry(f"{name}.in_proj_bias", tuple(f"{part}/bias" for part in parts), HEADS_BIAS),
         *linear(f"{name}.out_proj", f"{path}/out", FROM_HEADS),
     )
 
@@ -109,39 +119,56 @@ def unflatten(leaves: Mapping) -> dict:
     return tree
 
 
-def size(found: Shapes, *places: tuple[str, int]) -> int | None:
-    """What most tensors say that have this size on the named axis, so that one wrong tensor is found out as such."""
-    said = Counter(
-        found[name][axis] for name, axis in places if -len(found.get(name, ())) <= axis < len(found.get(name, ()))
+def infer_size(shapes: Shapes, *axes_of_size: tuple[str, int]) -> int | None:
+    """The most frequent length of the axes (name, axis); None if no such tensor exists.
+
+    The majority counts, so that `check` reports a single tensor of wrong shape by its name.
+    """
+    lengths = Counter(
+        shapes[name][axis]
+        for name, axis in axes_of_size
+        if -len(shapes.get(name, ())) <= axis < len(shapes.get(name, ()))
     )
-    return said.most_common(1)[0][0] if said else None
+    return lengths.most_common(1)[0][0] if lengths else None
 
 
 def names_and_shapes(table: Table, shapes: Shapes) -> dict[str, Shape]:
-    """Every name of a format with its shape, for our parameters of the given shapes."""
-    # Zeros without memory: all strides are 0.
+    """Every external name with its shape, for our parameters of the given shapes."""
+    # Arrays of zeros that use no memory: all strides are 0.
     zeros = {path: np.broadcast_to(np.float32(0), shape) for path, shape in shapes.items()}
     return {name: tensor.shape for name, tensor in to_theirs(table, zeros)}
 
 
-def check(table: Table, shapes: Shapes, found: Shapes, source: str, ignored: Sequence[str] = ()) -> None:
-    """UserError that lists all missing, extra and misshapen tensors of `source`; `ignored` names may be there."""
-    wanted = names_and_shapes(table, shapes)
-    problems = [f"{name} is missing" for name in wanted if name not in found]
-    problems += [f"{name} is not known" for name in found if name not in wanted and name not in ignored]
+def check(table: Table, shapes: Shapes, file_shapes: Shapes, source: str, ignored: Sequence[str] = ()) -> None:
+    """Compares a file with a table.
+
+    Args:
+        table: of the file's format.
+        shapes: of our parameters, by path.
+        file_shapes: of the tensors in the file, by external name.
+        source: name of the file in the error message.
+        ignored: external names that the file may hold in addition.
+
+    Raises:
+        UserError: lists all missing and unknown tensors and all tensors of wrong shape.
+    """
+    expected = names_and_shapes(table, shapes)
+    problems = [f"{name} is missing" for name in expected if name not in file_shapes]
+    problems += [f"{name} is unknown" for name in file_shapes if name not in expected and name not in ignored]
     problems += [
-        f"{name} has shape {list(found[name])} where {list(shape)} is needed"
-        for name, shape in wanted.items()
-        if name in found and tuple(found[name]) != shape
+        f"{name} has shape {list(file_shapes[name])}, expected {list(shape)}"
+        for name, shape in expected.items()
+        if name in file_shapes and tuple(file_shapes[name]) != shape
     ]
     if problems:
-        raise UserError(f"{source}: {len(problems)} tensors do not fit: {'; '.join(problems)}")
+        tensors = "1 tensor does" if len(problems) == 1 else f"{len(problems)} tensors do"
+        raise UserError(f"{source}: {tensors} not match: {'; '.join(problems)}")
 
 
 def to_ours(table: Table, read: Callable[[str], np.ndarray], shapes: Shapes) -> Iterator[tuple[str, np.ndarray]]:
-    """Our parameters (path, value), one after the other, in the dtype that `read(name)` returns.
+    """Yields our parameters (path, value) in the dtype that `read(name)` returns.
 
-    Holds the tensors of one line of the table at a time. The names and shapes are those that `check` has seen.
+    Only the tensors of one row of the table are in memory at a time. Call `check` first.
     """
     for entry in table:
         if "{}" not in entry.name:
@@ -152,20 +179,20 @@ def to_ours(table: Table, read: Callable[[str], np.ndarray], shapes: Shapes) -> 
             pieces = entry.ours(read(entry.name.format(layer)), [shapes[path][1:] for path in entry.paths])
             if layer == 0:
                 stacked = [np.empty(shapes[p], x.dtype) for p, x in zip(entry.paths, pieces, strict=True)]
-            for whole, piece in zip(stacked, pieces, strict=True):
-                if piece.dtype != whole.dtype:
+            for parameter, piece in zip(stacked, pieces, strict=True):
+                if piece.dtype != parameter.dtype:
                     name = entry.name.format(layer)
-                    raise UserError(f"{name} has dtype {piece.dtype} where layer 0 has {whole.dtype}")
-                whole[layer] = piece
+                    raise UserError(f"{name} has dtype {piece.dtype}, but layer 0 has {parameter.dtype}")
+                parameter[layer] = piece
         yield from zip(entry.paths, stacked, strict=True)
 
 
 def to_theirs(table: Table, params: Mapping[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
-    """Their tensors (name, value), one after the other, from our flat parameters."""
+    """Yields the external tensors (name, value) of our flat parameters."""
     for entry in table:
         ours = [params[path] for path in entry.paths]
         if "{}" not in entry.name:
             yield entry.name, entry.theirs(ours)
             continue
         for layer in range(len(ours[0])):
-            yield entry.name.format(layer), entry.theirs([whole[layer] for whole in ours])
+            yield entry.name.format(layer), entry.theirs([parameter[layer] for parameter in ours])

@@ -200,9 +200,9 @@ INVALID_TEXTS = {
     "one string": ("a dog", r"texts must be a list of strings, not 'a dog'"),
     "empty list": ([], r"no texts are given"),
     "not strings": ([3], r"must be a list of strings"),
-    "token id outside the vocabulary": (np.array([[52, 99, 53]]), r"from 52 to 99; wanted 0 to 53"),
-    "one axis": (np.array([52, 3, 53]), r"token ids are int64\[3\]; wanted int \[K, 8\]"),
-    "not integers": (np.zeros((1, 8), bool), r"bool\[1, 8\]; wanted int"),
+    "token id outside the vocabulary": (np.array([[52, 99, 53]]), r"52 to 99.* 0 to 53"),
+    "one axis": (np.array([52, 3, 53]), r"int64\[3\].* int \[K, 8\]"),
+    "not integers": (np.zeros((1, 8), bool), r"bool\[1, 8\].* int"),
 }
 
 
@@ -230,7 +230,7 @@ def test_a_text_without_end_token_raises_an_error():
 @pytest.mark.parametrize(
     ("sizes", "message"),
     [
-        (dict(vocab_size=53), r"token ids reach from \d+ to 53; wanted 0 to 52"),  # the embeddings would be NaN
+        (dict(vocab_size=53), r".* to 53.* 0 to 52"),  # the embeddings would be NaN
         (
             dict(end_token=20),
             "it ends a text with token 53, the tower reads a text at token 20",
@@ -269,7 +269,7 @@ def test_a_model_without_text_tower_accepts_videos_only():
 
 
 def test_a_path_without_model_raises_an_error(tmp_path):
-    with pytest.raises(UserError, match=r"does not exist; wanted a model directory, a training workdir or"):
+    with pytest.raises(UserError, match=r"does not exist.* a model directory, a training workdir or"):
         dist_jax.load(tmp_path / "none")
     with pytest.raises(UserError, match="is not a model directory"):
         dist_jax.load(tmp_path)

@@ -71,7 +71,7 @@ def configure(directory: Path, tower: str = "", **fields: object) -> None:
     (directory / "config.json").write_text(json.dumps(config))
 
 
-def assert_same(one: clip.ClipModel, other: clip.Clip) -> None:
+def assert_same(one: clip.ClipModel, other: clip.ClipModel) -> None:
     assert one.fingerprint == other.fingerprint
     for path, leaf in table.flatten(one.params).items():
         np.testing.assert_array_equal(leaf, table.flatten(other.params)[path], err_msg=path)
