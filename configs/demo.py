@@ -1,8 +1,8 @@
-"""The demo: eight motions of a shape, a tiny CLIP, minutes on two CPU cores.
+"""Demo: eight motions of a shape, a tiny CLIP; trains in minutes on two CPU cores.
 
     bash scripts/quickstart.sh
 
-makes the videos, the CLIP and the records that this reads, and then runs
+makes the videos, the CLIP and the records, and then runs
 
     python -m dist_jax.main --config=configs/demo.py --workdir=demo/run
 """
@@ -13,7 +13,7 @@ from dist_jax import config as settings
 
 
 def get_config() -> ml_collections.ConfigDict:
-    """What differs from the defaults: a small network, and no mixing, which needs far more steps to pay."""
+    """A small network without Mixup and CutMix, which only help in longer training."""
     config = settings.defaults()
     config.batch_size = 16
     config.epochs = 20.0
@@ -26,7 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.val = "demo/records/val@2"
     config.augment.crop_scale = (0.7, 1.0)
     config.augment.grayscale_prob = 0.0
-    # A mirrored "moving left" moves right, a mirrored clockwise turn is counter-clockwise: lines of labels.txt from 0.
+    # A flip swaps "moving left" with "moving right", and the two turns. Classes are lines of labels.txt, from 0.
     config.augment.hflip_label_pairs = (2, 3, 6, 7)
     config.mix.mixup_alpha = 0.0
     config.mix.cutmix_alpha = 0.0

@@ -31,7 +31,7 @@ def draw(config: ml_collections.FrozenConfigDict, resolution: int, step: jax.Arr
     batch_size, group, strength = config.batch_size, mix_group(config), config.augment.color_jitter
     gray, jitter, mix = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), step), 3)
     per_group = mixing.draw(mix, batch_size // group, (resolution, resolution), config.mix)
-    pairs_per_group = group // mixing.partners(group)
+    pairs_per_group = group // mixing.pair_size(group)
     return Draws(
         jax.random.bernoulli(gray, config.augment.grayscale_prob, (batch_size,)),
         jax.random.uniform(jitter, (batch_size, 3), minval=1 - strength, maxval=1 + strength),

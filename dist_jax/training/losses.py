@@ -5,7 +5,7 @@ import jax.numpy as jnp
 
 
 def smooth_labels(label: jax.Array, num_classes: int, smoothing: float) -> jax.Array:
-    """Class numbers int32 [B] -> targets float32 [B, K]: smoothing / K on every class, plus 1 - smoothing on the label."""
+    """Class numbers int32 [B] -> targets float32 [B, K]: smoothing / K everywhere, plus 1 - smoothing on the label."""
     return jax.nn.one_hot(label, num_classes, dtype=jnp.float32) * (1.0 - smoothing) + smoothing / num_classes
 
 

@@ -58,7 +58,7 @@ def add_prefetched(step: StepMemory, batch: PyTree, num_batches: int) -> StepMem
 
 
 def device_limit() -> int:
-    """Memory of a device, bytes: the limit of its allocator; on CPU the host memory divided by the number of devices."""
+    """Memory of a device, bytes: the limit of its allocator; on CPU host memory / number of devices."""
     device = jax.local_devices()[0]
     limit = (device.memory_stats() or {}).get("bytes_limit")
     if limit is not None:

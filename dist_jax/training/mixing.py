@@ -1,10 +1,9 @@
-"""Mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899) inside groups of consecutive clips.
+"""Mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899) within groups of consecutive clips.
 
-A group shares one draw and pairs each clip with the one at the mirrored place in the same group, so mixing needs no
-other group's clips and gives the same result on any number of devices. A batch holds its rows in the order of `order`,
-which puts the two of a pair side by side: a device needs the clips of no other, however few of a group it has. Drawing
-is apart from applying: the draws are a few numbers, made for the whole batch at once, and go with their pairs into
-whichever part of a batch these go.
+All clips of a group share one draw. Clip i of a group of n is mixed with clip n - 1 - i of the same group, so the
+result does not depend on the number of devices. The rows of a batch are in the order of `order`, which makes the two
+clips of a pair neighbours: no clip moves between devices, even if a device holds only a part of a group. `draw` samples
+a few numbers for the whole batch; `apply` mixes any whole pairs of it.
 """
 
 from typing import NamedTuple
@@ -18,51 +17,59 @@ from dist_jax.typing import PyTree
 
 
 class MixDraw(NamedTuple):
-    """One draw for each of G groups."""
+    """The random choices for G groups. The weights refer to the clip itself; its partner has the rest."""
 
-    share: jax.Array  # float32 [G], how much of the clip itself its target keeps, 0 to 1
-    box: jax.Array  # int32 [G, 4], top, left, bottom, right of what CutMix pastes, pixels; empty for Mixup
-    blend: jax.Array  # float32 [G], weight of the clip itself outside of the box
-
-
-def partners(group: int) -> int:
-    """Clips that are mixed with each other: 2, or 1 where a group is a single clip, which is not mixed."""
-    return min(group, 2)
+    target_weight: jax.Array  # float32 [G], 0 to 1
+    box: jax.Array  # int32 [G, 4], CutMix box: top, left, bottom, right, pixels; empty for Mixup
+    pixel_weight: jax.Array  # float32 [G], outside the box; it is 0 inside
 
 
-def order(batch_size: int, group: int) -> np.ndarray:
-    """The row of the global batch that each place of the batch holds: 0, group - 1, 1, group - 2, ...; int64 [B]."""
-    rows = np.arange(batch_size, dtype=np.int64).reshape(-1, group)  # [B / group, group]
-    mirrored = rows[:, ::-1]
-    return np.stack([rows, mirrored], axis=2).reshape(len(rows), -1)[:, :group].reshape(-1)
+def pair_size(group_size: int) -> int:
+    """Number of clips that are mixed with each other: 2, or 1 if a group is a single clip, which is not mixed."""
+    return min(group_size, 2)
 
 
-def draw(key: jax.Array, groups: int, size: tuple[int, int], mix: ml_collections.ConfigDict) -> MixDraw:
-    """Draws for `groups` groups of clips of `size` (H, W) pixels, by the settings config.mix."""
-    keys = jax.random.split(key, groups)
-    return jax.vmap(lambda k: _draw_one(k, size, mix))(keys)
+def order(batch_size: int, group_size: int) -> np.ndarray:
+    """Row of the global batch at each place of the mixed batch: 0, n - 1, 1, n - 2, ... per group of n; int64 [B]."""
+    rows = np.arange(batch_size, dtype=np.int64).reshape(-1, group_size)  # [B / n, n]
+    partners = rows[:, ::-1]
+    return np.stack([rows, partners], axis=2).reshape(len(rows), -1)[:, :group_size].reshape(-1)
 
 
-def _draw_one(key: jax.Array, size: tuple[int, int], mix: ml_collections.ConfigDict) -> MixDraw:
-    on, which, kept, place = jax.random.split(key, 4)
-    mixed = jax.random.bernoulli(on, mix.mix_prob if mix.mixup_alpha > 0 or mix.cutmix_alpha > 0 else 0.0)
-    if mix.mixup_alpha > 0 and mix.cutmix_alpha > 0:
-        is_cutmix = jax.random.bernoulli(which, mix.switch_prob)
+def draw(key: jax.Array, num_groups: int, size: tuple[int, int], settings: ml_collections.ConfigDict) -> MixDraw:
+    """Samples the choices for `num_groups` groups of clips.
+
+    Args:
+        key: random key.
+        num_groups: G.
+        size: (H, W) of the clips, pixels.
+        settings: config.mix.
+    """
+    keys = jax.random.split(key, num_groups)
+    return jax.vmap(lambda key: _draw_group(key, size, settings))(keys)
+
+
+def _draw_group(key: jax.Array, size: tuple[int, int], settings: ml_collections.ConfigDict) -> MixDraw:
+    mix_key, switch_key, weight_key, box_key = jax.random.split(key, 4)
+    mixup_alpha, cutmix_alpha = settings.mixup_alpha, settings.cutmix_alpha
+    is_mixed = jax.random.bernoulli(mix_key, settings.mix_prob if mixup_alpha > 0 or cutmix_alpha > 0 else 0.0)
+    if mixup_alpha > 0 and cutmix_alpha > 0:
+        is_cutmix = jax.random.bernoulli(switch_key, settings.switch_prob)
     else:
-        is_cutmix = jnp.asarray(mix.cutmix_alpha > 0)
-    alpha = jnp.where(is_cutmix, mix.cutmix_alpha, mix.mixup_alpha)
-    kept = jax.random.beta(kept, alpha, alpha)
-    blend = jnp.where(mixed & ~is_cutmix, kept, 1.0)
-    box = jnp.where(mixed & is_cutmix, _box(place, kept, size), 0)
+        is_cutmix = jnp.asarray(cutmix_alpha > 0)
+    alpha = jnp.where(is_cutmix, cutmix_alpha, mixup_alpha)
+    weight = jax.random.beta(weight_key, alpha, alpha)
+    pixel_weight = jnp.where(is_mixed & ~is_cutmix, weight, 1.0)
+    box = jnp.where(is_mixed & is_cutmix, _draw_box(box_key, weight, size), 0)
     area = (box[2] - box[0]) * (box[3] - box[1])
-    share = blend * (1.0 - area.astype(jnp.float32) / (size[0] * size[1]))
-    return MixDraw(share, box, blend)
+    target_weight = pixel_weight * (1.0 - area.astype(jnp.float32) / (size[0] * size[1]))
+    return MixDraw(target_weight, box, pixel_weight)
 
 
-def _box(key: jax.Array, kept: jax.Array, size: tuple[int, int]) -> jax.Array:
-    """A box of (1 - kept) of the frame's area around a uniform centre, cut off at the frame's edges: int32 [4]."""
+def _draw_box(key: jax.Array, weight: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """A box with the share 1 - weight of the frame's area and a uniform centre, clipped to the frame: int32 [4]."""
     height, width = size
-    side = jnp.sqrt(1.0 - kept)
+    side = jnp.sqrt(1.0 - weight)
     half = jnp.stack([height * side, width * side]).astype(jnp.int32) // 2
     centre = jax.random.randint(key, (2,), 0, jnp.asarray(size))
     limits = jnp.asarray(size, jnp.int32)
@@ -72,33 +79,35 @@ def _box(key: jax.Array, kept: jax.Array, size: tuple[int, int]) -> jax.Array:
 
 
 def apply(video: jax.Array, targets: PyTree, draws: MixDraw) -> tuple[jax.Array, PyTree]:
-    """Mixes each clip with the mirrored one of its group.
+    """Mixes each clip and its targets with those of its partner in the group.
 
     Args:
-        video: float [B, T, H, W, 3], B = G * group.
+        video: float [B, T, H, W, 3], B = G * group size.
         targets: float32 [B, K], or a tree of such arrays.
         draws: for the G groups, in order.
 
     Returns:
-        Mixed video and targets, of the same shapes and dtypes.
+        Mixed video and targets, with the same shapes and dtypes.
     """
-    groups = draws.share.shape[0]
-    grouped = video.reshape(groups, -1, *video.shape[1:])  # [G, group, T, H, W, 3]
-    weight = _weights(draws, video.shape[2:4])[:, None, None, :, :, None].astype(video.dtype)  # [G, 1, 1, H, W, 1]
-    grouped = grouped * weight + grouped[:, ::-1] * (1 - weight)
-    share = draws.share[:, None, None]  # [G, 1, 1]
+    num_groups = draws.target_weight.shape[0]
+    grouped = video.reshape(num_groups, -1, *video.shape[1:])  # [G, n, T, H, W, 3]
+    weights = _pixel_weights(draws, video.shape[2:4])[:, None, None, :, :, None].astype(
+        video.dtype
+    )  # [G, 1, 1, H, W, 1]
+    grouped = grouped * weights + grouped[:, ::-1] * (1 - weights)
+    target_weight = draws.target_weight[:, None, None]  # [G, 1, 1]
 
     def mix(target: jax.Array) -> jax.Array:
-        rows = target.reshape(groups, -1, target.shape[1])  # [G, group, K]
-        return (rows * share + rows[:, ::-1] * (1 - share)).reshape(target.shape)
+        rows = target.reshape(num_groups, -1, target.shape[1])  # [G, n, K]
+        return (rows * target_weight + rows[:, ::-1] * (1 - target_weight)).reshape(target.shape)
 
     return grouped.reshape(video.shape), jax.tree.map(mix, targets)
 
 
-def _weights(draws: MixDraw, size: tuple[int, ...]) -> jax.Array:
-    """Weight of the clip itself at each pixel: float32 [G, H, W], 0 inside of the box and `blend` outside."""
+def _pixel_weights(draws: MixDraw, size: tuple[int, ...]) -> jax.Array:
+    """Weight of the clip itself at each pixel: float32 [G, H, W]."""
     rows = jnp.arange(size[0], dtype=jnp.int32)[None, :, None]  # [1, H, 1]
     columns = jnp.arange(size[1], dtype=jnp.int32)[None, None, :]  # [1, 1, W]
     top, left, bottom, right = (draws.box[:, i, None, None] for i in range(4))  # [G, 1, 1] each
     inside = (rows >= top) & (rows < bottom) & (columns >= left) & (columns < right)  # [G, H, W]
-    return jnp.where(inside, 0.0, draws.blend[:, None, None])
+    return jnp.where(inside, 0.0, draws.pixel_weight[:, None, None])

@@ -1,4 +1,4 @@
-"""Mixup and CutMix against hand-computed cases and their properties."""
+"""Mixup and CutMix: hand-computed cases and properties."""
 
 import functools
 
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from dist_jax.training import mixing
 
 
-def mix_of(**changes) -> ml_collections.ConfigDict:
+def mix_config(**changes) -> ml_collections.ConfigDict:
     return ml_collections.ConfigDict(
         dict(mixup_alpha=0.8, cutmix_alpha=1.0, mix_prob=1.0, switch_prob=0.5, group_size=2) | changes
     )
@@ -42,67 +42,71 @@ def test_cutmix_pastes_the_partners_box_into_all_frames():
 
 def test_a_group_is_paired_with_its_own_reverse():
     video = jnp.arange(6.0).reshape(6, 1, 1, 1, 1)
-    nothing_kept = mixing.MixDraw(jnp.zeros(2), jnp.zeros((2, 4), jnp.int32), jnp.zeros(2))
-    mixed, _ = mixing.apply(video, jnp.ones((6, 2)), nothing_kept)
+    all_partner = mixing.MixDraw(jnp.zeros(2), jnp.zeros((2, 4), jnp.int32), jnp.zeros(2))
+    mixed, _ = mixing.apply(video, jnp.ones((6, 2)), all_partner)
     np.testing.assert_array_equal(mixed.ravel(), [2, 1, 0, 5, 4, 3])
 
 
 @pytest.mark.parametrize(
-    ("group", "expected"),
+    ("group_size", "expected"),
     [(1, [0, 1, 2, 3, 4, 5, 6, 7]), (2, [0, 1, 2, 3, 4, 5, 6, 7]), (4, [0, 3, 1, 2, 4, 7, 5, 6])],
 )
-def test_the_two_of_a_pair_lie_side_by_side_in_a_batch(group, expected):
-    assert mixing.order(8, group).tolist() == expected
+def test_the_clips_of_a_pair_are_neighbours_in_a_batch(group_size, expected):
+    assert mixing.order(8, group_size).tolist() == expected
 
 
-@given(groups=st.integers(1, 4), half=st.integers(1, 20))
-def test_a_batch_in_pairs_mixes_as_its_groups_do(groups, half):
-    group, batch = 2 * half, 2 * half * groups
-    rows = mixing.order(batch, group)
-    assert sorted(rows) == list(range(batch))
-    mirrored = np.arange(batch).reshape(groups, group)[:, ::-1].reshape(-1)  # the partner of each row
-    np.testing.assert_array_equal(rows.reshape(-1, 2)[:, ::-1].reshape(-1), mirrored[rows])
-    np.testing.assert_array_equal(rows // group, np.arange(batch) // group)  # and stays in its group
+@given(num_groups=st.integers(1, 4), num_pairs=st.integers(1, 20))
+def test_the_pairs_of_a_batch_are_the_pairs_of_its_groups(num_groups, num_pairs):
+    group_size, batch_size = 2 * num_pairs, 2 * num_pairs * num_groups
+    rows = mixing.order(batch_size, group_size)
+    assert sorted(rows) == list(range(batch_size))
+    partners = np.arange(batch_size).reshape(num_groups, group_size)[:, ::-1].reshape(-1)  # by row
+    np.testing.assert_array_equal(rows.reshape(-1, 2)[:, ::-1].reshape(-1), partners[rows])
+    np.testing.assert_array_equal(rows // group_size, np.arange(batch_size) // group_size)
 
 
 @functools.cache
 def compiled_draw(size: tuple[int, int]):
-    return jax.jit(lambda key: mixing.draw(key, 4, size, mix_of()))
+    return jax.jit(lambda key: mixing.draw(key, 4, size, mix_config()))
 
 
 @settings(deadline=None, max_examples=30)
 @given(seed=st.integers(0, 2**31), size=st.sampled_from([(4, 40), (40, 7), (32, 32)]))
-def test_the_share_is_what_the_pixels_say(seed, size):
+def test_the_target_weight_is_the_mean_pixel_weight(seed, size):
     height, width = size
     draws = compiled_draw(size)(jax.random.key(seed))
-    own = mixing.apply(
+    mixed = mixing.apply(
         jnp.concatenate([jnp.ones((1, 1, height, width, 1)), jnp.zeros((1, 1, height, width, 1))] * 4),
         jnp.zeros((8, 2)),
         draws,
     )[0][::2]
-    np.testing.assert_allclose(own.mean(axis=(1, 2, 3, 4)), draws.share, atol=1e-5)
-    assert np.all((draws.share >= 0) & (draws.share <= 1))
+    np.testing.assert_allclose(mixed.mean(axis=(1, 2, 3, 4)), draws.target_weight, atol=1e-5)
+    assert np.all((draws.target_weight >= 0) & (draws.target_weight <= 1))
     boxes = np.asarray(draws.box)
     assert np.all(boxes >= 0)
     assert np.all(boxes[:, 2] <= height)
     assert np.all(boxes[:, 3] <= width)
 
 
-def test_switch_probability_and_single_kinds():
-    both = mixing.draw(jax.random.key(0), 2000, (32, 32), mix_of())
-    cut = np.asarray(both.blend) == 1.0
-    assert 0.45 < cut.mean() < 0.55
-    assert np.all(np.asarray(both.box)[~cut] == 0)
-    only_mixup = mixing.draw(jax.random.key(0), 2000, (32, 32), mix_of(cutmix_alpha=0.0))
+def test_switch_prob_and_disabled_mixup_or_cutmix():
+    both = mixing.draw(jax.random.key(0), 2000, (32, 32), mix_config())
+    is_cutmix = np.asarray(both.pixel_weight) == 1.0
+    assert 0.45 < is_cutmix.mean() < 0.55
+    assert np.all(np.asarray(both.box)[~is_cutmix] == 0)
+    only_mixup = mixing.draw(jax.random.key(0), 2000, (32, 32), mix_config(cutmix_alpha=0.0))
     assert np.all(only_mixup.box == 0)
-    only_cutmix = mixing.draw(jax.random.key(0), 2000, (32, 32), mix_of(mixup_alpha=0.0))
-    assert np.all(only_cutmix.blend == 1)
-    assert np.all(mixing.draw(jax.random.key(0), 2000, (32, 32), mix_of(mix_prob=0.0)).share == 1)
-    assert np.all(mixing.draw(jax.random.key(0), 2000, (32, 32), mix_of(mixup_alpha=0.0, cutmix_alpha=0.0)).share == 1)
+    only_cutmix = mixing.draw(jax.random.key(0), 2000, (32, 32), mix_config(mixup_alpha=0.0))
+    assert np.all(only_cutmix.pixel_weight == 1)
+    assert np.all(mixing.draw(jax.random.key(0), 2000, (32, 32), mix_config(mix_prob=0.0)).target_weight == 1)
+    assert np.all(
+        mixing.draw(jax.random.key(0), 2000, (32, 32), mix_config(mixup_alpha=0.0, cutmix_alpha=0.0)).target_weight == 1
+    )
 
 
 @pytest.mark.parametrize("alpha", [0.8, 1.0])
-def test_mixup_shares_follow_the_beta_distribution(alpha):
-    share = np.asarray(mixing.draw(jax.random.key(1), 2000, (8, 8), mix_of(mixup_alpha=alpha, cutmix_alpha=0.0)).share)
-    assert abs(share.mean() - 0.5) < 0.025
-    assert abs(share.var() - 1 / (4 * (2 * alpha + 1))) < 0.007  # variance of Beta(alpha, alpha)
+def test_mixup_weights_follow_the_beta_distribution(alpha):
+    weights = np.asarray(
+        mixing.draw(jax.random.key(1), 2000, (8, 8), mix_config(mixup_alpha=alpha, cutmix_alpha=0.0)).target_weight
+    )
+    assert abs(weights.mean() - 0.5) < 0.025
+    assert abs(weights.var() - 1 / (4 * (2 * alpha + 1))) < 0.007  # variance of Beta(alpha, alpha)

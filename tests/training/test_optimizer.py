@@ -1,4 +1,4 @@
-"""The published optimizer: its schedule, its decay groups, what it leaves alone."""
+"""The published optimizer: learning-rate schedule, weight-decay mask, one step."""
 
 import jax
 import jax.numpy as jnp
@@ -6,27 +6,27 @@ import numpy as np
 import pytest
 
 from dist_jax import config as settings
-from dist_jax.training.optimizer import decay_rates, learning_rate, lr_schedule, make_optimizer, update
+from dist_jax.training.optimizer import learning_rate, lr_schedule, make_optimizer, update, weight_decays
 
 RECIPE = settings.defaults().optimizer
 
 
 def test_the_published_schedule_by_hand():
-    rate = lambda epoch: float(learning_rate(epoch, 36.0, RECIPE))
+    lr = lambda epoch: float(learning_rate(epoch, 36.0, RECIPE))
     at_six = 3.2e-4 * 0.5 * (1 + np.cos(np.pi * 6 / 36))
-    np.testing.assert_allclose(rate(0.0), 8e-7, rtol=1e-6)
-    np.testing.assert_allclose(rate(3.0), (8e-7 + at_six) / 2, rtol=1e-6)
-    np.testing.assert_allclose(rate(6.0), at_six, rtol=1e-6)
-    np.testing.assert_allclose(rate(18.0), 1.6e-4, rtol=1e-5)
-    assert rate(36.0) == pytest.approx(0.0, abs=1e-10)
+    np.testing.assert_allclose(lr(0.0), 8e-7, rtol=1e-6)
+    np.testing.assert_allclose(lr(3.0), (8e-7 + at_six) / 2, rtol=1e-6)
+    np.testing.assert_allclose(lr(6.0), at_six, rtol=1e-6)
+    np.testing.assert_allclose(lr(18.0), 1.6e-4, rtol=1e-5)
+    assert lr(36.0) == pytest.approx(0.0, abs=1e-10)
 
 
-def test_the_rate_follows_the_fractional_epoch():
-    rates = [float(learning_rate(epoch, 36.0, RECIPE)) for epoch in np.linspace(0, 6, 25)]
-    assert np.allclose(np.diff(rates), rates[1] - rates[0], rtol=1e-3)
+def test_the_learning_rate_follows_the_fractional_epoch():
+    lrs = [float(learning_rate(epoch, 36.0, RECIPE)) for epoch in np.linspace(0, 6, 25)]
+    assert np.allclose(np.diff(lrs), lrs[1] - lrs[0], rtol=1e-3)
 
 
-def test_decay_groups():
+def test_weight_decay_excludes_biases_norms_tokens_and_positions():
     params = {
         "layers": {
             "to_temporal": {"kernel": jnp.ones((3, 4, 2)), "bias": jnp.ones((3, 2))},
@@ -37,34 +37,38 @@ def test_decay_groups():
         "video_query": jnp.ones(4),
         "pooling": {"positions": jnp.ones((2, 2, 4))},
     }
-    rates = decay_rates(params, 0.5)
-    np.testing.assert_array_equal(rates["layers"]["to_temporal"]["kernel"].ravel(), [0.5, 0.5, 0.0])
-    assert rates["proj"] == 0.5
-    alone = [rates["layers"]["to_temporal"]["bias"], rates["layers"]["ln"]["scale"], rates["layers"]["class_token"]]
-    assert not any(np.any(rate) for rate in [*alone, rates["video_query"], rates["pooling"]["positions"]])
+    decays = weight_decays(params, 0.5)
+    np.testing.assert_array_equal(decays["layers"]["to_temporal"]["kernel"].ravel(), [0.5, 0.5, 0.0])
+    assert decays["proj"] == 0.5
+    not_decayed = [
+        decays["layers"]["to_temporal"]["bias"],
+        decays["layers"]["ln"]["scale"],
+        decays["layers"]["class_token"],
+    ]
+    assert not any(np.any(decay) for decay in [*not_decayed, decays["video_query"], decays["pooling"]["positions"]])
 
 
-def test_a_parameter_of_no_group_fails_at_start():
+def test_an_unknown_parameter_is_refused():
     with pytest.raises(ValueError, match="new/thing"):
-        decay_rates({"new": {"thing": jnp.ones(3)}}, 0.1)
+        weight_decays({"new": {"thing": jnp.ones(3)}}, 0.1)
 
 
-def test_every_parameter_of_the_network_has_a_group(tiny_model):
+def test_every_parameter_of_the_network_is_known(tiny_model):
     shapes = jax.eval_shape(tiny_model.init, jax.random.key(0))
-    rates = decay_rates(shapes, 1.0)
-    decayed = sum(bool(np.any(rate)) for rate in jax.tree.leaves(rates))
-    assert 0 < decayed < len(jax.tree.leaves(shapes))
+    decays = weight_decays(shapes, 1.0)
+    num_decayed = sum(bool(np.any(decay)) for decay in jax.tree.leaves(decays))
+    assert 0 < num_decayed < len(jax.tree.leaves(shapes))
 
 
 @pytest.mark.usefixtures("standard_promotion")
 def test_one_step_by_hand():
-    changed = settings.defaults().optimizer
-    changed.warmup_epochs, changed.weight_decay, changed.learning_rate = 0.0, 0.1, 0.01
-    optimizer, rate = make_optimizer(changed), lr_schedule(changed, 10.0, 0.1)
+    config = settings.defaults().optimizer
+    config.warmup_epochs, config.weight_decay, config.learning_rate = 0.0, 0.1, 0.01
+    optimizer, schedule = make_optimizer(config), lr_schedule(config, 10.0, 0.1)
     params = {"kernel": jnp.asarray([[2.0]]), "bias": jnp.asarray([2.0])}
     state = optimizer.init(params)
     gradient = {"kernel": jnp.asarray([[3.0]]), "bias": jnp.asarray([-3.0])}
-    after, _ = update(optimizer, rate(0), gradient, state, params)
-    # Adam's first step is the gradient's sign; decoupled decay adds 0.1 * 2 on the kernel alone.
+    after, _ = update(optimizer, schedule(0), gradient, state, params)
+    # Adam's first step is the sign of the gradient. Decoupled weight decay adds 0.1 * 2 to the kernel only.
     np.testing.assert_allclose(after["kernel"], [[2 - 0.01 * (1 + 0.2)]], rtol=1e-6)
     np.testing.assert_allclose(after["bias"], [2 + 0.01], rtol=1e-6)
