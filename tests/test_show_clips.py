@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import small_models
-from helpers.small_records import CLASSES, example, write_shards
+from helpers.small_records import NUM_CLASSES, example, write_shards
 from PIL import Image
 
 from dist_jax import config as settings
@@ -17,7 +17,7 @@ from dist_jax.training import augment
 from dist_jax.weights import clip as clip_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
-CLASS_NAMES = [f"class {k}" for k in range(CLASSES)]
+CLASS_NAMES = [f"class {k}" for k in range(NUM_CLASSES)]
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_training_clips_equal_the_inputs_of_the_training_step(config, tiny_model
     video, label = (jnp.asarray(batch[name]) for name in ("video", "label"))
     draws = augment.draw(config, 8, jnp.asarray(2))
     video, targets = augment.network_inputs(
-        config, tiny_model.normalize, video, {"label": label}, {"label": CLASSES}, draws
+        config, tiny_model.normalize, video, {"label": label}, {"label": NUM_CLASSES}, draws
     )
     np.testing.assert_array_equal(clips.video, video[:3])
     np.testing.assert_array_equal(clips.targets, targets["label"][:3])
@@ -112,7 +112,7 @@ def test_the_command_writes_the_image_and_the_arrays(arguments, tmp_path, capsys
         assert image.height > image.width / 4 * num_clips / 2
     with np.load(tmp_path / "clips.npz", allow_pickle=False) as arrays:
         assert arrays["video"].shape == (num_clips, 4, 8, 8, 3)
-        assert arrays["targets"].shape == (num_clips, CLASSES)
+        assert arrays["targets"].shape == (num_clips, NUM_CLASSES)
         np.testing.assert_allclose(arrays["targets"].sum(1), 1, rtol=1e-5)
         assert arrays["classes"].tolist() == ["jump", "run", "swim", "clap", "fall"]
 

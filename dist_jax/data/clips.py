@@ -1,7 +1,7 @@
 """One record -> one row of a batch: sampling, decoding and augmentation, in order.
 
-A row has `video` uint8 [T, H, W, 3] (training) or [V * crops, T, H, W, 3] (evaluation: the crops of a view are adjacent),
-`label` int32 [], `mask` float32 [] (1), `record` int64 [] and `id` bytes [].
+A row has `video` uint8 [T, H, W, 3] (training) or [V * crops, T, H, W, 3] (evaluation; the crops of a view are
+adjacent), `label` int32 [], `mask` float32 [] (1), `record` int64 [] and `id` bytes [].
 """
 
 import ml_collections

@@ -1,8 +1,8 @@
-"""To and from DMVR (github.com/google-deepmind/dmvr), which is imported only when something here is used.
+"""DMVR (github.com/google-deepmind/dmvr) factories as a source (data.source=dmvr), and `ClipFactory` for DMVR users.
 
-`ClipFactory` is a DMVR factory built from this project's sampling and augmentation. `open_source` makes any factory the
-source of a run: it takes the factory's shards and parser, and leaves sampling and augmentation to the configuration, so
-that order and randomness stay those of (seed, epoch, record).
+`open_source` uses the shards and the parser of any factory. Sampling and augmentation follow the configuration, so that
+order and randomness depend only on (seed, epoch, record). `ClipFactory` is a DMVR factory with this project's sampling
+and augmentation. The dmvr package is imported when one of them is used.
 """
 
 import functools
@@ -22,7 +22,7 @@ from dist_jax.errors import UserError
 
 
 def __getattr__(name: str) -> type:
-    """`ClipFactory`, made at first use: its base class needs dmvr."""
+    # ClipFactory is created at its first use, because its base class needs dmvr.
     if name == "ClipFactory":
         return _clip_factory()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -33,51 +33,54 @@ def _clip_factory() -> type:
     builders, sources, video_dataset = (_dmvr(name) for name in ("builders", "sources", "video_dataset"))
 
     class ClipFactory(video_dataset.BaseVideoDatasetFactory):
-        """Clips as the network sees them: `image` uint8 [T, H, W, 3], `label` int32 [].
+        """Preprocessed clips: `image` uint8 [T, H, W, 3], `label` int32 [].
 
-        Without is_training `image` is [V * crops, T, H, W, 3], the crops of one of the V views side by side.
+        With is_training=False, `image` is [V * crops, T, H, W, 3]; the crops of a view are adjacent.
         """
 
         def __init__(self, shards: str | Sequence[str]) -> None:
-            """For shards as `records.find_shards` takes them, or their paths."""
+            """`shards` is a pattern of `records.find_shards`, or a list of paths."""
             paths = records.find_shards(shards) if isinstance(shards, str) else list(shards)
             super().__init__(paths, builders.SequenceExampleParserBuilder, sources.TFRecordsSource())
 
         def _build(
             self,
             is_training: bool = True,
-            frames: int = 16,
+            num_frames: int = 16,
             resolution: int = 224,
             sampling: str = "segments",
             stride: int = 4,
-            views: int = 3,
-            crops: int = 1,
-            crop_area: Sequence[float] = (0.4, 1.0),
-            crop_aspect: Sequence[float] = (0.75, 4 / 3),
-            flip: float = 0.5,
-            flip_labels: Sequence[int] = (),
-            label: str = records.LABEL,
+            num_views: int = 3,
+            num_crops: int = 1,
+            crop_scale: Sequence[float] = (0.4, 1.0),
+            crop_ratio: Sequence[float] = (0.75, 4 / 3),
+            hflip_prob: float = 0.5,
+            hflip_label_pairs: Sequence[int] = (),
+            label_feature: str = records.LABEL,
         ) -> None:
-            """The recipe, under the names that config.data, config.augment and config.eval give to its numbers."""
+            """Arguments as in config.model, config.data, config.augment and config.eval.
+
+            `label_feature` is the context feature with the labels.
+            """
             if sampling not in ("segments", "dense"):
-                raise UserError(f"sampling={sampling!r}: wanted 'segments' or 'dense'")
+                raise UserError(f"sampling={sampling!r}: must be 'segments' or 'dense'")
             image = builders.IMAGE_FEATURE_NAME
-            label_name = builders.LABEL_INDEX_FEATURE_NAME
-            frames_type = tf.io.FixedLenSequenceFeature((), dtype=tf.string)
-            self.parser_builder.parse_feature(records.FRAMES, frames_type, image)
-            self.parser_builder.parse_feature(label, tf.io.VarLenFeature(tf.int64), label_name, is_context=True)
+            label = builders.LABEL_INDEX_FEATURE_NAME
+            frames_spec = tf.io.FixedLenSequenceFeature((), dtype=tf.string)
+            self.parser_builder.parse_feature(records.FRAMES, frames_spec, image)
+            self.parser_builder.parse_feature(label_feature, tf.io.VarLenFeature(tf.int64), label, is_context=True)
 
             def sample(features: Features) -> Features:
-                labels = tf.sparse.to_dense(features[label_name])
-                some = tf.debugging.assert_positive(tf.size(labels), f"the record has no label {label}")
-                with tf.control_dependencies([some]):
-                    ours = encoded_clip(features[image], tf.identity(labels), tf.constant([], tf.string))
+                labels = tf.sparse.to_dense(features[label])
+                has_label = tf.debugging.assert_positive(tf.size(labels), f"the record has no label {label_feature}")
+                with tf.control_dependencies([has_label]):
+                    clip = encoded_clip(features[image], tf.identity(labels), tf.constant([], tf.string))
                 if not is_training:
-                    return transforms.whole_frame(eval_views(ours, sampling, frames, stride, views))
-                # DMVR's pipelines draw from TensorFlow's own generator: tf.random.set_seed makes them repeatable.
-                ours["seed"] = tf.random.uniform([2], maxval=tf.int64.max, dtype=tf.int64)
-                ours = train_frames(ours, sampling, frames, stride)
-                return transforms.random_resized_crop(ours, crop_area, crop_aspect)
+                    return transforms.whole_frame(eval_views(clip, sampling, num_frames, stride, num_views))
+                # DMVR pipelines use TensorFlow's global generator; tf.random.set_seed makes them reproducible.
+                clip["seed"] = tf.random.uniform([2], maxval=tf.int64.max, dtype=tf.int64)
+                clip = train_frames(clip, sampling, num_frames, stride)
+                return transforms.random_resized_crop(clip, crop_scale, crop_ratio)
 
             def decode(features: Features) -> Features:
                 encoded = tf.gather(features["encoded"], tf.reshape(features["indices"], [-1]))
@@ -87,14 +90,14 @@ def _clip_factory() -> type:
                 features["label"] = tf.cast(features["labels"][0], tf.int32)
                 if is_training:
                     features = transforms.resize(features, resolution, resolution)
-                    features = transforms.random_flip(features, flip, flip_labels)
-                    shape = [frames, resolution, resolution, 3]
+                    features = transforms.random_flip(features, hflip_prob, hflip_label_pairs)
+                    shape = [num_frames, resolution, resolution, 3]
                 else:
-                    features = transforms.short_side_crops(features, resolution, crops)
-                    shape = [views * crops, frames, resolution, resolution, 3]
-                    by_view = [tf.reshape(crop, [views, *shape[1:]]) for crop in tf.unstack(features["video"])]
+                    features = transforms.short_side_crops(features, resolution, num_crops)
+                    shape = [num_views * num_crops, num_frames, resolution, resolution, 3]
+                    by_view = [tf.reshape(crop, [num_views, *shape[1:]]) for crop in tf.unstack(features["video"])]
                     features["video"] = tf.stack(by_view, axis=1)
-                return {image: tf.reshape(features["video"], shape), label_name: features["label"]}
+                return {image: tf.reshape(features["video"], shape), label: features["label"]}
 
             self.sampler_builder.add_fn(sample, fn_name="dist_jax_sample")
             self.decoder_builder.add_fn(decode, fn_name="dist_jax_decode")
@@ -104,30 +107,32 @@ def _clip_factory() -> type:
 
 
 def open_source(data: ml_collections.ConfigDict, split: str, class_names: Sequence[str]) -> Source:
-    """The clips of the factory data.dmvr_factory.
+    """Opens the records of the factory data.dmvr_factory.
 
     Args:
-        data: config.data. The arguments of the factory's constructor and of its `configure` come from the JSON object
-            data.dmvr_options and, for this split alone, from the JSON object data.train or data.val.
+        data: config.data. The arguments of the factory's constructor and of its `configure` method are in the JSON
+          object data.dmvr_options and, for one split, in the JSON object data.train or data.val.
         split: "train" or "val".
         class_names: K names.
 
     Raises:
-        UserError: no dmvr, no such factory, arguments that it does not take, shards that are no plain TFRecords,
-            filters, or a parser without frames and the label that data.label_key names.
+        UserError: dmvr is not installed, an unknown factory, unknown arguments, shards that are not uncompressed
+          TFRecords, filters, or a parser without frames or without the label data.label_key.
     """
     builders, sources = _dmvr("builders"), _dmvr("sources")
     factory = _configured(data, split)
     if type(factory._source) is not sources.TFRecordsSource or factory._source._compression_type:
-        raise UserError(f"{data.dmvr_factory} reads no plain TFRecords, which is what an index of records needs")
+        raise UserError(f"{data.dmvr_factory} does not read uncompressed TFRecords; dist_jax supports no others")
     if any(factory.filter_builder._filter_fns.values()):
-        raise UserError(f"{data.dmvr_factory} filters its records; write the wanted ones to records of their own")
+        raise UserError(
+            f"{data.dmvr_factory} filters its records, which is not supported; write the selected records to new shards"
+        )
     parse_all = factory.parser_builder.build()
-    found = tf.function(parse_all).get_concrete_function(tf.TensorSpec([], tf.string)).structured_outputs
+    parsed = tf.function(parse_all).get_concrete_function(tf.TensorSpec([], tf.string)).structured_outputs
     label = builders.LABEL_INDEX_FEATURE_NAME if data.label_key == "label" else data.label_key
-    missing = {builders.IMAGE_FEATURE_NAME, label} - found.keys()
+    missing = {builders.IMAGE_FEATURE_NAME, label} - parsed.keys()
     if missing:
-        raise UserError(f"{data.dmvr_factory} parses {sorted(found)}; {sorted(missing)} is missing (data.label_key)")
+        raise UserError(f"{data.dmvr_factory} parses {sorted(parsed)}; {sorted(missing)} is missing (data.label_key)")
 
     def parse(serialized: tf.Tensor) -> Features:
         features = parse_all(serialized)
@@ -141,7 +146,7 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Sequen
 
 
 def class_names(data: ml_collections.ConfigDict) -> list[str]:
-    """Raises UserError: a DMVR factory has no class names of its own."""
+    """Raises UserError, because DMVR factories have no class names."""
     raise UserError(
         f"data.class_names_file is empty; data.source={data.source} needs a file of class names, one per line"
     )
@@ -152,20 +157,21 @@ def _configured(data: ml_collections.ConfigDict, split: str) -> object:
     try:
         factory = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"data.dmvr_factory={data.dmvr_factory!r}: wanted module:ClassName ({error})") from error
+        raise UserError(f"data.dmvr_factory={data.dmvr_factory!r}: must be module:ClassName ({error})") from error
     arguments = _json_object("data.dmvr_options", data.dmvr_options or "{}")
     arguments |= _json_object(f"data.{split}", data[split])
-    taken = inspect.signature(factory.__init__).parameters
-    configured = inspect.signature(factory._build).parameters
-    unknown = sorted(arguments.keys() - taken.keys() - configured.keys())
+    init_parameters = inspect.signature(factory.__init__).parameters
+    build_parameters = inspect.signature(factory._build).parameters
+    unknown = sorted(arguments.keys() - init_parameters.keys() - build_parameters.keys())
     if unknown:
-        raise UserError(f"{data.dmvr_factory} does not take {unknown}; it takes {[*taken, *configured]}")
+        allowed = [*init_parameters, *build_parameters]
+        raise UserError(f"{data.dmvr_factory} has no arguments {unknown}; use {allowed}")
     try:
-        made = factory(**{key: value for key, value in arguments.items() if key in taken})
-        return made.configure(**{key: value for key, value in arguments.items() if key not in taken})
-    except (TypeError, ValueError) as error:  # an argument is missing, say
+        instance = factory(**{key: value for key, value in arguments.items() if key in init_parameters})
+        return instance.configure(**{key: value for key, value in arguments.items() if key not in init_parameters})
+    except (TypeError, ValueError) as error:  # e.g. a missing argument
         raise UserError(
-            f"{data.dmvr_factory} cannot be made with {arguments} (data.dmvr_options and data.{split}): {error}"
+            f"{data.dmvr_factory} fails with {arguments} (data.dmvr_options and data.{split}): {error}"
         ) from error
 
 
@@ -173,9 +179,11 @@ def _json_object(field: str, text: str) -> dict[str, object]:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise UserError(f"{field}={text!r} is not JSON ({error}); with data.source=dmvr it is an object") from error
+        raise UserError(
+            f"{field}={text!r} is not JSON ({error}); with data.source=dmvr it must be a JSON object"
+        ) from error
     if not isinstance(value, dict):
-        raise UserError(f"{field}={text!r}: wanted a JSON object of the factory's arguments")
+        raise UserError(f"{field}={text!r}: must be a JSON object with the factory's arguments")
     return value
 
 
@@ -184,5 +192,5 @@ def _dmvr(module: str) -> object:
         return importlib.import_module(f"dmvr.{module}")
     except ModuleNotFoundError as error:
         raise UserError(
-            "dmvr is not installed and not on the package index: pip install git+https://github.com/google-deepmind/dmvr"
+            "dmvr is not installed; install it with: pip install git+https://github.com/google-deepmind/dmvr"
         ) from error

@@ -149,7 +149,7 @@ def _batches(
     """
     blank = clips.blank_clip(shape)
 
-    # Do not use Dataset.from_generator: if a process has one, TensorFlow returns all freed memory to the system at once,
+    # Do not use Dataset.from_generator: with one in the process, TensorFlow returns freed memory to the system at once,
     # and allocating it again for each clip takes as long as decoding.
     def positions_of(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         candidates, epoch = tf.numpy_function(positions, [step], [tf.int64, tf.int64])

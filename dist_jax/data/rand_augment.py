@@ -1,10 +1,11 @@
-"""RandAugment (arXiv 1909.13719) on whole clips: the operations and ranges that torchvision gives it.
+"""RandAugment (arXiv 1909.13719) on whole clips, with torchvision's operations and ranges.
 
-A magnitude m of 0 to 10 is m / 10 of each operation's range. An operation and its sign are drawn once for all frames.
-Rotation is about the centre, shear about the top left corner, as torchvision has them.
-Shapes: video uint8 [T, H, W, 3]; what a geometric operation brings in from outside is black.
+Magnitude m (0 to 10) is m / 10 of each operation's range. All frames share the random operations and signs. As in
+torchvision, rotation is about the centre and shear about the top left corner.
+Shapes: video uint8 [T, H, W, 3]. Geometric operations fill pixels from outside the frame with black.
 """
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -18,38 +19,35 @@ _SHEAR = 0.3
 _ROTATION = math.radians(30)
 _TRANSLATION = 150 / 331  # of the frame's side
 _ENHANCEMENT = 0.9
-_TOP_LEFT = (-0.5, -0.5)  # the frame's corner, in pixels from the middle of its first pixel
+_TOP_LEFT = (-0.5, -0.5)  # corner of the frame, x and y in pixels from the centre of the first pixel
 
 
-def rand_augment(features: Features, operations: int, magnitude: float) -> Features:
-    """Applies so many operations, each drawn uniformly (with repetition), at the magnitude 0 to 10."""
+def rand_augment(features: Features, num_ops: int, magnitude: float) -> Features:
+    """Applies `num_ops` uniformly drawn operations, with repetition. `magnitude` is 0 to 10."""
     video = features["video"]
-    for number in range(operations):
+    for number in range(num_ops):
         seed = fold_in(features["seed"], f"rand_augment {number}")
-        which = tf.random.stateless_uniform([], fold_in(seed, "which"), 0, len(OPERATIONS), dtype=tf.int32)
+        index = tf.random.stateless_uniform([], fold_in(seed, "which"), 0, len(OPERATIONS), dtype=tf.int32)
         positive = tf.random.stateless_uniform([], fold_in(seed, "sign")) < 0.5
         strength = tf.where(positive, magnitude / 10, -magnitude / 10)
-        video = tf.switch_case(which, [_bound(operation, video, strength) for operation in OPERATIONS])
+        branches = [functools.partial(operation, video, strength) for operation in OPERATIONS]
+        video = tf.switch_case(index, branches)
     return features | {"video": tf.ensure_shape(video, features["video"].shape)}
 
 
-def _bound(operation: Operation, video: tf.Tensor, strength: tf.Tensor) -> Callable[[], tf.Tensor]:
-    return lambda: operation(video, strength)
-
-
 def identity(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Nothing."""
+    """Returns `video` unchanged."""
     del strength
     return video
 
 
 def shear_x(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Rows shift by up to 0.3 of their distance from the topmost."""
+    """Shifts rows by up to 0.3 of their distance from the top."""
     return _affine(video, [[1.0, _SHEAR * strength], [0.0, 1.0]], centre=_TOP_LEFT)
 
 
 def shear_y(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Columns shift by up to 0.3 of their distance from the leftmost."""
+    """Shifts columns by up to 0.3 of their distance from the left."""
     return _affine(video, [[1.0, 0.0], [_SHEAR * strength, 1.0]], centre=_TOP_LEFT)
 
 
@@ -66,50 +64,50 @@ def translate_y(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
 
 
 def rotate(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Turns by up to 30 degrees about the centre."""
+    """Rotates by up to 30 degrees about the centre."""
     angle = strength * _ROTATION
     return _affine(video, [[tf.cos(angle), -tf.sin(angle)], [tf.sin(angle), tf.cos(angle)]])
 
 
 def brightness(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Towards black or away from it."""
+    """Blends with black (strength -1: 10 % of the pixel value, +1: 190 %)."""
     return _blend(tf.zeros_like(video, tf.float32), video, strength)
 
 
 def color(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Towards gray or away from it."""
+    """Blends with the grayscale clip (strength -1: less colour, +1: more)."""
     return _blend(_gray(video), video, strength)
 
 
 def contrast(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Towards each frame's mean gray or away from it."""
+    """Blends with each frame's mean gray (strength -1: less contrast, +1: more)."""
     return _blend(tf.reduce_mean(_gray(video), axis=[1, 2, 3], keepdims=True), video, strength)
 
 
 def sharpness(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Towards a 3 x 3 smoothing or away from it; the frames' border stays."""
+    """Blends with a 3 x 3 smoothing filter (strength -1: smoother, +1: sharper). The border of a frame stays."""
     kernel = tf.constant([[1.0, 1.0, 1.0], [1.0, 5.0, 1.0], [1.0, 1.0, 1.0]]) / 13
     pixels = tf.cast(video, tf.float32)
     smooth = tf.nn.depthwise_conv2d(pixels, tf.tile(kernel[:, :, None, None], [1, 1, 3, 1]), [1] * 4, "VALID")
-    inner = tf.pad(tf.ones_like(smooth), [[0, 0], [1, 1], [1, 1], [0, 0]])
+    interior = tf.pad(tf.ones_like(smooth), [[0, 0], [1, 1], [1, 1], [0, 0]])
     smooth = tf.pad(smooth, [[0, 0], [1, 1], [1, 1], [0, 0]])
-    return _blend(tf.where(inner > 0, smooth, pixels), video, strength)
+    return _blend(tf.where(interior > 0, smooth, pixels), video, strength)
 
 
 def posterize(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Keeps the 8 to 4 highest bits."""
-    dropped = tf.cast(tf.round(4 * tf.abs(strength)), tf.uint8)
-    return tf.bitwise.left_shift(tf.bitwise.right_shift(video, dropped), dropped)
+    """Keeps the 8 (strength 0) to 4 (strength 1) highest bits."""
+    num_dropped = tf.cast(tf.round(4 * tf.abs(strength)), tf.uint8)
+    return tf.bitwise.left_shift(tf.bitwise.right_shift(video, num_dropped), num_dropped)
 
 
 def solarize(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Inverts what reaches a threshold of 255 down to 0."""
+    """Inverts values at or above a threshold of 255 (strength 0) to 0 (strength 1)."""
     threshold = 255 * (1 - tf.abs(strength))
     return tf.where(tf.cast(video, tf.float32) >= threshold, 255 - video, video)
 
 
 def auto_contrast(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Stretches every channel of a frame to 0..255; a constant channel stays."""
+    """Stretches every channel of a frame to 0..255. A constant channel stays."""
     del strength
     pixels = tf.cast(video, tf.float32)
     low = tf.reduce_min(pixels, axis=[1, 2], keepdims=True)
@@ -118,10 +116,10 @@ def auto_contrast(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
 
 
 def equalize(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
-    """Spreads the histogram of every channel of a frame."""
+    """Equalizes the histogram of every channel of a frame, as PIL and torchvision do."""
     del strength
 
-    def channel(values: tf.Tensor) -> tf.Tensor:
+    def equalize_channel(values: tf.Tensor) -> tf.Tensor:
         histogram = tf.math.bincount(tf.reshape(tf.cast(values, tf.int32), [-1]), minlength=256)
         last = tf.boolean_mask(histogram, histogram > 0)[-1]
         step = (tf.reduce_sum(histogram) - last) // 255
@@ -129,9 +127,9 @@ def equalize(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:
         return tf.where(step > 0, tf.cast(tf.gather(table, tf.cast(values, tf.int32)), tf.uint8), values)
 
     planes = tf.reshape(tf.transpose(tf.cast(video, tf.int32), [0, 3, 1, 2]), [-1, *video.shape[1:3]])  # [T * 3, H, W]
-    equal = tf.map_fn(channel, tf.cast(planes, tf.uint8))
-    equal = tf.transpose(tf.reshape(tf.cast(equal, tf.int32), [-1, 3, *video.shape[1:3]]), [0, 2, 3, 1])
-    return tf.cast(equal, tf.uint8)
+    planes = tf.cast(tf.map_fn(equalize_channel, tf.cast(planes, tf.uint8)), tf.int32)
+    equalized = tf.transpose(tf.reshape(planes, [-1, 3, *video.shape[1:3]]), [0, 2, 3, 1])
+    return tf.cast(equalized, tf.uint8)
 
 
 OPERATIONS: tuple[Operation, ...] = (
@@ -159,9 +157,9 @@ def _affine(
     y: object = 0.0,
     centre: tuple[float, float] | None = None,
 ) -> tf.Tensor:
-    """Every output pixel takes the input at `matrix` times its place from `centre`, minus (x, y); nearest pixel.
+    """Nearest-neighbour affine transform: output pixel p is input pixel centre + matrix @ (p - centre) - (x, y).
 
-    `centre` is x, y in pixels from the middle of the first one; None: the frame's own.
+    `centre` is (x, y) in pixels from the centre of the first pixel; None: the centre of the frame.
     """
     shape = tf.shape(video)
     centre_x, centre_y = centre or (tf.cast(shape[2] - 1, tf.float32) / 2, tf.cast(shape[1] - 1, tf.float32) / 2)

@@ -1,8 +1,8 @@
 """Index of a set of shards: the shard and offset of every record, stored in a file next to the shards.
 
 A TFRecord file is a sequence of (length uint64, masked CRC32C of the length, data, masked CRC32C of the data),
-little-endian. The first two are a record's header. After a damaged header, the index continues at the next valid header;
-the bytes between count as one bad record, which fails when it is read.
+little-endian. The first two are a record's header. After a damaged header, the index continues at the next valid
+header; the bytes between them count as one bad record, which fails when it is read.
 """
 
 import concurrent.futures
@@ -159,7 +159,8 @@ def _scan(file: io.RawIOBase | tf.io.gfile.GFile, path: str, size: int) -> tuple
         position = end
     if offsets and not any_valid:
         raise UserError(
-            f"{path} contains no valid TFRecord: it is damaged, compressed or not a TFRecord file; build or copy it again"
+            f"{path} has no valid TFRecord header: it is damaged, compressed or not a TFRecord file; build or copy it "
+            "again"
         )
     return np.array(offsets, np.int64), np.array(lengths, np.int64)
 

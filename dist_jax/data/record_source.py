@@ -55,15 +55,17 @@ def has_large_records(index: record_index.ShardIndex) -> bool:
 def _check_class_names(index: record_index.ShardIndex, class_names: Sequence[str]) -> None:
     """Compares the class names stored in some records with `class_names`. Records may have no class names.
 
-    A stored name that is not in `class_names` gives a warning: the new name can be a better text for CLIP. A stored name
-    that belongs to another class raises UserError.
+    A stored name that is not in `class_names` gives a warning, because the new name can be a better text for CLIP. A
+    stored name that belongs to another class raises UserError.
     """
     numbers = {_normalize(name): number for number, name in enumerate(class_names)}
     warned = False
     for record, number, text in _stored_labels(index):
         if not 0 <= number < len(class_names) or _normalize(class_names[number]) == _normalize(text):
             continue
-        conflict = f"class {number} is {text!r} in {index.location(record)}, but {class_names[number]!r} in the class names"
+        conflict = (
+            f"class {number} is {text!r} in {index.location(record)}, but {class_names[number]!r} in the class names"
+        )
         if _normalize(text) in numbers:
             raise UserError(
                 f"{conflict}, where {text!r} is class {numbers[_normalize(text)]}: set data.class_names_file to the "

@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from dist_jax.data import records
 
-CLASSES = 5
+NUM_CLASSES = 5
 SIZE = (24, 32)  # height and width of the stored frames
 
 
@@ -24,7 +24,7 @@ def jpeg(image, quality=95):
 
 def example(record, frames=6, size=SIZE):
     images = [jpeg(picture(record, frame, size)) for frame in range(frames)]
-    return records.make_example(images, record % CLASSES, f"class {record % CLASSES}", f"{record}.mp4", 0, 1_000_000)
+    return records.make_example(images, record % NUM_CLASSES, f"class {record % NUM_CLASSES}", f"{record}.mp4", 0, 1_000_000)
 
 
 def write_shards(folder: Path, examples, shards=3, name="train"):
@@ -34,5 +34,5 @@ def write_shards(folder: Path, examples, shards=3, name="train"):
         with tf.io.TFRecordWriter(records.shard_path(str(folder / name), shard, shards)) as writer:
             for serialized in examples[shard::shards]:
                 writer.write(serialized)
-    (folder / "labels.txt").write_text("".join(f"class {k}\n" for k in range(CLASSES)))
+    (folder / "labels.txt").write_text("".join(f"class {k}\n" for k in range(NUM_CLASSES)))
     return f"{folder / name}@{shards}"
