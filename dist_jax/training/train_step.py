@@ -108,7 +108,7 @@ class TrainStep:
         Each part holds whole pairs of mixed clips, and rows of every device: no clip moves between devices.
         """
         parts = self.config.grad_accum_steps
-        pairs = self.config.batch_size // mixing.partners(mix_group(self.config))
+        pairs = self.config.batch_size // mixing.pair_size(mix_group(self.config))
         paired = rows.reshape(pairs // parts, parts, -1, *rows.shape[1:])
         paired = paired.swapaxes(0, 1)  # [parts, pairs per part, clips or draws of a pair, ...]
         return paired.reshape(parts, -1, *rows.shape[1:])
