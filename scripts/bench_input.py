@@ -99,12 +99,12 @@ def texture(rng: np.random.Generator, size: int) -> np.ndarray:
 
 def build(videos: Path, folder: Path) -> str:
     """Records of all the videos, by the project's own program."""
-    from dist_jax.build_records import __main__ as build_records
+    from dist_jax.build_records import command
 
     names = sorted(path.relative_to(videos) for path in videos.rglob("*.mp4"))
     (folder / "list.txt").write_text("".join(f"{name} clip\n" for name in names))
     arguments = ["--videos", str(videos), "--list", str(folder / "list.txt"), "--output", str(folder / "records")]
-    build_records.main([*arguments, "--shards", "2"])
+    command.main([*arguments, "--shards", "2"])
     return str(folder / "records" / "train@2")
 
 

@@ -110,9 +110,7 @@ def _kinetics710(
 def _ssv2(annotations: str, files: VideoFiles, split: str) -> Annotations:
     _check_split(split, ("train", "val"))
     class_numbers = _read_json(_find_file(annotations, r".*labels\.json"))
-    if not isinstance(class_numbers, dict) or (
-        {*map(str, class_numbers.values())} != {*map(str, range(len(class_numbers)))}
-    ):
+    if not _numbers_all_classes(class_numbers):
         raise UserError(f"{annotations}: labels.json must be an object {{template: number}} with the numbers from 0")
     path = _find_file(annotations, {"train": r".*train\.json", "val": r".*validation\.json"}[split])
     segments = []
@@ -129,6 +127,13 @@ def _ssv2(annotations: str, files: VideoFiles, split: str) -> Annotations:
     return Annotations(segments, sorted(class_numbers, key=lambda label: int(class_numbers[label])))
 
 
+def _numbers_all_classes(class_numbers: object) -> bool:
+    """Whether the value is a dict whose values are the numbers from 0, as text or integers."""
+    if not isinstance(class_numbers, dict):
+        return False
+    return {*map(str, class_numbers.values())} == {*map(str, range(len(class_numbers)))}
+
+
 def _epic100(annotations: str, files: VideoFiles, split: str) -> Annotations:
     _check_split(split, ("train", "val"))
     path = _find_file(annotations, {"train": r"EPIC_100_train\.csv", "val": r"EPIC_100_validation\.csv"}[split])
@@ -141,7 +146,8 @@ def _epic100(annotations: str, files: VideoFiles, split: str) -> Annotations:
         verb, noun = _parse_number(row["verb_class"], place), _parse_number(row["noun_class"], place)
         if verb >= len(verbs) or noun >= len(nouns):
             raise UserError(
-                f"{place}: verb {verb} or noun {noun} is not in the class files ({len(verbs)} verbs, {len(nouns)} nouns)"
+                f"{place}: verb {verb} or noun {noun} is not in the class files "
+                f"({len(verbs)} verbs, {len(nouns)} nouns)"
             )
         file = files.find(video) or f"{row.get('participant_id') or video.partition('_')[0]}/videos/{video}.MP4"
         start, end = _epic_times(row, fps_by_video, place)

@@ -65,7 +65,7 @@ class Kinetics710:
 
 
 def read_videos(path: str, split: str | None = None) -> list[Video]:
-    """Reads a published list. Raises UserError for missing columns, invalid rows, or rows of a split other than `split`."""
+    """Reads a published list. Raises UserError for invalid rows, and for rows of other splits if `split` is set."""
     videos = []
     for line, row in csv_rows(path, read_text(path), ("label", "youtube_id", "time_start", "time_end")):
         place = f"{path}, line {line}"
@@ -162,7 +162,7 @@ def merge(sets: dict[str, Sequence[Video]], held_out_ids: Collection[str]) -> Ki
     """Merges sets: one class per normalized name, one video per YouTube id, no held-out videos.
 
     Args:
-        sets: set -> its videos, oldest set first. If several sets list a video, the last set's label and times are used.
+        sets: set -> its videos, oldest set first. For a video in several sets, the last set gives label and times.
         held_out_ids: YouTube ids of validation and test lists.
 
     Returns:
@@ -198,7 +198,7 @@ def class_map_csv(class_map: dict[str, str], class_names: Sequence[str]) -> str:
 
 
 def _merged_names(labels: Iterable[str]) -> dict[str, str]:
-    """Normalized name -> merged class name: the spelling of the newest set that has this name, else the name itself."""
+    """Normalized name -> merged class name: the spelling of the newest set, or else the normalized name."""
     names = {}
     for label in labels:
         key, plain = normalize_name(label), " ".join(label.split())

@@ -7,8 +7,7 @@ import pytest
 from helpers.built_records import examples, images, integers
 from helpers.video_files import numbers, write_video
 
-from dist_jax.build_records import __main__ as build_records
-from dist_jax.build_records import datasets, kinetics
+from dist_jax.build_records import command, datasets, kinetics
 from dist_jax.build_records.kinetics import Video
 from dist_jax.build_records.video_files import VideoFiles
 from dist_jax.data import records
@@ -18,7 +17,7 @@ from dist_jax.video.video_list import VideoSegment
 
 @pytest.fixture
 def tree(tmp_path):
-    """Writes files of a folder from a dict of path: text; the folder."""
+    """Writes the files {path: text} to a folder and returns the folder."""
 
     def write(files, name="annotations"):
         for path, text in files.items():
@@ -33,7 +32,7 @@ def tree(tmp_path):
 KINETICS = "label,youtube_id,time_start,time_end,split\n"
 
 
-def test_kinetics_and_its_two_ways_of_naming_files(tree):
+def test_kinetics_finds_trimmed_and_full_videos(tree):
     lists = tree(
         {
             "train.csv": KINETICS
@@ -41,48 +40,48 @@ def test_kinetics_and_its_two_ways_of_naming_files(tree):
         }
     )
     videos = tree({"zumba/-abc_DEF123_000084_000094.mp4": "", "xyz.mkv": ""}, "videos")
-    read = datasets.read("kinetics400", lists, videos, "train")
-    assert read.clips == [
+    result = datasets.read("kinetics400", lists, videos, "train")
+    assert result.segments == [
         VideoSegment("zumba/-abc_DEF123_000084_000094.mp4", "zumba"),
         VideoSegment("xyz.mkv", "playing, well", 7, 17),
         VideoSegment("gone_000001_000011.mp4", "yoga"),
     ]
-    assert read.labels == ["playing, well", "yoga", "zumba"]
-    assert datasets.read("kinetics400", lists, videos, "train", trimmed=True).clips[1] == VideoSegment(
+    assert result.class_names == ["playing, well", "yoga", "zumba"]
+    assert datasets.read("kinetics400", lists, videos, "train", trimmed=True).segments[1] == VideoSegment(
         "xyz.mkv", "playing, well"
     )
-    assert datasets.read("kinetics400", lists + "/train.csv", videos, "train").clips == read.clips
+    assert datasets.read("kinetics400", lists + "/train.csv", videos, "train").segments == result.segments
 
 
 @pytest.mark.parametrize("name", ["val.csv", "validate.csv", "kinetics_600_val.csv", "kinetics700_2020_validate.csv"])
-def test_kinetics_lists_by_their_published_names(tree, name):
+def test_kinetics_lists_are_found_by_their_published_names(tree, name):
     lists = tree({name: KINETICS, "train.csv": KINETICS, "kinetics_600_test.csv": KINETICS})
     assert kinetics.list_path(lists, "val") == f"{lists}/{name}"
 
 
-def test_kinetics_faults(tree):
+def test_invalid_kinetics_lists_are_rejected(tree):
     videos = tree({}, "videos")
     one = tree({"k.csv": KINETICS + "zumba,x,1,11,validate\n"}, "one")
-    assert len(datasets.read("kinetics400", f"{one}/k.csv", videos, "val").clips) == 1
+    assert len(datasets.read("kinetics400", f"{one}/k.csv", videos, "val").segments) == 1
     lists = tree({"a_train.csv": KINETICS, "b_train.csv": KINETICS, "val.csv": KINETICS, "test.csv": "youtube_id\nx\n"})
     for split, message in (
-        ("train", "it has a_train.csv, b_train.csv"),
-        ("val", "lists no videos"),
+        ("train", "has a_train.csv, b_train.csv"),
+        ("val", "contains no videos"),
         ("test", "no column 'label'"),
-        ("all", "wanted train or val or test"),
+        ("all", "expected train or val or test"),
         ("train", "--split is 'train'"),
     ):
         place = f"{one}/k.csv" if "--split" in message else lists
         with pytest.raises(UserError, match=message):
             datasets.read("kinetics400", place, videos, split)
     bad = tree({"train.csv": KINETICS + "zumba,x,20,10,train\n"}, "bad")
-    with pytest.raises(UserError, match=r"train\.csv, line 2: wanted .* a start before the end"):
+    with pytest.raises(UserError, match=r"train\.csv, line 2: expected .* a start before the end"):
         datasets.read("kinetics600", bad, videos, "train")
-    with pytest.raises(UserError, match="absent: is not there"):
+    with pytest.raises(UserError, match="absent: does not exist"):
         datasets.read("kinetics400", "absent", videos, "train")
 
 
-def test_normal_names():
+def test_names_of_one_class_in_different_sets_are_normalized_to_one_name():
     for one, other in (
         ("passing American football (not in game)", "passing american football (not in game)"),
         ("massaging person's head", "massaging person\\'s head"),
@@ -91,16 +90,16 @@ def test_normal_names():
         ("drinking", "sipping cup"),
         ("throwing ball", "throwing ball (not baseball or American football)"),
     ):
-        assert kinetics.normal_name(one) == kinetics.normal_name(other)
-    assert kinetics.normal_name("hugging baby") != kinetics.normal_name("hugging")
+        assert kinetics.normalize_name(one) == kinetics.normalize_name(other)
+    assert kinetics.normalize_name("hugging baby") != kinetics.normalize_name("hugging")
 
 
-def test_renaming_ends_after_one_step():
+def test_no_renamed_class_is_renamed_again():
     assert not set(kinetics.RENAMED) & {name.casefold() for name in kinetics.RENAMED.values()}
     assert all(name == name.casefold() for name in kinetics.RENAMED)
 
 
-def test_merging_by_hand():
+def test_merge_keeps_the_newest_label_of_a_video_and_no_held_out_video():
     def video(name, label):
         return Video(name, label, 0, 10)
 
@@ -113,13 +112,13 @@ def test_merging_by_hand():
         {"held"},
     )
     assert [(v.youtube_id, v.label) for v in merged.videos] == [
-        ("b", "dyeing hair"),  # the newest set's label
+        ("b", "dyeing hair"),  # label of the newest set
         ("e", "passing American football (in game)"),
         ("a", "dyeing hair"),
         ("d", "passing American football (in game)"),
         ("c", "vault"),
     ]
-    assert merged.maps == {
+    assert merged.class_maps == {
         "kinetics400": {"dying hair": "dyeing hair", "vault": "vault"},
         "kinetics600": {
             "dyeing hair": "dyeing hair",
@@ -137,7 +136,7 @@ def test_merging_by_hand():
     }
 
 
-def test_a_renamed_class_has_its_new_name_even_where_only_the_old_set_is_there():
+def test_a_renamed_class_has_its_new_name_without_the_newer_sets():
     merged = kinetics.merge({"kinetics400": [Video("a", "tying tie", 0, 10)]}, [])
     assert [video.label for video in merged.videos] == ["tying necktie"]
 
@@ -159,28 +158,31 @@ def three_sets(tree):
     return tree({path: KINETICS + text for path, text in rows.items()} | tests)
 
 
-def test_kinetics710(tree, three_sets):
-    read = datasets.read("kinetics710", three_sets, tree({}, "videos"), "train")
-    assert [(clip.path[0], clip.label) for clip in read.clips] == [
+def test_kinetics710_has_merged_classes_counts_and_class_maps(tree, three_sets):
+    result = datasets.read("kinetics710", three_sets, tree({}, "videos"), "train")
+    assert [(segment.path[0], segment.label) for segment in result.segments] == [
         ("c", "yoga"),
         ("a", "inflating balloons"),
         ("b", "vault"),
     ]
-    assert read.labels == ["inflating balloons", "vault", "yoga"]
-    counts = json.loads(read.files["kinetics710_train_counts.json"])
+    assert result.class_names == ["inflating balloons", "vault", "yoga"]
+    counts = json.loads(result.extra_files["kinetics710_train_counts.json"])
     assert counts["classes"] == 3 and counts["videos"] == 3
     assert counts["sets"]["kinetics400"] == {"listed": 4, "held_out": 2, "duplicate": 1, "kept": 1}
-    rows = list(csv.DictReader(io.StringIO(read.files["map_kinetics400.csv"])))
+    rows = list(csv.DictReader(io.StringIO(result.extra_files["map_kinetics400.csv"])))
     assert rows == [
         {"number": "0", "name": "balloon blowing", "merged_number": "0", "merged_name": "inflating balloons"},
         {"number": "1", "name": "vault", "merged_number": "1", "merged_name": "vault"},
     ]
-    assert sorted(read.files) == ["kinetics710_train_counts.json", *(f"map_{name}.csv" for name in kinetics.SETS)]
-    assert "3 videos of 3 classes" in read.note
+    assert sorted(result.extra_files) == [
+        "kinetics710_train_counts.json",
+        *(f"map_{name}.csv" for name in kinetics.SETS),
+    ]
+    assert "3 videos of 3 classes" in result.summary
 
 
-def test_kinetics600_as_it_is_published(tree, three_sets):
-    """Its .txt lists are the complete ones; nothing of the held-out test list is trained on."""
+def test_kinetics600_txt_lists_and_holdout_list_are_used(tree, three_sets):
+    """The .txt lists are complete. The videos of the holdout list are excluded from Kinetics-710 training."""
     tree(
         {
             "k600/train.txt": KINETICS
@@ -192,8 +194,8 @@ def test_kinetics600_as_it_is_published(tree, three_sets):
     videos = tree({}, "videos")
     folder = f"{three_sets}/k600"
     os.rename(f"{folder}/validate.csv", f"{folder}/val.csv")
-    assert len(datasets.read("kinetics600", folder, videos, "train").clips) == 4
-    assert len(datasets.read("kinetics600", folder, videos, "val").clips) == 2
+    assert len(datasets.read("kinetics600", folder, videos, "train").segments) == 4
+    assert len(datasets.read("kinetics600", folder, videos, "val").segments) == 2
     assert [path.rpartition("/")[2] for path in kinetics.held_out_paths(folder)] == [
         "kinetics600_holdout_test.csv",
         "test.csv",
@@ -201,44 +203,44 @@ def test_kinetics600_as_it_is_published(tree, three_sets):
         "val.txt",
     ]
     counts = json.loads(
-        datasets.read("kinetics710", three_sets, videos, "train").files["kinetics710_train_counts.json"]
+        datasets.read("kinetics710", three_sets, videos, "train").extra_files["kinetics710_train_counts.json"]
     )
     assert counts["sets"]["kinetics600"] == {"listed": 4, "held_out": 2, "duplicate": 0, "kept": 2}
 
 
-def test_kinetics710_without_a_held_out_list_is_refused(tree, three_sets):
+def test_kinetics710_requires_all_held_out_lists(tree, three_sets):
     os.remove(f"{three_sets}/k400/test.csv")
-    with pytest.raises(UserError, match="k400: has no test list"):
+    with pytest.raises(UserError, match="k400: no test list"):
         datasets.read("kinetics710", three_sets, tree({}, "videos"), "train")
 
 
-def test_class_maps_are_numbered_by_the_given_labels(tree, three_sets):
+def test_class_maps_are_numbered_by_the_given_class_names(tree, three_sets):
     names = ["yoga", "vault", "another", "inflating balloons"]
-    read = datasets.read("kinetics710", three_sets, tree({}, "videos"), "train", labels=names)
-    assert read.labels == names
-    rows = list(csv.DictReader(io.StringIO(read.files["map_kinetics400.csv"])))
+    result = datasets.read("kinetics710", three_sets, tree({}, "videos"), "train", class_names=names)
+    assert result.class_names == names
+    rows = list(csv.DictReader(io.StringIO(result.extra_files["map_kinetics400.csv"])))
     assert [(row["merged_number"], row["merged_name"]) for row in rows] == [("3", "inflating balloons"), ("1", "vault")]
     with pytest.raises(UserError, match="'inflating balloons' is not among the 2 class names"):
-        datasets.read("kinetics710", three_sets, tree({}, "videos"), "train", labels=names[:2])
+        datasets.read("kinetics710", three_sets, tree({}, "videos"), "train", class_names=names[:2])
 
 
-def test_kinetics710_without_a_video_to_train_on_is_refused(tree, three_sets):
+def test_kinetics710_without_training_videos_is_rejected(tree, three_sets):
     ids = "".join(f"{name}\n" for name in ("a", "b", "c", "v7", "t6", "v4"))
     tree({"k400/test.csv": "youtube_id\n" + ids})
-    with pytest.raises(UserError, match="the split train of kinetics710 lists no videos"):
+    with pytest.raises(UserError, match="split train of kinetics710 contains no videos"):
         datasets.read("kinetics710", three_sets, tree({}, "videos"), "train")
 
 
-def test_an_empty_split_and_a_file_for_a_folder_are_refused(tree):
+def test_an_empty_split_and_a_file_instead_of_a_folder_are_rejected(tree):
     videos = tree({}, "videos")
-    with pytest.raises(UserError, match="the split train of ssv2 lists no videos"):
+    with pytest.raises(UserError, match="split train of ssv2 contains no videos"):
         datasets.read("ssv2", tree(SSV2 | {"something-something-v2-train.json": "[]"}), videos, "train")
     for name in ("kinetics710", "hmdb51", "ucf101", "epic100", "ssv2"):
-        with pytest.raises(UserError, match=r"list\.txt: is a file; --annotations names the folder"):
+        with pytest.raises(UserError, match=r"list\.txt: is a file; set --annotations to the folder"):
             datasets.read(name, tree({"list.txt": "x"}) + "/list.txt", videos, "train1")
 
 
-def test_a_name_alone_is_found_in_any_folder_and_one_in_a_folder_only_where_it_is_meant(tree):
+def test_video_files_are_found_by_name_or_by_folder_and_name(tree):
     files = VideoFiles(tree({"a/x.mp4": "", "b/x.mp4": "", "b/y.mp4": "", "z.mp4": ""}, "videos"), (".mp4",))
     assert files.find("x") == "a/x.mp4"
     assert files.find("b/x") == "b/x.mp4"
@@ -247,8 +249,8 @@ def test_a_name_alone_is_found_in_any_folder_and_one_in_a_folder_only_where_it_i
     assert (files.find("z"), files.find("no")) == ("z.mp4", None)
 
 
-def test_kinetics710_needs_the_three_sets(tree):
-    with pytest.raises(UserError, match="wanted one folder with 400 in its name"):
+def test_kinetics710_requires_three_sets(tree):
+    with pytest.raises(UserError, match="expected one folder with 400 in its name"):
         datasets.read("kinetics710", tree({"k600/train.csv": KINETICS}), tree({}, "videos"), "train")
 
 
@@ -271,16 +273,16 @@ SSV2 = {
 }
 
 
-def test_ssv2(tree):
-    read = datasets.read("ssv2", tree(SSV2), tree({"42326.webm": ""}, "videos"), "train")
-    assert read.labels == ["Closing something", "Holding something next to something"]
-    assert read.clips == [
+def test_ssv2_labels_and_captions(tree):
+    result = datasets.read("ssv2", tree(SSV2), tree({"42326.webm": ""}, "videos"), "train")
+    assert result.class_names == ["Closing something", "Holding something next to something"]
+    assert result.segments == [
         VideoSegment("78687.webm", "Holding something next to something", caption="holding potato next to bottle"),
         VideoSegment("42326.webm", "Closing something", caption="closing a door"),
     ]
 
 
-def test_ssv2_faults(tree):
+def test_invalid_ssv2_files_are_rejected(tree):
     videos = tree({}, "videos")
     for name, text, message in (
         (
@@ -288,12 +290,12 @@ def test_ssv2_faults(tree):
             '[{"id": "1", "template": "Eating [it]"}]',
             "'Eating it' of video 1 is not",
         ),
-        ("something-something-v2-train.json", '[{"id": "1"}]', "lacks id or template"),
-        ("something-something-v2-train.json", "[", "is no JSON"),
-        ("something-something-v2-labels.json", '{"a": "1"}', "the numbers from 0 up"),
-        ("something-something-v2-labels.json", '{"a": "x"}', "no object of template"),
-        ("something-something-v2-labels.json", "3", "is no object"),
-        ("my-labels.json", "{}", "wanted one file"),
+        ("something-something-v2-train.json", '[{"id": "1"}]', "has no id or template"),
+        ("something-something-v2-train.json", "[", "is not valid JSON"),
+        ("something-something-v2-labels.json", '{"a": "1"}', "with the numbers from 0"),
+        ("something-something-v2-labels.json", '{"a": "x"}', "must be an object"),
+        ("something-something-v2-labels.json", "3", "must be an object"),
+        ("my-labels.json", "{}", "expected one file"),
     ):
         with pytest.raises(UserError, match=message):
             datasets.read("ssv2", tree(SSV2 | {name: text}, message[:5]), videos, "train")
@@ -314,22 +316,22 @@ EPIC = {
 }
 
 
-def test_epic100(tree):
-    read = datasets.read("epic100", tree(EPIC), tree({"P01/videos/P01_01.MP4": ""}, "videos"), "train")
-    assert read.clips == [
+def test_epic100_verbs_nouns_and_times(tree):
+    result = datasets.read("epic100", tree(EPIC), tree({"P01/videos/P01_01.MP4": ""}, "videos"), "train")
+    assert result.segments == [
         VideoSegment("P01/videos/P01_01.MP4", None, 0.1, 0.3, "open door", verb=1, noun=0),
         VideoSegment("P02/videos/P02_01.MP4", None, 0.2, 0.4, "take plate, quickly", verb=0, noun=1),
     ]
-    assert read.labels == []
-    assert read.files == {"verbs.txt": "take\nopen\n", "nouns.txt": "door\nplate\n"}
+    assert result.class_names == []
+    assert result.extra_files == {"verbs.txt": "take\nopen\n", "nouns.txt": "door\nplate\n"}
 
 
-def test_epic100_faults(tree):
+def test_invalid_epic100_files_are_rejected(tree):
     videos = tree({}, "videos")
     for name, text, message in (
-        ("EPIC_100_video_info.csv", "video_id,fps\n", "line 3: has no times; for frames"),
+        ("EPIC_100_video_info.csv", "video_id,fps\n", "line 3: no timestamps; frame numbers require"),
         ("EPIC_100_verb_classes.csv", "id,key\n0,take\n", "line 2: verb 1 or noun 0 is not in the class files"),
-        ("EPIC_100_verb_classes.csv", "id,key\n0,take\n2,open\n", "the ids are not 0 to 1"),
+        ("EPIC_100_verb_classes.csv", "id,key\n0,take\n2,open\n", "the ids must be 0 to 1"),
         ("EPIC_100_train.csv", "video_id,narration\n", "no column 'verb_class'"),
     ):
         with pytest.raises(UserError, match=message):
@@ -343,26 +345,26 @@ UCF = {
 }
 
 
-def test_ucf101(tree):
+def test_ucf101_splits_and_class_names(tree):
     videos = tree({"v_TaiChi_g08_c01.mp4": ""}, "videos")
-    read = datasets.read("ucf101", tree(UCF), videos, "train1")
-    assert read.labels == ["Apply Eye Makeup", "Tai Chi"]
-    assert read.clips == [
+    result = datasets.read("ucf101", tree(UCF), videos, "train1")
+    assert result.class_names == ["Apply Eye Makeup", "Tai Chi"]
+    assert result.segments == [
         VideoSegment("ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi", "Apply Eye Makeup"),
         VideoSegment("v_TaiChi_g08_c01.mp4", "Tai Chi"),
     ]
-    assert datasets.read("ucf101", tree(UCF), videos, "test01").clips == [
+    assert datasets.read("ucf101", tree(UCF), videos, "test01").segments == [
         VideoSegment("TaiChi/v_TaiChi_g01_c01.avi", "Tai Chi")
     ]
-    with pytest.raises(UserError, match="wanted train1, train2"):
+    with pytest.raises(UserError, match="expected train1, train2"):
         datasets.read("ucf101", tree(UCF), videos, "train")
-    with pytest.raises(UserError, match="NUMBER NAME a line"):
+    with pytest.raises(UserError, match="one `NUMBER NAME` per line"):
         datasets.read("ucf101", tree(UCF | {"classInd.txt": "1 Apply Eye\n"}, "bad"), videos, "test1")
-    with pytest.raises(UserError, match=r"is no class of classInd\.txt"):
+    with pytest.raises(UserError, match=r"is not a class in classInd\.txt"):
         datasets.read("ucf101", tree({"testlist01.txt": "Golf/v_x.avi\n"}), videos, "test1")
 
 
-def test_hmdb51(tree):
+def test_hmdb51_splits_and_class_names(tree):
     lists = tree(
         {
             "brush_hair_test_split1.txt": "a_1.avi 1 \nb_1.avi 2 \nc_1.avi 0 \n",
@@ -371,22 +373,24 @@ def test_hmdb51(tree):
         }
     )
     videos = tree({"wave/a_1.avi": "", "brush_hair/a_1.avi": ""}, "videos")
-    assert datasets.read("hmdb51", lists, videos, "train1").clips == [VideoSegment("brush_hair/a_1.avi", "brush hair")]
+    assert datasets.read("hmdb51", lists, videos, "train1").segments == [
+        VideoSegment("brush_hair/a_1.avi", "brush hair")
+    ]
     test = datasets.read("hmdb51", lists, videos, "test1")
-    assert test.clips == [VideoSegment("brush_hair/b_1.avi", "brush hair"), VideoSegment("wave/a_1.avi", "wave")]
-    assert test.labels == ["brush hair", "wave"]
-    with pytest.raises(UserError, match="holds no CLASS_test_split3"):
+    assert test.segments == [VideoSegment("brush_hair/b_1.avi", "brush hair"), VideoSegment("wave/a_1.avi", "wave")]
+    assert test.class_names == ["brush hair", "wave"]
+    with pytest.raises(UserError, match="no file CLASS_test_split3"):
         datasets.read("hmdb51", lists, videos, "train3")
-    with pytest.raises(UserError, match=r"line 1: 'a_1\.avi 7' is not"):
+    with pytest.raises(UserError, match=r"line 1: 'a_1\.avi 7' must be `FILE 0`"):
         datasets.read("hmdb51", tree({"wave_test_split1.txt": "a_1.avi 7\n"}), videos, "train1")
 
 
-def test_building_epic_keeps_verb_noun_and_narration(tree, tmp_path):
+def test_records_of_epic100_have_verb_noun_and_narration(tree, tmp_path):
     annotations, videos = tree(EPIC), tree({}, "videos")
     write_video(tmp_path / "videos" / "P01_01.mp4", frames=20)
     write_video(tmp_path / "videos" / "P02_01.mp4", frames=20)
     out = tmp_path / "out"
-    build_records.main(
+    command.main(
         ["--dataset=epic100", "--annotations", annotations, "--videos", videos, "--output", str(out), "--workers=1"]
     )
     example = examples(out)["P01_01.mp4"]
@@ -397,12 +401,12 @@ def test_building_epic_keeps_verb_noun_and_narration(tree, tmp_path):
     assert (out / "verbs.txt").read_text() == "take\nopen\n" and not (out / "labels.txt").exists()
 
 
-def test_building_kinetics_cuts_whole_videos(tree, tmp_path):
-    lists, videos = tree({"train.csv": KINETICS + "yoga,whole,1,2,train\nzumba,cut,1,2,train\n"}), tree({}, "videos")
-    write_video(tmp_path / "videos" / "whole.mp4", frames=40)
-    write_video(tmp_path / "videos" / "cut_000001_000002.mp4", frames=20)
+def test_records_of_kinetics_contain_only_the_segment_of_a_full_video(tree, tmp_path):
+    lists, videos = tree({"train.csv": KINETICS + "yoga,full,1,2,train\nzumba,trimmed,1,2,train\n"}), tree({}, "videos")
+    write_video(tmp_path / "videos" / "full.mp4", frames=40)
+    write_video(tmp_path / "videos" / "trimmed_000001_000002.mp4", frames=20)
     out = tmp_path / "out"
-    build_records.main(
+    command.main(
         [
             "--dataset=kinetics600",
             "--annotations",
@@ -415,7 +419,7 @@ def test_building_kinetics_cuts_whole_videos(tree, tmp_path):
             "--fps=10",
         ]
     )
-    found = examples(out)
-    assert numbers(images(found["whole.mp4"])) == list(range(20, 40, 2))
-    assert numbers(images(found["cut_000001_000002.mp4"])) == list(range(0, 20, 2))
+    by_filename = examples(out)
+    assert numbers(images(by_filename["full.mp4"])) == list(range(20, 40, 2))
+    assert numbers(images(by_filename["trimmed_000001_000002.mp4"])) == list(range(0, 20, 2))
     assert (out / "labels.txt").read_text() == "yoga\nzumba\n"
