@@ -68,7 +68,7 @@ def training_clips(
 ) -> InputClips:
     """The first `num_clips` clips of a step's batch, augmented and mixed as in training. Also reads their partners."""
     resolution, num_clips = model.backbone.resolution, min(num_clips, config.batch_size)
-    clips_per_mix = mixing.partners(mix_group(config))
+    clips_per_mix = mixing.pair_size(mix_group(config))
     num_mixes = -(-num_clips // clips_per_mix)
     positions = slice(0, num_mixes * clips_per_mix)
     rows = mixing.order(config.batch_size, mix_group(config))[positions]
