@@ -2,9 +2,12 @@
 
 import argparse
 from collections.abc import Sequence
+from typing import TypeVar
 
 from dist_jax.build_records import datasets
 from dist_jax.data import num_cores
+
+Number = TypeVar("Number", int, float)
 
 SEGMENTS_PER_SHARD = 128  # 10 s of Kinetics with a short side of 256 take about 6 MB: a shard stays below 1 GB
 
@@ -84,11 +87,13 @@ def _parser(description: str) -> argparse.ArgumentParser:
     )
     job.add_argument("--retry-failed", action="store_true", help="rebuild the shards that have unreadable videos")
     job.add_argument("--overwrite", action="store_true", help="delete the existing records of this --name first")
-    job.add_argument("--runner", help="Apache Beam runner, e.g. DirectRunner; accepts the runner's options too")
+    job.add_argument(
+        "--runner", help="run the job with this Apache Beam runner, e.g. DirectRunner, and its own options"
+    )
     return parser
 
 
-def _number(text: str, kind: type, low: float, high: float, expected: str) -> float:
+def _number(text: str, kind: type[Number], low: float, high: float, expected: str) -> Number:
     try:
         value = kind(text)
     except ValueError:

@@ -80,7 +80,7 @@ def _build(prefix: str, plan: BuildPlan, args: argparse.Namespace, runner_option
         reports = {shard: report for shard, report in reports.items() if not report.failures}
     unfinished = [shard for shard in range(plan.num_shards) if shard not in reports]
     if reports:
-        print(f"{prefix}: keeping {len(reports)} finished of {plan.num_shards} shards")
+        print(f"{prefix}: keeping finished shards: {len(reports)} of {plan.num_shards}")
     if unfinished:
         jobs.remove_index(prefix)
     if args.runner and unfinished:
@@ -116,23 +116,21 @@ def _check_failures(prefix: str, plan: BuildPlan, reports: dict[int, ShardReport
     jobs.write_failures(path, os.path.basename(prefix), failures)
     if limit is not None and len(failures) > limit:
         raise UserError(
-            f"{len(failures)} of {len(plan.segments)} videos are unreadable, more than --max-failures {limit}: see "
-            f"{path}. Repair them and run again with --retry-failed, or increase --max-failures (finished shards are "
-            "kept)"
+            f"unreadable videos: {len(failures)} of {len(plan.segments)}, more than --max-failures {limit}; "
+            f"see {path}. Repair them and run again with --retry-failed, or increase --max-failures (finished shards are kept)"
         )
     if len(failures) == len(plan.segments):
-        raise UserError(f"all {len(failures)} videos are unreadable: see {path}. First: {failures[0].reason}")
+        raise UserError(f"0 of {len(failures)} videos can be read; see {path}. First: {failures[0].reason}")
 
 
 def _print_summary(prefix: str, reports: Sequence[ShardReport]) -> None:
-    num_records, num_frames = sum(report.num_records for report in reports), sum(r.num_frames for r in reports)
-    size, num_failures = sum(report.size for report in reports), sum(len(report.failures) for report in reports)
-    print(f"{prefix}: {num_records:,} videos, {num_frames:,} frames, {size / 1e6:,.1f} MB in {len(reports)} shards")
+    num_records, num_frames = sum(r.num_records for r in reports), sum(r.num_frames for r in reports)
+    size, num_failures = sum(r.size for r in reports), sum(len(r.failures) for r in reports)
+    videos, frames = jobs.format_count(num_records, "video"), jobs.format_count(num_frames, "frame")
+    print(f"{prefix}: {videos}, {frames}, {size / 1e6:,.1f} MB in {jobs.format_count(len(reports), 'shard')}")
     if num_failures:
-        print(
-            f"{num_failures} of {num_records + num_failures} videos are unreadable: see {_failures_path(prefix)}",
-            file=sys.stderr,
-        )
+        total = num_records + num_failures
+        print(f"unreadable videos: {num_failures} of {total}; see {_failures_path(prefix)}", file=sys.stderr)
 
 
 def _failures_path(prefix: str) -> str:

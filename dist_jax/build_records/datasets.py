@@ -8,6 +8,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -127,7 +128,7 @@ def _ssv2(annotations: str, files: VideoFiles, split: str) -> Annotations:
     return Annotations(segments, sorted(class_numbers, key=lambda label: int(class_numbers[label])))
 
 
-def _numbers_all_classes(class_numbers: object) -> bool:
+def _numbers_all_classes(class_numbers: Any) -> bool:
     """Whether the value is a dict whose values are the numbers from 0, as text or integers."""
     if not isinstance(class_numbers, dict):
         return False
@@ -273,7 +274,7 @@ def _find_file(folder: str, pattern: str) -> str:
     return os.path.join(folder, matches[0])
 
 
-def _read_json(path: str) -> object:
+def _read_json(path: str) -> Any:
     try:
         return json.loads(read_text(path))
     except ValueError as error:

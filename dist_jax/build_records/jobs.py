@@ -93,7 +93,12 @@ def check_videos(segments: Sequence[video_list.VideoSegment], video_folder: str)
     """Raises UserError if none of the videos exists: the folder is wrong. Some missing videos are not an error."""
     paths = [os.path.join(video_folder, segment.path) for segment in segments]
     if not any(map(tf.io.gfile.exists, paths)):
-        raise UserError(f"none of the {len(paths)} videos exists, first {paths[0]}; check --videos")
+        raise UserError(f"0 of {len(paths)} videos exist, first missing {paths[0]}; check --videos")
+
+
+def format_count(number: int, noun: str) -> str:
+    """For example "1 video" or "1,234 videos"."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _check_class_names(path: str, names: Sequence[str], overwrite: bool, other_jobs: Sequence[str]) -> None:
@@ -102,10 +107,9 @@ def _check_class_names(path: str, names: Sequence[str], overwrite: bool, other_j
         return
     if video_list.read_class_names(path) != [*names]:
         users = f" and are used by {' and '.join(other_jobs)}" if other_jobs else ""
-        plural = "s" if len(names) > 1 else ""
         raise UserError(
-            f"{path}: the existing class names differ from the {len(names)} class name{plural} of this job{users}. "
-            f"Add --labels {path}, or use another --output"
+            f"{path}: the existing class names differ from the {format_count(len(names), 'class name')} of this "
+            f"job{users}. Add --labels {path}, or use another --output"
         )
 
 
@@ -127,7 +131,7 @@ def _differences(old: BuildPlan, new: BuildPlan) -> str:
     ]
     parts += ["other class names"] if old.class_names != new.class_names else []
     if [segment.identity for segment in old.segments] != [segment.identity for segment in new.segments]:
-        parts.append(f"another list of {len(old.segments)} videos, now {len(new.segments)}")
+        parts.append(f"another list ({format_count(len(old.segments), 'video')}, now {len(new.segments)})")
     return "; ".join(parts)
 
 

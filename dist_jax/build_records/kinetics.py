@@ -14,7 +14,7 @@ import io
 import os
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import tensorflow as tf
 
@@ -158,7 +158,7 @@ def normalize_name(label: str) -> str:
     return RENAMED.get(plain, plain).casefold()
 
 
-def merge(sets: dict[str, Sequence[Video]], held_out_ids: Collection[str]) -> Kinetics710:
+def merge(sets: Mapping[str, Sequence[Video]], held_out_ids: Collection[str]) -> Kinetics710:
     """Merges sets: one class per normalized name, one video per YouTube id, no held-out videos.
 
     Args:
@@ -171,7 +171,7 @@ def merge(sets: dict[str, Sequence[Video]], held_out_ids: Collection[str]) -> Ki
     names = _merged_names([video.label for videos in sets.values() for video in videos])
     excluded, seen = frozenset(held_out_ids), set()
     merged, counts = [], {}
-    for name, videos in reversed(sets.items()):
+    for name, videos in reversed(list(sets.items())):
         count = Counter(listed=len(videos))
         for video in videos:
             status = "held_out" if video.youtube_id in excluded else "duplicate" if video.youtube_id in seen else "kept"

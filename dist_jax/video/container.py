@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import functools
 from collections.abc import Iterator
+from typing import IO
 
 import av
 from av.format import Flags
@@ -78,9 +79,9 @@ def decode_from(path: str, start_s: float | None) -> Iterator[DecodedFrame]:
 def _open(path: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStream]]:
     try:
         with contextlib.ExitStack() as stack:
-            container = stack.enter_context(av.open(_av_source(path, stack)))
+            container = stack.enter_context(av.open(_av_source(path, stack), "r"))
             stream = container.streams.best("video")  # not the cover picture
-            if stream is None:
+            if not isinstance(stream, av.VideoStream):
                 raise VideoError(f"{path}: no video stream")
             stream.codec_context.thread_count = 1
             yield container, stream
@@ -90,7 +91,7 @@ def _open(path: str) -> Iterator[tuple[av.container.InputContainer, av.VideoStre
         raise VideoError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def _av_source(path: str, stack: contextlib.ExitStack) -> object:
+def _av_source(path: str, stack: contextlib.ExitStack) -> str | IO[bytes]:
     """The argument of av.open: the path, or an open file on a file system that FFmpeg does not support (gs://)."""
     if not files.is_remote(path) or path.startswith(("http://", "https://")):
         return path
@@ -129,7 +130,7 @@ def _average_fps(stream: av.VideoStream) -> float:
 
 def _has_no_times(container: av.container.InputContainer) -> bool:
     """Whether the container has no reliable presentation times: a frame's number gives its time."""
-    return container.format.name == "avi" or bool(container.format.flags & Flags.no_timestamps.value)
+    return container.format.name == "avi" or Flags.no_timestamps in Flags(container.format.flags)
 
 
 def _is_shown(packet: av.Packet, stream: av.VideoStream) -> bool:

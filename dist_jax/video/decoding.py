@@ -182,7 +182,7 @@ class _RgbConverter:
 
     def __init__(self, short_side: int | None) -> None:
         self._short_side = short_side
-        self._size = None
+        self._size: tuple[int, int] | None = None
         self._reformatter = VideoReformatter()
 
     def __call__(self, frame: av.VideoFrame) -> np.ndarray:

@@ -64,7 +64,7 @@ def crop_geometry(height: int, width: int, size: int, num_crops: int) -> tuple[n
 
 def short_side_crops(frames: np.ndarray, size: int, num_crops: int) -> np.ndarray:
     """Scales frames uint8 [m, h, w, 3] to a short side of `size` and crops: uint8 [num_crops, m, size, size, 3]."""
-    (height, width), corners = crop_geometry(*frames.shape[1:3], size, num_crops)
+    (height, width), corners = crop_geometry(frames.shape[1], frames.shape[2], size, num_crops)
     scaled = np.stack([resize_bilinear(frame, height, width) for frame in frames])
     return np.stack([scaled[:, top : top + size, left : left + size] for top, left in corners])
 

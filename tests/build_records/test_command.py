@@ -141,13 +141,13 @@ def test_unreadable_videos_are_listed_and_the_others_are_built(build, videos, ca
     assert "no such file" in rows["absent.mp4"]["reason"] and "cannot be read" in rows["text.mp4"]["reason"]
     assert rows["text.mp4"]["name"] == "train" and rows["text.mp4"]["label"] == "down"
     captured = capsys.readouterr()
-    assert "2 videos, 21 frames" in captured.out and "2 of 4 videos are unreadable" in captured.err
+    assert "2 videos, 21 frames" in captured.out and "unreadable videos: 2 of 4; see" in captured.err
 
 
 def test_more_failures_than_max_failures_stop_the_job(build, videos):
     (videos / "text.mp4").write_text("not a video")
     build("--max-failures=2", lines=BROKEN)
-    with pytest.raises(UserError, match=r"2 of 4 videos are unreadable, more than --max-failures 1: see .*failed.csv"):
+    with pytest.raises(UserError, match=r"unreadable videos: 2 of 4, more than --max-failures 1; see .*failed.csv"):
         build("--max-failures=1", lines=BROKEN)
 
 
@@ -241,9 +241,9 @@ def test_failed_csv_has_the_failures_of_all_names(build):
 
 def test_a_job_without_readable_videos_fails(build, videos):
     (videos / "text.mp4").write_text("not a video")
-    with pytest.raises(UserError, match="all 1 videos are unreadable"):
+    with pytest.raises(UserError, match="0 of 1 videos can be read"):
         build(lines="text.mp4 up\n")
-    with pytest.raises(UserError, match=r"none of the 2 videos exists, first .*x.mp4; check --videos"):
+    with pytest.raises(UserError, match=r"0 of 2 videos exist, first missing .*[xy]\.mp4; check --videos"):
         build(lines="x.mp4 up\ny.mp4 up\n", name="other")
 
 
@@ -254,7 +254,7 @@ def test_finished_shards_are_kept(build, capsys):
     os.truncate(first, os.stat(first).st_size - 1)
     os.remove(second)
     expected = hashes(build("--shards=3"))
-    assert "keeping 1 finished of 3 shards" in capsys.readouterr().out
+    assert "keeping finished shards: 1 of 3" in capsys.readouterr().out
     assert [path for path, mtime in before.items() if os.stat(path).st_mtime_ns == mtime] == [sorted(before)[2]]
     assert hashes(build("--shards=3", "--overwrite")) == expected
 
@@ -264,7 +264,7 @@ def test_a_job_with_other_settings_or_lists_requires_overwrite(build):
     for options, lines, message in (
         (["--shards=3"], None, r"belongs to a different job \(--shards 2, now 3\)\. .*--overwrite"),
         (["--shards=2", "--fps=5"], None, r"\(--fps 0\.0, now 5\.0\)"),
-        (["--shards=2"], "a.mp4 up\nb.mp4 down\n", r"\(another list of 4 videos, now 2\)"),
+        (["--shards=2"], "a.mp4 up\nb.mp4 down\n", r"\(another list \(4 videos, now 2\)\)"),
     ):
         with pytest.raises(UserError, match=message):
             build(*options, **({"lines": lines} if lines else {}))
