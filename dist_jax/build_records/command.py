@@ -117,7 +117,8 @@ def _check_failures(prefix: str, plan: BuildPlan, reports: dict[int, ShardReport
     if limit is not None and len(failures) > limit:
         raise UserError(
             f"unreadable videos: {len(failures)} of {len(plan.segments)}, more than --max-failures {limit}; "
-            f"see {path}. Repair them and run again with --retry-failed, or increase --max-failures (finished shards are kept)"
+            f"see {path}. Repair them and run again with --retry-failed, or increase --max-failures (finished shards "
+            "are kept)"
         )
     if len(failures) == len(plan.segments):
         raise UserError(f"0 of {len(failures)} videos can be read; see {path}. First: {failures[0].reason}")
