@@ -70,7 +70,7 @@ def outcomes(training_data, folder, tmp_path_factory):
     for arguments, _ in INVALID.values():
         workdir = tmp_path_factory.mktemp("workdir")
         valid = training_run.flags(training_data, workdir)
-        if arguments.startswith("--workdir "):  # stands for: no --workdir flag
+        if arguments.startswith("--workdir "):  # means: no --workdir flag
             arguments, valid = arguments.removeprefix("--workdir"), valid[:1]
         lines.append([*valid, *arguments.format(folder=folder).split()])
     return dict(zip(INVALID, training_run.main_in_turn(lines, devices=2), strict=True))

@@ -90,7 +90,7 @@ def largest_batch(memory_of: Callable[[int], StepMemory], size: Callable[[int], 
         limit: memory of a device, bytes.
 
     Returns:
-        A batch size that fits, where the next valid size or one that is at most 1/16 larger does not; 0 if none fits.
+        A batch size that fits, while the next valid size, or one at most 1/16 larger, does not; 0 if none fits.
     """
 
     def fits(number: int) -> bool:
