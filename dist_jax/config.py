@@ -7,6 +7,8 @@ the released configuration files).
 import difflib
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
+from typing import Any
 
 import ml_collections
 
@@ -156,8 +158,8 @@ def field_names(config: ml_collections.ConfigDict) -> list[str]:
 _USE_DEFAULTS = "start with dist_jax.config.defaults() and change its fields"
 
 
-def _fields(config: ml_collections.ConfigDict, prefix: str = "") -> list[tuple[str, object]]:
-    fields = []
+def _fields(config: ml_collections.ConfigDict, prefix: str = "") -> list[tuple[str, Any]]:
+    fields: list[tuple[str, Any]] = []
     for key, value in config.items():
         nested = isinstance(value, ml_collections.ConfigDict)
         fields += _fields(value, f"{prefix}{key}.") if nested else [(prefix + key, value)]
@@ -186,7 +188,7 @@ def _holds(is_valid: Callable[[ml_collections.ConfigDict], bool], config: ml_col
         return False
 
 
-def _get(config: ml_collections.ConfigDict, name: str) -> object:
+def _get(config: ml_collections.ConfigDict, name: str) -> Any:
     for part in name.split("."):
         config = config[part]
     return config

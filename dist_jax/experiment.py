@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,7 @@ from dist_jax.errors import UserError
 from dist_jax.models.dist_network import DistConfig
 from dist_jax.models.networks import NETWORKS
 from dist_jax.models.video_model import VideoModel
+from dist_jax.typing import PyTree
 from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import model_files
 from dist_jax.workdir.run_metadata import RunMetadata
@@ -109,7 +111,7 @@ def _dtype(name: str, auto: jnp.dtype) -> jnp.dtype:
     return auto if name == "auto" else jnp.dtype(name)
 
 
-def _tuples_to_lists(value: object) -> object:
+def _tuples_to_lists(value: Any) -> Any:
     """The value as JSON returns it."""
     if isinstance(value, dict):
         return {key: _tuples_to_lists(item) for key, item in value.items()}

@@ -8,6 +8,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dist_jax.errors import UserError
+from dist_jax.typing import PyTree
+from dist_jax.typing import PyTree
 
 BATCH = PartitionSpec(("data", "fsdp"))  # the first axis of every batch
 
@@ -54,7 +56,7 @@ def path_name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def tree_shardings(mesh: Mesh, tree: object) -> object:
+def tree_shardings(mesh: Mesh, tree: PyTree) -> PyTree:
     """The NamedSharding of every leaf (anything with a shape), from PARTITIONS.
 
     Raises:
@@ -113,7 +115,7 @@ def place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
-def place_tree(mesh: Mesh, tree: object) -> object:
+def place_tree(mesh: Mesh, tree: PyTree) -> PyTree:
     """Places every leaf of a parameter tree by PARTITIONS. Raises the errors of `tree_shardings`."""
     shardings = tree_shardings(mesh, tree)
     return jax.tree.map(lambda leaf, sharding: place(np.asarray(leaf), sharding), tree, shardings)

@@ -97,7 +97,7 @@ class TrainStep:
             logits = self.model.similarity(frozen, embedding, features)  # [b, K]
             losses.append(jnp.mean(soft_cross_entropy(logits, targets[name])))
             accuracies.append(jnp.mean((jnp.argmax(logits, axis=-1) == labels[name]).astype(jnp.float32)))
-        return sum(losses), sum(accuracies) / len(accuracies)
+        return jnp.sum(jnp.stack(losses)), jnp.mean(jnp.stack(accuracies))
 
     def _replicate(self, tree: PyTree) -> PyTree:
         return tree if self.replicated is None else jax.lax.with_sharding_constraint(tree, self.replicated)
