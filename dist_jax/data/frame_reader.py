@@ -96,7 +96,8 @@ def read_context(index: record_index.ShardIndex, record: int) -> tf.train.Featur
 
 def _find_frames(data: memoryview) -> tuple[bytes, list[int]]:
     """Context of a SequenceExample, serialized as a SequenceExample without frames; start of each frame's `Feature`."""
-    context, frames = b"", []
+    context = b""
+    frames: list[int] = []
     for tag, start, end in _fields(data, 0, len(data)):
         if tag == _FIELD_1:  # context
             context = bytes([_FIELD_1]) + _varint_bytes(end - start) + bytes(data[start:end])

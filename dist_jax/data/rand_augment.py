@@ -152,9 +152,9 @@ OPERATIONS: tuple[Operation, ...] = (
 
 def _affine(
     video: tf.Tensor,
-    matrix: list[list[object]],
-    x: object = 0.0,
-    y: object = 0.0,
+    matrix: list[list[tf.Tensor | float]],
+    x: tf.Tensor | float = 0.0,
+    y: tf.Tensor | float = 0.0,
     centre: tuple[float, float] | None = None,
 ) -> tf.Tensor:
     """Nearest-neighbour affine transform: output pixel p is input pixel centre + matrix @ (p - centre) - (x, y).

@@ -1,11 +1,11 @@
-"""DMVR factories, where dmvr is installed (it is not on the package index)."""
+"""DMVR factories. Most tests need the dmvr package, which is not on PyPI."""
 
 import json
 
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers.small_records import CLASSES, example, jpeg, picture, write_shards
+from helpers.small_records import NUM_CLASSES, example, jpeg, picture, write_shards
 
 from dist_jax import config as settings
 from dist_jax.data import dmvr_source, pipeline, records, sources
@@ -21,8 +21,8 @@ RECORDS, FRAMES = 6, 12
 
 if builders:
 
-    class UsersFactory(video_dataset.BaseVideoDatasetFactory):
-        """As DMVR's own example of HMDB51 does it, with the middle clip of consecutive frames and no resizing."""
+    class UserFactory(video_dataset.BaseVideoDatasetFactory):
+        """Like DMVR's HMDB51 example: consecutive frames from the middle of the video, without resizing."""
 
         def __init__(self, pattern, subset="train"):
             super().__init__(records.find_shards(pattern.replace("SUBSET", subset)))
@@ -56,7 +56,7 @@ def make_config(tmp_path, **options):
     config = settings.defaults()
     config.data.source = "dmvr"
     config.data.class_names_file = str(tmp_path / "labels.txt")
-    config.data.dmvr_factory = f"{__name__}:UsersFactory"
+    config.data.dmvr_factory = f"{__name__}:UserFactory"
     config.data.dmvr_options = json.dumps({"pattern": str(tmp_path / "SUBSET@2")} | options)
     config.data.train = config.data.val = '{"subset": "train"}'
     config.data.sampling, config.data.stride = "dense", 1
@@ -66,41 +66,41 @@ def make_config(tmp_path, **options):
 
 
 @needs_dmvr
-def test_dmvrs_own_reader_and_ours_give_the_same_pixels_and_labels(pattern, tmp_path):
+def test_dmvr_and_dist_jax_read_the_same_pixels_and_labels(pattern, tmp_path):
     config = make_config(tmp_path)
     batch = next(pipeline.eval_batches(config, sources.open_source(config.data, "val"), slice(None), 24))
-    dataset = UsersFactory(pattern).configure().make_dataset(shuffle=False, num_epochs=1, batch_size=None)
-    theirs = {bytes(item["image"].numpy().tobytes()): int(item["label"][0]) for item in dataset}
-    assert len(theirs) == RECORDS
+    dataset = UserFactory(pattern).configure().make_dataset(shuffle=False, num_epochs=1, batch_size=None)
+    assert len({item["image"].numpy().tobytes() for item in dataset}) == RECORDS
     left = (32 - 24) // 2
     for item in dataset:
-        shown = item["image"].numpy()[:, :, left : left + 24]
-        same = [np.array_equal(shown, video[0]) for video in batch["video"]]
-        assert sum(same) == 1
-        assert batch["label"][same.index(True)] == int(item["label"][0])
+        cropped = item["image"].numpy()[:, :, left : left + 24]
+        equal = [np.array_equal(cropped, video[0]) for video in batch["video"]]
+        assert sum(equal) == 1
+        assert batch["label"][equal.index(True)] == int(item["label"][0])
 
 
 @needs_dmvr
-def test_our_factory_gives_what_our_pipeline_gives(pattern, tmp_path):
+def test_clip_factory_gives_the_same_clips_as_the_pipeline(pattern, tmp_path):
     config = make_config(tmp_path)
     config.data.source, config.data.val, config.data.sampling = "records", pattern, "segments"
     config.eval.num_views, config.eval.num_crops = 2, 3
     batch = next(pipeline.eval_batches(config, sources.open_source(config.data, "val"), slice(None), 24))
-    factory = dmvr_source.ClipFactory(pattern).configure(is_training=False, frames=4, resolution=24, views=2, crops=3)
+    options = dict(is_training=False, num_frames=4, resolution=24, num_views=2, num_crops=3)
+    factory = dmvr_source.ClipFactory(pattern).configure(**options)
     clips = list(factory.make_dataset(shuffle=False, num_epochs=1, batch_size=None))
     assert len(clips) == RECORDS
     for clip in clips:
-        same = [np.array_equal(clip["image"], video) for video in batch["video"]]
-        assert sum(same) == 1
-        assert batch["label"][same.index(True)] == int(clip["label"])
+        equal = [np.array_equal(clip["image"], video) for video in batch["video"]]
+        assert sum(equal) == 1
+        assert batch["label"][equal.index(True)] == int(clip["label"])
 
 
 @needs_dmvr
-def test_our_factory_takes_dense_clips_too(pattern, tmp_path):
+def test_clip_factory_supports_dense_sampling(pattern, tmp_path):
     config = make_config(tmp_path)
     config.data.source, config.data.val, config.data.stride = "records", pattern, 2
     batch = next(pipeline.eval_batches(config, sources.open_source(config.data, "val"), slice(None), 24))
-    options = dict(is_training=False, frames=4, resolution=24, sampling="dense", stride=2, views=1)
+    options = dict(is_training=False, num_frames=4, resolution=24, sampling="dense", stride=2, num_views=1)
     factory = dmvr_source.ClipFactory(pattern).configure(**options)
     for clip in factory.make_dataset(shuffle=False, num_epochs=1, batch_size=None):
         assert sum(np.array_equal(clip["image"], video) for video in batch["video"]) == 1
@@ -109,36 +109,37 @@ def test_our_factory_takes_dense_clips_too(pattern, tmp_path):
 
 
 @needs_dmvr
-def test_our_factory_names_the_label_that_a_record_lacks(tmp_path):
-    bare = records.make_example([jpeg(picture(0, 0))], None, None, "v.mp4", 0, 1, verb=1)
-    factory = dmvr_source.ClipFactory(write_shards(tmp_path, [bare], shards=1)).configure(frames=4, resolution=16)
+def test_clip_factory_names_the_missing_label_of_a_record(tmp_path):
+    without_label = records.make_example([jpeg(picture(0, 0))], None, None, "v.mp4", 0, 1, verb=1)
+    pattern = write_shards(tmp_path, [without_label], shards=1)
+    factory = dmvr_source.ClipFactory(pattern).configure(num_frames=4, resolution=16)
     with pytest.raises(tf.errors.InvalidArgumentError, match="the record has no label clip/label/index"):
         next(iter(factory.make_dataset(batch_size=1)))
 
 
 @needs_dmvr
-def test_a_factory_that_takes_a_part_of_the_shards_is_a_source(pattern, tmp_path):
+def test_a_factory_may_use_some_of_the_shards(pattern, tmp_path):
     paths = records.find_shards(pattern)
     config = make_config(tmp_path)
-    config.data.dmvr_factory, config.data.dmvr_options = "dist_jax.data.dmvr_factory:ClipFactory", ""
+    config.data.dmvr_factory, config.data.dmvr_options = "dist_jax.data.dmvr_source:ClipFactory", ""
     for part, size in ((paths, 6), (paths[:1], 3), (paths[1:], 3)):
         config.data.train = json.dumps({"shards": part})
         assert sources.open_source(config.data, "train").size == size
 
 
 @needs_dmvr
-def test_our_factory_trains_on_batches(pattern):
-    factory = dmvr_source.ClipFactory(pattern).configure(frames=4, resolution=16)
+def test_clip_factory_makes_training_batches(pattern):
+    factory = dmvr_source.ClipFactory(pattern).configure(num_frames=4, resolution=16)
     batch = next(iter(factory.make_dataset(batch_size=3)))
     assert batch["image"].shape == (3, 4, 16, 16, 3)
     assert batch["image"].dtype == tf.uint8
-    assert np.all((batch["label"] >= 0) & (batch["label"] < CLASSES))
+    assert np.all((batch["label"] >= 0) & (batch["label"] < NUM_CLASSES))
 
 
 @needs_dmvr
-def test_our_factory_is_a_source_too(pattern, tmp_path):
+def test_clip_factory_can_be_a_source(pattern, tmp_path):
     config = make_config(tmp_path)
-    config.data.dmvr_factory = "dist_jax.data.dmvr_factory:ClipFactory"
+    config.data.dmvr_factory = "dist_jax.data.dmvr_source:ClipFactory"
     config.data.dmvr_options = ""
     config.data.train = json.dumps({"shards": pattern})
     source = sources.open_source(config.data, "train")
@@ -150,16 +151,16 @@ def test_our_factory_is_a_source_too(pattern, tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"data.dmvr_factory": "no_such_module:Factory"}, "wanted module:ClassName"),
-        ({"data.dmvr_factory": ""}, "wanted module:ClassName"),
+        ({"data.dmvr_factory": "no_such_module:Factory"}, "must be module:ClassName"),
+        ({"data.dmvr_factory": ""}, "must be module:ClassName"),
         ({"data.dmvr_options": "{"}, r"data\.dmvr_options='{' is not JSON"),
-        ({"data.dmvr_options": "3"}, "wanted a JSON object"),
-        ({"data.train": '{"shade": 1}'}, r"does not take \['shade'\]; it takes .*pattern.*num_frames"),
+        ({"data.dmvr_options": "3"}, "must be a JSON object"),
+        ({"data.train": '{"shade": 1}'}, r"has no arguments \['shade'\]; use .*pattern.*num_frames"),
         ({"data.label_key": "verb"}, r"\['verb'\] is missing"),
-        ({"data.dmvr_options": ""}, r"cannot be made with \{'subset': 'train'\}.*missing .*'pattern'"),
+        ({"data.dmvr_options": ""}, r"fails with \{'subset': 'train'\}.*missing .*'pattern'"),
     ],
 )
-def test_a_factory_that_cannot_be_used_is_an_error(pattern, tmp_path, changes, message):
+def test_an_invalid_factory_or_invalid_arguments_are_an_error(pattern, tmp_path, changes, message):
     config = make_config(tmp_path)
     for name, value in changes.items():
         config.update_from_flattened_dict({name: value})
@@ -168,14 +169,14 @@ def test_a_factory_that_cannot_be_used_is_an_error(pattern, tmp_path, changes, m
 
 
 @needs_dmvr
-def test_a_factory_that_filters_is_refused(pattern, tmp_path):
+def test_a_factory_with_a_filter_is_an_error(pattern, tmp_path):
     config = make_config(tmp_path, keep_all=False)
     with pytest.raises(UserError, match="filters its records"):
         sources.open_source(config.data, "train")
 
 
 @pytest.mark.skipif(builders is not None, reason="dmvr is installed")
-def test_without_dmvr_one_line_says_how_to_install_it(tmp_path):
+def test_without_dmvr_the_error_says_how_to_install_it(tmp_path):
     with pytest.raises(UserError, match=r"pip install git\+https://github\.com/google-deepmind/dmvr"):
         _ = dmvr_source.ClipFactory
     (tmp_path / "labels.txt").write_text("a\n")
@@ -183,6 +184,6 @@ def test_without_dmvr_one_line_says_how_to_install_it(tmp_path):
         sources.open_source(make_config(tmp_path).data, "train")
 
 
-def test_the_module_has_nothing_else_to_make():
+def test_an_unknown_attribute_of_the_module_is_an_error():
     with pytest.raises(AttributeError, match="Factory2"):
         _ = dmvr_source.Factory2

@@ -1,4 +1,4 @@
-"""Chosen frames out of large records are what reading the whole record gives."""
+"""Reading only the chosen frames of a record gives the same clips as reading whole records."""
 
 import itertools
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers.small_records import CLASSES, example, jpeg, picture, write_shards
+from helpers.small_records import NUM_CLASSES, example, jpeg, picture, write_shards
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,11 +16,11 @@ from dist_jax.data.bad_records import BadRecords
 from dist_jax.errors import UserError
 
 
-def opened(pattern, label_key=records.LABEL):
-    return frame_reader.open_source(record_index.load_index(pattern), label_key, CLASSES)
+def open_pattern(pattern, label_feature=records.LABEL):
+    return frame_reader.open_source(record_index.load_index(pattern), label_feature, NUM_CLASSES)
 
 
-def chosen(source, record, indices=(4, 0, 2), window=(3, 5, 12, 20)):
+def read_clip(source, record, indices=(4, 0, 2), window=(3, 5, 12, 20)):
     features = source.read(tf.constant(record, tf.int64))
     choice = {"indices": tf.constant(indices), "window": tf.constant(window)}
     return features, source.decode(features | choice)["video"].numpy()
@@ -31,14 +31,15 @@ def pattern(tmp_path):
     return write_shards(tmp_path, [example(record) for record in range(7)], shards=2)
 
 
-def test_every_record_is_the_same_as_read_whole(pattern):
+def test_clips_equal_those_of_whole_records(pattern):
     whole = encoded_clips.encoded_source(
-        record_index.load_index(pattern), encoded_clips.record_parser(records.LABEL), CLASSES
+        record_index.load_index(pattern), encoded_clips.record_parser(records.LABEL), NUM_CLASSES
     )
-    parts = opened(pattern)
-    assert (parts.size, parts.classes, parts.where(3)) == (whole.size, whole.classes, whole.where(3))
-    for record in [*range(7), *range(7)]:  # the second time without the check
-        (features, video), (expected, expected_video) = chosen(parts, record), chosen(whole, record)
+    partial = open_pattern(pattern)
+    assert (partial.size, partial.num_classes) == (whole.size, whole.num_classes)
+    assert partial.location(3) == whole.location(3)
+    for record in [*range(7), *range(7)]:  # the second read does not verify the checksum
+        (features, video), (expected, expected_video) = read_clip(partial, record), read_clip(whole, record)
         np.testing.assert_array_equal(video, expected_video)
         for name in ("num_frames", "height", "width", "labels", "id"):
             np.testing.assert_array_equal(features[name], expected[name])
@@ -50,23 +51,23 @@ def test_every_record_is_the_same_as_read_whole(pattern):
     others=st.dictionaries(st.text("abiz/", min_size=1, max_size=3), st.lists(st.binary(max_size=200), max_size=3)),
     label=st.integers(0, 2**40),
 )
-def test_the_layout_of_any_sequence_example_is_found(frames, others, label):
+def test_frames_and_context_of_any_sequence_example_are_found(frames, others, label):
     sequence = tf.train.SequenceExample()
     sequence.context.feature[records.LABEL].int64_list.value[:] = [label]
     for key, values in [*others.items(), (records.FRAMES, frames)]:
         for value in values:
             sequence.feature_lists.feature_list[key].feature.add().bytes_list.value[:] = [value]
     data = memoryview(sequence.SerializeToString())
-    context, starts = frame_reader._layout(data)
-    assert [frame_reader._value(data, start) for start in starts] == frames
+    context, starts = frame_reader._find_frames(data)
+    assert [frame_reader._frame_bytes(data, start) for start in starts] == frames
     assert tf.train.SequenceExample.FromString(context).context == sequence.context
 
 
 @settings(deadline=None, max_examples=200)
 @given(st.binary(max_size=60))
-def test_bytes_that_are_no_example_end_in_an_error_or_without_frames(data):
+def test_arbitrary_bytes_raise_a_user_error_or_contain_few_frames(data):
     try:
-        _, starts = frame_reader._layout(memoryview(data))
+        _, starts = frame_reader._find_frames(memoryview(data))
     except UserError:
         return
     assert len(starts) <= len(data)
@@ -80,91 +81,94 @@ def test_the_context_is_read_without_the_frames(tmp_path):
     assert [frame_reader.read_context(index, record) for record in range(1, 6)] == [None] * 5
 
 
-def test_a_verb_is_a_choice_and_a_record_may_have_no_name(tmp_path):
+def test_verb_labels_can_be_read_and_a_record_may_have_no_name(tmp_path):
     sequence = tf.train.SequenceExample()
     sequence.context.feature[records.VERB].int64_list.value[:] = [3]
     for frame in range(5):
         sequence.feature_lists.feature_list[records.FRAMES].feature.add().bytes_list.value[:] = [
             jpeg(picture(0, frame))
         ]
-    features, _ = chosen(opened(write_shards(tmp_path, [sequence.SerializeToString()], shards=1), records.VERB), 0)
+    features, _ = read_clip(
+        open_pattern(write_shards(tmp_path, [sequence.SerializeToString()], shards=1), records.VERB), 0
+    )
     assert features["labels"].numpy().tolist() == [3]
     assert features["id"].numpy() == b"0"
 
 
-def test_a_damaged_record_is_found_when_it_is_read_first(pattern):
-    source = opened(pattern)
+def test_the_first_read_of_a_damaged_record_raises(pattern):
+    source = open_pattern(pattern)
     index = record_index.load_index(pattern)
     with open(index.paths[0], "r+b") as file:
-        file.seek(index.offset[1] + 12 + int(index.length[1]) - 20)  # in the last frame
+        file.seek(index.offset[1] + 12 + int(index.length[1]) - 20)  # a byte of the last frame
         file.write(b"\x00\x01\x02")
     for _ in range(2):
         with pytest.raises(tf.errors.DataLossError):
             source.read(tf.constant(1, tf.int64))
-    chosen(source, 0)
+    read_clip(source, 0)
 
 
-def test_a_record_without_frames_or_of_another_kind_is_a_bad_one(tmp_path):
+def test_a_record_without_frames_or_of_another_type_cannot_be_read(tmp_path):
     empty = tf.train.SequenceExample().SerializeToString()
-    source = opened(write_shards(tmp_path, [example(0), empty, b"something else"], shards=1))
+    source = open_pattern(write_shards(tmp_path, [example(0), empty, b"not an example"], shards=1))
     read = tf.data.Dataset.range(3).map(source.read).ignore_errors()
     assert [features["clip"] for features in read.as_numpy_iterator()] == [0]
 
 
-def emptied(record, frame, empty_value):
+def with_empty_frame(record, frame, has_empty_list):
     sequence = tf.train.SequenceExample.FromString(example(record))
     feature = sequence.feature_lists.feature_list[records.FRAMES].feature[frame]
     feature.Clear()
-    if empty_value:
+    if has_empty_list:
         feature.bytes_list.SetInParent()
     return sequence.SerializeToString(deterministic=True)
 
 
 @pytest.mark.parametrize("frame", [0, 2, 5])
-@pytest.mark.parametrize("empty_value", [True, False])
+@pytest.mark.parametrize("has_empty_list", [True, False])
 @pytest.mark.parametrize("large", [True, False])
-def test_a_frame_without_bytes_makes_a_bad_record(tmp_path, monkeypatch, frame, empty_value, large):
-    pattern = write_shards(tmp_path, [example(0), emptied(1, frame, empty_value), example(2)], shards=1)
-    monkeypatch.setattr(record_source, "_LARGE", 0 if large else 1 << 20)
+def test_an_empty_frame_makes_a_bad_record(tmp_path, monkeypatch, frame, has_empty_list, large):
+    pattern = write_shards(tmp_path, [example(0), with_empty_frame(1, frame, has_empty_list), example(2)], shards=1)
+    monkeypatch.setattr(record_source, "_LARGE_BYTES", 0 if large else 1 << 20)
     config = configuration.defaults()
     config.data.train, config.data.max_bad_fraction = pattern, 1.0
     config.batch_size, config.mix.group_size, config.model.num_frames = 3, 1, 6
-    source, faults = sources.open_source(config.data, "train"), BadRecords("train")
-    batch = next(pipeline.train_batches(config, source, 0, slice(None), 16, faults))
+    source, bad_records = sources.open_source(config.data, "train"), BadRecords("train")
+    batch = next(pipeline.train_batches(config, source, 0, slice(None), 16, bad_records))
     assert set(batch["record"].tolist()) == {0, 2}
-    assert sum(faults.counts.values()) == 1
+    assert sum(bad_records.counts.values()) == 1
 
 
-def test_bytes_beyond_the_end_are_an_error():
+def test_frames_that_extend_past_the_record_are_an_error():
     for data in (b"", b"\x0a", b"\x0a\x04\x0a\x09ab", b"\x0a\x00", b"\x0a\x7f"):
         with pytest.raises(UserError):
-            frame_reader._value(memoryview(data), 0)
+            frame_reader._frame_bytes(memoryview(data), 0)
 
 
-def test_large_records_in_local_files_are_read_this_way_and_batches_stay_the_same(tmp_path, monkeypatch):
+def test_large_local_records_use_the_frame_reader_and_give_the_same_batches(tmp_path, monkeypatch):
     pattern = write_shards(tmp_path, [example(0), b"broken", *(example(record) for record in range(2, 9))], shards=2)
     config = configuration.defaults()
     config.data.train, config.data.max_bad_fraction = pattern, 0.5
     config.batch_size, config.mix.group_size, config.model.num_frames = 4, 1, 4
     results = []
-    for large in (1 << 20, 0):
-        monkeypatch.setattr(record_source, "_LARGE", large)
-        source, faults = sources.open_source(config.data, "train"), BadRecords("train")
-        assert (source.decode is encoded_clips.decode_encoded) == (large > 0)
-        batches = itertools.islice(pipeline.train_batches(config, source, 0, slice(None), 16, faults), 6)
-        results.append((list(batches), faults))
-    for batch, other in zip(results[0][0], results[1][0], strict=True):
-        for name in batch:
-            np.testing.assert_array_equal(batch[name], other[name])
-    assert results[0][1].counts == results[1][1].counts == {"record": 1}
+    for large_bytes in (1 << 20, 0):
+        monkeypatch.setattr(record_source, "_LARGE_BYTES", large_bytes)
+        source, bad_records = sources.open_source(config.data, "train"), BadRecords("train")
+        assert (source.decode is encoded_clips.decode_encoded) == (large_bytes > 0)
+        batches = itertools.islice(pipeline.train_batches(config, source, 0, slice(None), 16, bad_records), 6)
+        results.append((list(batches), bad_records))
+    (whole, whole_bad), (partial, partial_bad) = results
+    for batch, expected in zip(partial, whole, strict=True):
+        for name in expected:
+            np.testing.assert_array_equal(batch[name], expected[name])
+    assert whole_bad.counts == partial_bad.counts == {"record": 1}
 
 
-def test_a_shard_that_is_made_anew_is_read_anew(pattern):
-    chosen(opened(pattern), 0)
+def test_a_new_source_reads_the_new_content_of_a_rewritten_shard(pattern):
+    read_clip(open_pattern(pattern), 0)
     path = Path(records.find_shards(pattern)[0])
     path.unlink()
     with tf.io.TFRecordWriter(str(path)) as writer:
         writer.write(example(6))
     index = record_index.build_index([str(path)])
-    features, _ = chosen(frame_reader.open_source(index, records.LABEL, CLASSES), 0)
+    features, _ = read_clip(frame_reader.open_source(index, records.LABEL, NUM_CLASSES), 0)
     assert features["id"].numpy() == b"6.mp4"

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers.small_records import CLASSES, SIZE, example, picture, write_shards
+from helpers.small_records import NUM_CLASSES, SIZE, example, picture, write_shards
 from helpers.video_files import numbers, write_video
 
 from dist_jax import config as settings
@@ -71,7 +71,7 @@ def test_a_training_batch_has_the_promised_entries(config):
     names = {int(record): name for record, name in zip(batch["record"], batch["id"], strict=True)}
     order = [0, 3, 6, 9, 1, 4, 7, 2, 5, 8]  # shard by shard, examples having been written round robin
     assert all(name == b"%d.mp4" % order[record] for record, name in names.items())
-    assert [order[record] % CLASSES for record in batch["record"]] == batch["label"].tolist()
+    assert [order[record] % NUM_CLASSES for record in batch["record"]] == batch["label"].tolist()
 
 
 def test_every_epoch_is_another_permutation_of_all_records_and_batches_cross_its_border(config):
@@ -192,7 +192,7 @@ def test_a_flip_swaps_the_labels_of_the_pairs(pattern):
     config = make_config(pattern, augment__hflip_prob=1.0, augment__hflip_label_pairs=(0, 1))
     order = [0, 3, 6, 9, 1, 4, 7, 2, 5, 8]
     for batch in train(config, 3):
-        stored = [order[record] % CLASSES for record in batch["record"]]
+        stored = [order[record] % NUM_CLASSES for record in batch["record"]]
         assert batch["label"].tolist() == [{0: 1, 1: 0}.get(label, label) for label in stored]
 
 
@@ -215,11 +215,11 @@ def test_videos_and_their_list_go_the_same_way(tmp_path):
     assert numbers(batches[0]["video"][1, 0]) == [1, 4, 7, 10]
     assert numbers(batches[0]["video"][1, 2]) == [3, 6, 9, 11]
     (tmp_path / "1.mp4").write_bytes(b"no video")
-    faults = BadRecords("train")
+    bad_records = BadRecords("train")
     source = sources.open_source(config.data, "train")
-    batch = next(pipeline.train_batches(config, source, 0, slice(None), 16, faults))
+    batch = next(pipeline.train_batches(config, source, 0, slice(None), 16, bad_records))
     assert set(batch["record"]) == {0, 2}
-    assert faults.counts == {"record": 1}
+    assert bad_records.counts == {"record": 1}
 
 
 def test_prefetching_keeps_the_order_and_counts_the_wait():

@@ -83,8 +83,8 @@ def test_sharpness_smooths_inside_and_keeps_the_border():
 def test_posterize_solarize_and_auto_contrast():
     video = np.array([[[[0, 100, 255], [17, 128, 60]]]], np.uint8)
     np.testing.assert_array_equal(applied(ra.posterize, 1.0, video), video & 0b11110000)
-    np.testing.assert_array_equal(applied(ra.solarize, 0.5, video), np.where(video >= 127.5, 255 - video, video))
-    np.testing.assert_array_equal(applied(ra.solarize, 0.0, video), np.where(video >= 255, 0, video))
+    np.testing.assert_array_equal(applied(ra.solarize, 0.5, video), np.location(video >= 127.5, 255 - video, video))
+    np.testing.assert_array_equal(applied(ra.solarize, 0.0, video), np.location(video >= 255, 0, video))
     stretched = applied(ra.auto_contrast, 0.0, np.array([[[[10, 7, 0], [30, 7, 5], [50, 7, 10]]]], np.uint8))
     np.testing.assert_array_equal(stretched, [[[[0, 7, 0], [128, 7, 128], [255, 7, 255]]]])
 

@@ -1,4 +1,4 @@
-"""Frame choice against hand-computed cases."""
+"""Random choice of frames: values computed by hand, bounds and distributions."""
 
 import numpy as np
 import tensorflow as tf
@@ -17,23 +17,23 @@ def indices(result):
     return result["indices"].numpy().tolist()
 
 
-def test_fewer_frames_than_segments_repeats_them_in_order():
+def test_a_video_of_one_frame_repeats_it():
     assert indices(sampling.random_segments(features(1), 4)) == [0, 0, 0, 0]
 
 
-def test_the_kind_of_sampling_is_chosen_by_name():
+def test_segments_and_dense_sampling_are_selected_by_name():
     video = features(100, seed=3)
     assert indices(sampling.train_frames(video, "segments", 4, 5)) == indices(sampling.random_segments(video, 4))
     assert indices(sampling.train_frames(video, "dense", 4, 5)) == indices(sampling.random_dense(video, 4, 5))
-    for kind in ("segments", "dense"):
-        assert indices(sampling.eval_views(video, kind, 4, 5, 2)) == temporal_views(100, kind, 4, 5, 2).tolist()
+    for name in ("segments", "dense"):
+        assert indices(sampling.eval_views(video, name, 4, 5, 2)) == temporal_views(100, name, 4, 5, 2).tolist()
 
 
 def test_a_dense_clip_longer_than_the_video_repeats_its_last_frame():
     assert indices(sampling.random_dense(features(6), 4, 3)) == [0, 3, 5, 5]
 
 
-def test_random_dense_clip_keeps_its_stride_and_its_starts_are_spread():
+def test_dense_clips_keep_their_stride_and_start_at_many_frames():
     chosen = np.array([indices(sampling.random_dense(features(100, seed), 4, 5)) for seed in range(100)])
     assert np.all(np.diff(chosen, axis=1) == 5)
     assert chosen.min() >= 0
@@ -43,21 +43,21 @@ def test_random_dense_clip_keeps_its_stride_and_its_starts_are_spread():
 
 @settings(deadline=None, max_examples=50)
 @given(st.integers(1, 400), st.sampled_from([1, 2, 8, 16]), st.integers(0, 2**40))
-def test_a_random_draw_stays_in_its_segment(num_frames, frames, seed):
-    chosen = np.array(indices(sampling.random_segments(features(num_frames, seed), frames)))
-    borders = np.linspace(0, num_frames, frames + 1)
+def test_every_frame_is_in_its_segment(num_frames, clip_frames, seed):
+    chosen = np.array(indices(sampling.random_segments(features(num_frames, seed), clip_frames)))
+    borders = np.linspace(0, num_frames, clip_frames + 1)
     assert np.all(chosen >= np.minimum(np.floor(borders[:-1]), num_frames - 1))
     assert np.all(chosen <= np.minimum(np.ceil(borders[1:]), num_frames - 1))
     assert np.all(np.diff(chosen) >= 0)
 
 
-def test_random_draws_are_uniform_in_the_segment():
+def test_frames_are_uniform_within_their_segment():
     draws = np.array([indices(sampling.random_segments(features(40, seed), 2)) for seed in range(400)])
-    # Rounded uniform draws in [0, 20) and [20, 40): means 10 and 30, deviation 20 / sqrt(12), 400 draws.
+    # Rounded uniform draws in [0, 20) and [20, 40): means 10 and 30, standard deviation 20 / sqrt(12), 400 draws.
     assert np.all(np.abs(draws.mean(0) - [10, 30]) < 4 * 20 / np.sqrt(12 * 400))
     assert set(range(1, 20)) <= set(draws[:, 0])
 
 
-def test_random_choice_depends_on_the_seed_alone():
+def test_the_frames_depend_only_on_the_seed():
     first, again, other = (indices(sampling.random_segments(features(300, seed), 16)) for seed in (3, 3, 4))
     assert first == again != other

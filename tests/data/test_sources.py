@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import tensorflow_datasets as tfds
-from helpers.small_records import CLASSES, example, jpeg, picture, write_shards
+from helpers.small_records import NUM_CLASSES, example, jpeg, picture, write_shards
 from helpers.video_files import numbers, write_video
 
 from dist_jax import config as settings
@@ -36,13 +36,13 @@ def written(tmp_path, serialized, **fields):
 def test_a_record_gives_its_frames_labels_and_name(tmp_path):
     source = written(tmp_path, example(7))
     features, video = read(source)
-    assert (source.size, source.classes) == (1, CLASSES)
+    assert (source.size, source.num_classes) == (1, NUM_CLASSES)
     assert [int(features[name]) for name in ("num_frames", "height", "width")] == [6, 24, 32]
     assert features["labels"].numpy().tolist() == [2]
     assert features["id"].numpy() == b"7.mp4"
     expected = [tf.io.decode_jpeg(jpeg(picture(7, frame))).numpy() for frame in range(6)]
     np.testing.assert_array_equal(video, expected)
-    assert "train-00000-of-00001 at byte 0" in source.where(0)
+    assert "train-00000-of-00001 at byte 0" in source.location(0)
 
 
 def test_records_as_dmvrs_generator_writes_them_are_read(tmp_path):
@@ -108,7 +108,7 @@ def test_class_names_keep_the_order_of_the_file(tmp_path):
 def test_class_names_stand_beside_the_training_data(tmp_path):
     pattern = write_shards(tmp_path, [example(0)])
     for train in (pattern, str(tmp_path)):
-        assert len(sources.class_names(data(train=train))) == CLASSES
+        assert len(sources.class_names(data(train=train))) == NUM_CLASSES
 
 
 @pytest.mark.parametrize(
@@ -135,7 +135,7 @@ def test_records_may_have_other_names_than_those_learned(tmp_path, capsys):
     (tmp_path / "same.txt").write_text("Class_0\nCLASS 1\nclass 2\nclass3\nclass 4\n")
     assert sources.open_source(data(train=pattern, class_names_file=str(tmp_path / "same.txt")), "train").size == 10
     assert capsys.readouterr().err == ""
-    (tmp_path / "better.txt").write_text("".join(f"a person doing {k}\n" for k in range(CLASSES)))
+    (tmp_path / "better.txt").write_text("".join(f"a person doing {k}\n" for k in range(NUM_CLASSES)))
     assert sources.open_source(data(train=pattern, class_names_file=str(tmp_path / "better.txt")), "train").size == 10
     assert capsys.readouterr().err.count("calls class 0 'class 0', the class names 'a person doing 0'") == 1
 
@@ -167,7 +167,7 @@ def test_videos_and_a_list_need_no_preparation(video_folder):
     assert sources.class_names(config) == ["jump", "run fast"]
     source = sources.open_source(config, "train")
     features, video = read(source, 1)
-    assert (source.size, source.classes) == (3, 2)
+    assert (source.size, source.num_classes) == (3, 2)
     assert [int(features[name]) for name in ("num_frames", "height", "width")] == [20, 48, 64]
     assert (features["labels"].numpy().tolist(), features["id"].numpy()) == ([1], b"1.mp4")
     assert numbers(video) == list(range(20))
@@ -255,7 +255,7 @@ def test_a_tfds_data_set_is_read_by_the_same_index_with_its_frames_encoded(tiny_
     config = data(source="tfds", train=f"{tiny_tfds.data_dir}:train")
     assert sources.class_names(config) == ["a", "b"]
     source = sources.open_source(config, "train")
-    assert (source.size, source.classes) == (6, 2)
+    assert (source.size, source.num_classes) == (6, 2)
     expected = list(tiny_tfds.as_dataset(split="train", shuffle_files=False).as_numpy_iterator())
     for record in range(6):
         assert source.read(tf.constant(record, tf.int64))["encoded"].dtype == tf.string

@@ -1,4 +1,4 @@
-"""Small sets of records for the tests of the input pipeline."""
+"""Small sets of records for tests of the input pipeline."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ SIZE = (24, 32)  # height and width of the stored frames
 
 
 def picture(record, frame, size=SIZE):
-    """A smooth picture, uint8 [h, w, 3], that tells its record and frame: red grows with one, green with the other."""
+    """A smooth picture, uint8 [h, w, 3]: red is 8 * record, green 12 * frame, blue a gradient."""
     rows, columns = np.mgrid[: size[0], : size[1]]
     planes = [np.full(size, 8 * record % 256), np.full(size, 12 * frame % 256), 2 * rows + 3 * columns]
     return np.stack(planes, axis=-1).astype(np.uint8)
@@ -24,11 +24,13 @@ def jpeg(image, quality=95):
 
 def example(record, frames=6, size=SIZE):
     images = [jpeg(picture(record, frame, size)) for frame in range(frames)]
-    return records.make_example(images, record % NUM_CLASSES, f"class {record % NUM_CLASSES}", f"{record}.mp4", 0, 1_000_000)
+    return records.make_example(
+        images, record % NUM_CLASSES, f"class {record % NUM_CLASSES}", f"{record}.mp4", 0, 1_000_000
+    )
 
 
 def write_shards(folder: Path, examples, shards=3, name="train"):
-    """Writes serialized examples round robin, and labels.txt; gives the pattern that names them."""
+    """Writes serialized examples round robin to shards, and labels.txt. Returns the shards' pattern NAME@N."""
     folder.mkdir(parents=True, exist_ok=True)
     for shard in range(shards):
         with tf.io.TFRecordWriter(records.shard_path(str(folder / name), shard, shards)) as writer:

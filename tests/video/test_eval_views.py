@@ -1,4 +1,4 @@
-"""Temporal views and crops of the evaluation, against hand-computed cases and the TensorFlow pipeline."""
+"""Temporal views and crops: values computed by hand, the published arithmetic, and the TensorFlow pipeline."""
 
 import numpy as np
 import pytest
@@ -18,19 +18,19 @@ def dense_views(num_frames: int, clip_frames: int, stride: int, num_views: int) 
     return temporal_views(num_frames, "dense", clip_frames, stride, num_views).tolist()
 
 
-def test_one_view_takes_the_middle_of_each_segment_and_halves_round_to_even():
-    # Middles of four parts of 8 frames: 1, 3, 5, 7. Of 4 frames: 0.5, 1.5, 2.5 and 3.5, clamped to 3 before rounding.
+def test_one_view_takes_the_middle_of_each_segment_rounded_half_to_even():
+    # Middles of 4 segments of 8 frames: 1, 3, 5, 7. Of 4 frames: 0.5, 1.5, 2.5, 3.5, rounded to 0, 2, 2, 4 and clamped.
     assert segment_views(8, 4, 1) == [[1, 3, 5, 7]]
     assert segment_views(4, 4, 1) == [[0, 2, 2, 3]]
 
 
-def test_view_v_takes_the_point_v_plus_one_over_V_of_each_segment():
-    # Parts of 30 / 2 = 15 frames: thirds at 5, 10, 15 of each; the last would be frame 30, clamped to 29.
+def test_view_v_takes_the_point_v_plus_1_over_V_of_each_segment():
+    # Segments of 30 / 2 = 15 frames, points 5, 10 and 15 of each. The last is frame 30, clamped to 29.
     assert segment_views(30, 2, 3) == [[5, 20], [10, 25], [15, 29]]
 
 
 def test_dense_views_start_at_v_over_V_of_the_possible_starts():
-    # 100 frames, 4 frames every 5: 80 possible starts; the middle is 40; views of 4 start at 0, 20, 40, 60.
+    # 100 frames, clips of 4 frames with stride 5: 80 possible starts. One view starts at 40, four at 0, 20, 40, 60.
     assert dense_views(100, 4, 5, 1) == [[40, 45, 50, 55]]
     assert dense_views(100, 4, 5, 4) == [
         [0, 5, 10, 15],
@@ -40,42 +40,45 @@ def test_dense_views_start_at_v_over_V_of_the_possible_starts():
     ]
 
 
-@pytest.mark.parametrize("views", [3, 7, 10])
-def test_dense_views_are_rounded_down_in_whole_numbers(views):
-    for last_start in range(200):  # shares of floating point fall short of whole numbers, 3/7 * 49 of 21
-        starts = [view * last_start // views for view in range(views)]
-        assert [row[0] for row in dense_views(last_start + 6, 2, 3, views)] == starts
+@pytest.mark.parametrize("num_views", [3, 7, 10])
+def test_dense_starts_are_rounded_down_in_integer_arithmetic(num_views):
+    for last_start in range(200):  # in floating point, 3/7 * 49 is less than 21
+        starts = [view * last_start // num_views for view in range(num_views)]
+        assert [row[0] for row in dense_views(last_start + 6, 2, 3, num_views)] == starts
 
 
-@pytest.mark.parametrize("frames", [16, 32, 64])
-@pytest.mark.parametrize("views", [1, 2, 3])
-def test_views_equal_the_published_float32_arithmetic(frames, views):
+@pytest.mark.parametrize("clip_frames", [16, 32, 64])
+@pytest.mark.parametrize("num_views", [1, 2, 3])
+def test_views_equal_the_published_float32_arithmetic(clip_frames, num_views):
     for num_frames in (1, 7, 64, 97, 300, 301):
-        borders = np.linspace(0, num_frames, frames + 1, dtype=np.float32)
+        borders = np.linspace(0, num_frames, clip_frames + 1, dtype=np.float32)
         low, high = borders[:-1], borders[1:]
-        for view in range(views):
-            points = (low + high) / np.float32(2) if views == 1 else low + (high - low) * (view + 1) / np.float32(views)
+        for view in range(num_views):
+            if num_views == 1:
+                points = (low + high) / np.float32(2)
+            else:
+                points = low + (high - low) * (view + 1) / np.float32(num_views)
             expected = np.round(np.clip(points, 0, num_frames - 1)).astype(int).tolist()
-            assert segment_views(num_frames, frames, views)[view] == expected
+            assert segment_views(num_frames, clip_frames, num_views)[view] == expected
 
 
 def test_short_videos_repeat_frames():
-    # Middles of eight parts of 3 frames: 0.1875, 0.5625, 0.9375, 1.3125, 1.6875, 2.0625, 2.4375, 2.8125 (clamped to 2).
+    # Middles of 8 segments of 3 frames: 0.1875, 0.5625, 0.9375, 1.3125, 1.6875, 2.0625, 2.4375, 2.8125 (clamped to 2).
     assert segment_views(3, 8, 1) == [[0, 1, 1, 1, 2, 2, 2, 2]]
     assert dense_views(6, 4, 3, 1) == [[0, 3, 5, 5]]
 
 
-def test_resizing_by_hand():
+def test_resize_is_bilinear_between_pixel_centres():
     frame = np.array([[[0, 0, 0], [100, 100, 100]]], np.uint8)  # one row of two pixels
-    # Centres of 4 pixels in old coordinates: -0.25, 0.25, 0.75, 1.25; outside the centres the border repeats.
+    # The 4 new pixel centres are -0.25, 0.25, 0.75 and 1.25 in old pixels. Outside the old centres, the border repeats.
     assert resize_bilinear(frame, 1, 4)[0, :, 0].tolist() == [0, 25, 75, 100]
 
 
 @settings(deadline=None, max_examples=40)
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 40), st.sampled_from([1, 3]), st.integers(0, 2**20))
-def test_prediction_and_the_pipeline_crop_alike(height, width, size, num_crops, seed):
+def test_numpy_and_tensorflow_crops_differ_by_at_most_one_level(height, width, size, num_crops, seed):
     frames = np.random.default_rng(seed).integers(0, 256, (2, height, width, 3), dtype=np.uint8)
     pipeline = transforms.short_side_crops({"video": tf.constant(frames)}, size, num_crops)["video"].numpy()
-    ours = short_side_crops(frames, size, num_crops)
-    assert ours.shape == pipeline.shape == (num_crops, 2, size, size, 3)
-    assert np.abs(ours.astype(int) - pipeline).max() <= 1
+    crops = short_side_crops(frames, size, num_crops)
+    assert crops.shape == pipeline.shape == (num_crops, 2, size, size, 3)
+    assert np.abs(crops.astype(int) - pipeline).max() <= 1
