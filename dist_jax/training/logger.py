@@ -51,7 +51,8 @@ class TrainLogger:
         self._pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
         self._sums: dict[str, float] = collections.defaultdict(float)
         self._interval_start = (first_step, time.monotonic(), 0.0)  # step, seconds, seconds waited for input
-        self._newest: tuple[int, float, dict[str, int]] = (first_step, 0.0, {})  # step, seconds waited for input, bad records
+        # step, seconds waited for input, bad records
+        self._newest: tuple[int, float, dict[str, int]] = (first_step, 0.0, {})
         self._warned_slow_input = self._tracing = False
         self._last_heartbeat = 0.0
         self._first_interval_end = first_step + config.log.every_steps  # the pipeline starts up: no warning

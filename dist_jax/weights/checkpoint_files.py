@@ -8,7 +8,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import msgpack
@@ -172,7 +172,7 @@ def _state_dict(content: object, path: Path) -> dict:
     return dict(content)
 
 
-def _torch_tensor(value: object) -> Tensor:
+def _torch_tensor(value: "torch.Tensor") -> Tensor:
     import torch
 
     def read() -> np.ndarray:
@@ -220,7 +220,8 @@ def _load_torchscript(path: Path) -> dict:
         copy.seek(0)
         classes = torch.serialization.get_unsafe_globals_in_checkpoint(copy)
         copy.seek(0)
-        allowed = [(type("Attributes", (), {}), name) for name in classes if name.startswith("__torch__.")]
+        allowed: list[tuple[Any, str]]
+        allowed: list[tuple[Any, str]] = [(type("Attributes", (), {}), name) for name in classes if name.startswith("__torch__.")]
         allowed += [(_first_argument, name) for name in classes if name in _CONTAINER_TYPES]
         with torch.serialization.safe_globals(allowed):
             try:
