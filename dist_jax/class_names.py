@@ -1,4 +1,4 @@
-"""Files of class names: UTF-8 text, one name a line, in the order of the classes' numbers."""
+"""Files of class names: UTF-8 text, one name per line, in the order of the class numbers."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,36 +7,39 @@ from dist_jax.errors import UserError
 
 
 def parse(text: str, source: str) -> list[str]:
-    """The K names in the text of a file called `source`; UserError if a line is empty, or a name there twice."""
+    """The K names in the text of the file `source`.
+
+    Raises:
+        UserError: no names, an empty line or a duplicate name.
+    """
     names = [line.strip() for line in text.splitlines()]
     if not names:
-        raise UserError(f"{source}: holds no class names; write one a line")
-    first: dict[str, int] = {}
+        raise UserError(f"{source}: no class names in this file; write one per line")
+    line_numbers: dict[str, int] = {}
     for number, name in enumerate(names, 1):
         if not name:
-            raise UserError(f"{source}: line {number} is empty; every line is a class, numbered from 0")
-        if name in first:
-            raise UserError(f"{source}: lines {first[name]} and {number} are both {name!r}")
-        first[name] = number
+            raise UserError(f"{source}: line {number} is empty; every line must be a class name")
+        if name in line_numbers:
+            raise UserError(f"{source}: lines {line_numbers[name]} and {number} are both {name!r}; remove one")
+        line_numbers[name] = number
     return names
 
 
 def read(file: Path) -> list[str]:
-    """The K names in a file of this machine; UserError if it cannot be read, else see `parse`."""
+    """Reads the K names in a local file. Raises UserError if it cannot be read or is invalid."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file}: no file of class names, one a line ({error})") from error
+        raise UserError(f"{file}: class names cannot be read ({error})") from error
     return parse(text, str(file))
 
 
 def to_text(names: Sequence[str]) -> str:
-    """What a file of these names holds; UserError if `parse` would not find them all in it again."""
-    broken = [name for name in names if name.splitlines() != [name.strip()] or not name.strip()]
-    if broken:
+    """The content of a file of these names. Raises UserError if `parse` would not return the same names."""
+    invalid = [name for name in names if name.splitlines() != [name.strip()] or not name.strip()]
+    if invalid:
         raise UserError(
-            f"class name {broken[0]!r} is empty, begins or ends with a space or has a line break: no line of a file "
-            "can hold it"
+            f"class name {invalid[0]!r} is empty, starts or ends with a space or has a line break; rename the class"
         )
     text = "".join(f"{name}\n" for name in names)
     if names:

@@ -1,4 +1,4 @@
-"""Makes one self-contained model directory of a trained model, or a checkpoint for the published PyTorch code.
+"""Converts a trained model to a self-contained model directory, or to a checkpoint for the published PyTorch code.
 
 python -m dist_jax.convert --input WORKDIR --output model
 python -m dist_jax.convert --input k400.pyth --clip openai/clip-vit-base-patch16 --labels k400.txt --output model
@@ -24,49 +24,58 @@ from dist_jax.weights.model_files import KINDS, read_model
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the program."""
-    args = _arguments().parse_args(argv)
+    """Runs the command with the arguments `argv`; default: those of the process."""
+    args = _parser().parse_args(argv)
     if args.use_clip and not args.clip:
-        raise UserError(f"--use-clip {args.use_clip} chooses between two CLIPs; name the other one with --clip")
-    tokens = str(tokenizer.locate(args.tokenizer)) if args.tokenizer else None
-    model = read_model(args.input, clip=args.clip, use_clip=args.use_clip, selected=args.selected)
+        raise UserError(f"--use-clip {args.use_clip} chooses between two CLIPs; set the second one with --clip")
+    tokenizer_directory = str(tokenizer.locate(args.tokenizer)) if args.tokenizer else None
+    model = read_model(args.input, clip=args.clip, use_clip=args.use_clip, layers=args.layers)
     if args.to == "pytorch":
         write_pytorch(args.output, model)
     else:
-        clip = dataclasses.replace(model.clip, tokenizer=tokens or model.clip.tokenizer)
-        model = dataclasses.replace(model, clip=clip)
-        names = tuple(class_names.read(Path(args.labels))) if args.labels else model.classes
-        model = with_classes(model, names, renew=bool(args.labels or args.clip or args.tokenizer))
+        clip_model = model.clip_model
+        clip_model = dataclasses.replace(clip_model, tokenizer=tokenizer_directory or clip_model.tokenizer)
+        names = tuple(class_names.read(Path(args.labels))) if args.labels else model.class_names
+        recompute = bool(args.labels or args.clip or args.tokenizer)
+        model = with_classes(dataclasses.replace(model, clip_model=clip_model), names, recompute)
         model_directory.write(args.output, model)
     print(f"wrote {args.output}: {describe(model)}")
 
 
-def with_classes(model: Model, names: tuple[str, ...], renew: bool = True) -> Model:
-    """The model with these classes and their text features, encoded anew if they are unknown or if `renew` says so."""
+def with_classes(model: Model, names: tuple[str, ...], recompute: bool = True) -> Model:
+    """The model with other class names and their text features.
+
+    Args:
+        model: any model with a text tower.
+        names: K class names; no prompt is added, as in training.
+        recompute: False: keep the text features of the model, if it has any.
+    """
     if not names:
-        return dataclasses.replace(model, classes=(), text_features=None)
+        return dataclasses.replace(model, class_names=(), text_features=None)
     features = model.text_features
-    if features is None or renew:
-        features = np.asarray(model.clip.encode_texts(names))  # taken as they are, as in training
-    return dataclasses.replace(model, classes=names, text_features=features)
+    if features is None or recompute:
+        features = np.asarray(model.clip_model.encode_texts(names))
+    return dataclasses.replace(model, class_names=names, text_features=features)
 
 
 def write_pytorch(path: str | Path, model: Model) -> None:
-    """Writes {"model_state": ...} with the published names, whole or not at all.
+    """Writes {"model_state": ...} with the published names, atomically.
 
     Raises:
-        UserError: without PyTorch, without a text tower, if the file exists, or for a CLIP that it cannot express.
+        UserError: PyTorch is not installed, the file exists, or the published format does not support the CLIP.
     """
     try:
         import torch
     except ImportError as error:
-        raise UserError("--to pytorch writes with PyTorch, which is not installed: pip install torch") from error
+        raise UserError("--to pytorch needs PyTorch, which is not installed; pip install torch") from error
     path = Path(path)
     if path.exists():
-        raise UserError(f"{path} exists; give another --output")
-    if model.clip.text is None:
-        raise UserError(f"the published model has a text tower, {model.clip.name} has none; give a complete --clip")
-    tensors = dist_official.to_published(model.dist_params, clip_weights.to_openai(model.clip))
+        raise UserError(f"{path} exists; use another --output")
+    if model.clip_model.text is None:
+        raise UserError(
+            f"the published format needs a text tower, and {model.clip_model.name} has none; use a complete --clip"
+        )
+    tensors = dist_official.to_published(model.dist_params, clip_weights.to_openai(model.clip_model))
     state = {name: to_torch(tensor) for name, tensor in tensors.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".unfinished")
@@ -75,42 +84,47 @@ def write_pytorch(path: str | Path, model: Model) -> None:
 
 
 def describe(model: Model) -> str:
-    """One line: sizes, frames, classes."""
-    d, clip = model.dist, model.clip
-    count = sum(math.prod(leaf.shape) for leaf in table.flatten(model.dist_params).values())
+    """A one-line summary: sizes, frames, classes."""
+    dist, clip_model = model.dist, model.clip_model
+    num_params = sum(math.prod(leaf.shape) for leaf in table.flatten(model.dist_params).values())
+    classes = f"{len(model.class_names)} classes" if model.class_names else "no class names"
     return (
-        f"DiST of {count / 1e6:.1f} M parameters, {d.sparse_frames}+{d.num_frames} frames of {clip.vision.resolution} "
-        f"pixels, reading {len(d.layers)} of {clip.vision.num_layers} blocks of {clip.name}; "
-        f"{f'{len(model.classes)} classes' if model.classes else 'no class names'}, "
-        f"{'with' if clip.tokenizer else 'without'} tokenizer"
+        f"DiST with {num_params / 1e6:.1f} M parameters, {dist.sparse_frames}+{dist.num_frames} frames of "
+        f"{clip_model.vision.resolution} pixels, reads {len(dist.layers)} of {clip_model.vision.num_layers} blocks of "
+        f"{clip_model.name}; {classes}, {'with' if clip_model.tokenizer else 'without'} tokenizer"
     )
 
 
-def _arguments() -> argparse.ArgumentParser:
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m dist_jax.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--input", required=True, help=KINDS)
-    parser.add_argument("--output", required=True, help="model directory (or .pyth file) to write; must not exist")
-    parser.add_argument("--to", choices=("directory", "pytorch"), default="directory", help="what to write")
+    parser.add_argument("--output", required=True, help="model directory or .pyth file to write; must not exist")
+    parser.add_argument("--to", choices=("directory", "pytorch"), default="directory", help="output format")
     parser.add_argument(
         "--clip", default="", help="CLIP weights: hub id, Hugging Face directory, OpenAI .pt, open_clip directory"
     )
     parser.add_argument(
-        "--use-clip", choices=("given", "inside"), default="", help="which CLIP, where --clip and --input's own differ"
+        "--use-clip",
+        choices=("given", "inside"),
+        default="",
+        help="CLIP to use if --clip (given) and the CLIP of --input (inside) differ",
     )
     parser.add_argument(
-        "--selected", type=_numbers, help="CLIP blocks that a published network reads, counted from 0, e.g. 1,3"
+        "--layers",
+        type=_block_numbers,
+        help="backbone blocks that a published network reads, counted from 0, e.g. 1,3; default: all",
     )
-    parser.add_argument("--labels", default="", help="file of class names, one a line, in the order of their numbers")
+    parser.add_argument("--labels", default="", help="file of class names, one per line, in the order of the classes")
     parser.add_argument("--tokenizer", default="", help="CLIP's tokenizer: directory or hub id")
     return parser
 
 
-def _numbers(text: str) -> tuple[int, ...]:
+def _block_numbers(text: str) -> tuple[int, ...]:
     numbers = tuple(int(part) for part in text.split(","))
     if any(number < 0 for number in numbers) or list(numbers) != sorted(set(numbers)):
-        raise argparse.ArgumentTypeError(f"{text}: wanted increasing block numbers from 0, e.g. 1,3")
+        raise argparse.ArgumentTypeError(f"{text}: must be increasing block numbers from 0, e.g. 1,3")
     return numbers
 
 

@@ -22,7 +22,9 @@ def directory(tmp_path_factory):
     folder = tmp_path_factory.mktemp("predict")
     tokenizer = small_models.write_tokenizer(folder / "tokenizer")
     model = convert.with_classes(small_models.model(tokenizer=tokenizer), CLASSES)
-    model_directory.write(folder / "model", dataclasses.replace(model, evaluation=small_models.evaluation(num_views=2)))
+    model_directory.write(
+        folder / "model", dataclasses.replace(model, eval_protocol=small_models.eval_protocol(num_views=2))
+    )
     return str(folder / "model")
 
 

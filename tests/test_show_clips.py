@@ -79,7 +79,7 @@ def test_formatted_targets_name_the_mixed_classes_only():
 @pytest.fixture
 def arguments(tmp_path, pattern):
     """Command line for a small CLIP directory and the records of `pattern`."""
-    clip_weights.save_huggingface(small_models.clip(), tmp_path / "clip")
+    clip_weights.save_huggingface(small_models.clip_model(), tmp_path / "clip")
     small_models.write_tokenizer(tmp_path / "clip")
     (tmp_path / "records" / "labels.txt").write_text("jump\nrun\nswim\nclap\nfall\n")
     (tmp_path / "small.py").write_text(

@@ -63,13 +63,13 @@ class Predictor:
     def __init__(self, model: Model, mesh: Mesh, dtype: jnp.dtype) -> None:
         """Takes a model with its parameters on `mesh`. Use `dist_jax.load` instead of this constructor."""
         self._model, self._mesh, self._dtype = model, mesh, dtype
-        self._video_model = VideoModel(model.clip.backbone(dtype), model.dist, dtype)
-        self._frozen = {name: model.clip.params[name] for name in ("vision", "logit_scale")}
+        self._video_model = VideoModel(model.clip_model.backbone(dtype), model.dist, dtype)
+        self._frozen = {name: model.clip_model.params[name] for name in ("vision", "logit_scale")}
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the K classes of the training data; empty if the model has none."""
-        return self._model.classes
+        return self._model.class_names
 
     @property
     def num_frames(self) -> int:
@@ -79,12 +79,12 @@ class Predictor:
     @property
     def resolution(self) -> int:
         """H = W, height and width of a frame in pixels."""
-        return self._model.clip.vision.resolution
+        return self._model.clip_model.vision.resolution
 
     @property
     def eval_protocol(self) -> EvalProtocol:
         """How clips are sampled from a video at test time."""
-        return self._model.evaluation
+        return self._model.eval_protocol
 
     def encode_video(self, video: np.ndarray | jax.Array) -> jax.Array:
         """Video embeddings: pixels 0..255, uint8 [B, T, H, W, 3] -> float32 [B, E], unit length."""
@@ -106,7 +106,7 @@ class Predictor:
 
         No prompt is added, as in training. A text longer than the context is truncated and keeps its end token.
         """
-        return self._model.clip.encode_texts(texts)
+        return self._model.clip_model.encode_texts(texts)
 
     def logits(
         self, video: np.ndarray | jax.Array, text: np.ndarray | jax.Array, zero_shot_weight: float = 0.0

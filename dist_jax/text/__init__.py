@@ -1,1 +1,1 @@
-"""Class names as token ids."""
+"""Tokenizer and text features of class names."""

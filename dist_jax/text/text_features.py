@@ -1,4 +1,4 @@
-"""Token ids -> text embeddings, by CLIP's text tower."""
+"""Text embeddings of token ids, from CLIP's text tower."""
 
 from functools import partial
 
@@ -10,46 +10,48 @@ from dist_jax.errors import UserError
 from dist_jax.models.backbones.clip_text import ClipText, TextConfig
 from dist_jax.models.layers import matmul_precision, unit
 
-_ROWS = 128  # texts encoded at a time
+_BATCH_SIZE = 128  # texts per call of the text tower
 
 
 def encode_tokens(config: TextConfig, params: dict, tokens: np.ndarray) -> jax.Array:
-    """Token ids int [K, any length] -> text embeddings float32 [K, E], unit length, some texts at a time.
+    """Token ids int [K, any length] -> text embeddings float32 [K, E], unit length.
 
-    The tower is computed in float32, in full precision, whatever the image tower is computed in: it runs once.
+    The text tower always runs in full float32 precision, because it runs only once.
 
     Raises:
-        UserError: for ids that `check_tokens` refuses.
+        UserError: invalid token ids, see `check_tokens`.
     """
     module = ClipText(config)
     tokens = check_tokens(tokens, config)
-    rows = min(len(tokens), _ROWS)
-    padding = np.repeat(tokens[:1], -len(tokens) % rows, axis=0)  # every part as long as the first: one compilation
+    size = min(len(tokens), _BATCH_SIZE)
+    padding = np.repeat(tokens[:1], -len(tokens) % size, axis=0)  # equal batch sizes: one compilation
     padded = np.concatenate([tokens, padding])
     with matmul_precision(jnp.float32):
-        parts = [_embed_text(module, params, padded[row : row + rows]) for row in range(0, len(padded), rows)]
-    return jnp.concatenate(parts)[: len(tokens)]
+        batches = [_embed_text(module, params, padded[start : start + size]) for start in range(0, len(padded), size)]
+    return jnp.concatenate(batches)[: len(tokens)]
 
 
 def check_tokens(tokens: np.ndarray, config: TextConfig) -> np.ndarray:
-    """Token ids int [K, any length] -> int32 [K, at most context]; a longer text keeps its end token.
+    """Checks token ids and truncates them to the context: int [K, any length] -> int32 [K, at most context].
+
+    A text longer than the context keeps its end token.
 
     Raises:
-        UserError: for another shape or dtype, ids outside the vocabulary, or a text without its end token.
+        UserError: another shape or dtype, ids outside the vocabulary, or a text without end token.
     """
     if tokens.ndim != 2 or not tokens.size or not np.issubdtype(tokens.dtype, np.integer):
-        raise UserError(f"token ids are {tokens.dtype}{list(tokens.shape)}; wanted int [K, {config.context_length}]")
+        raise UserError(f"token ids are {tokens.dtype}{list(tokens.shape)}; expected int [K, {config.context_length}]")
     if tokens.min() < 0 or tokens.max() >= config.vocab_size:
-        raise UserError(f"token ids reach from {tokens.min()} to {tokens.max()}; wanted 0 to {config.vocab_size - 1}")
+        raise UserError(f"token ids range from {tokens.min()} to {tokens.max()}; must be 0 to {config.vocab_size - 1}")
     ends = tokens == (tokens.max(axis=1, keepdims=True) if config.end_token is None else config.end_token)
-    without = np.flatnonzero(~ends.any(axis=1))
-    if without.size:
-        raise UserError(f"text {without[0]} has no end token ({config.end_token}), where it would be read")
+    without_end = np.flatnonzero(~ends.any(axis=1))
+    if without_end.size:
+        raise UserError(f"text {without_end[0]} has no end token ({config.end_token})")
     end = ends.argmax(axis=1)
     too_long = end >= config.context_length
-    cut = tokens[:, : config.context_length].astype(np.int32)
-    cut[too_long, -1] = tokens[too_long, end[too_long]]
-    return cut
+    truncated = tokens[:, : config.context_length].astype(np.int32)
+    truncated[too_long, -1] = tokens[too_long, end[too_long]]
+    return truncated
 
 
 @partial(jax.jit, static_argnums=0)

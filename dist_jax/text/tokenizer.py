@@ -1,4 +1,4 @@
-"""CLIP's tokenizer: texts -> token ids, as CLIP was trained with them."""
+"""CLIP's tokenizer: texts -> token ids, as in CLIP's training."""
 
 import os
 from collections.abc import Sequence
@@ -13,67 +13,78 @@ from dist_jax.errors import UserError, first_line
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
 
-# A directory has a tokenizer if it has all files of one of these sets.
+# A directory has a tokenizer if it contains all files of one of these sets.
 FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
 PATTERNS = (*(name for names in FILES for name in names), "tokenizer_config.json", "special_tokens_map.json")
 
 
 def files(directory: Path) -> list[Path]:
-    """The tokenizer's files in a directory, for copying; empty if it has no tokenizer."""
+    """All tokenizer files of a directory, for copying; empty if it has no tokenizer."""
     if not any(all((directory / name).is_file() for name in names) for names in FILES):
         return []
     return [directory / name for name in PATTERNS if (directory / name).is_file()]
 
 
-def beside(file: Path) -> str | None:
-    """The directory of `file` if it has a tokenizer's files."""
+def find_next_to(file: Path) -> str | None:
+    """The directory of `file` if it has tokenizer files, else None."""
     return str(file.parent) if files(file.parent) else None
 
 
 def locate(source: str) -> Path:
-    """The directory of a tokenizer's files, from its name or a Hugging Face hub id; UserError if they are not there."""
+    """The directory of the tokenizer files of a directory or Hugging Face hub id.
+
+    Raises:
+        UserError: no tokenizer files.
+    """
     directory = Path(source).expanduser()
     if not directory.is_dir() and hub.is_id(source):
         directory = hub.download(source, PATTERNS)
     if not files(directory):
-        wanted = " or ".join(" and ".join(names) for names in FILES)
-        raise UserError(f"{source}: no tokenizer there ({wanted}); copy these files of the CLIP model into it")
+        expected = " or ".join(" and ".join(names) for names in FILES)
+        raise UserError(f"{source}: no tokenizer files ({expected}); copy them from the CLIP model")
     return directory
 
 
 def load(source: str) -> "CLIPTokenizer":
-    """The tokenizer of a directory (tokenizer.json, or vocab.json and merges.txt) or of a Hugging Face hub id."""
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it would tell everyone that PyTorch is missing
-    from transformers import CLIPTokenizer  # takes seconds, and most programs that import this never need it
+    """Loads the tokenizer of a directory (tokenizer.json, or vocab.json and merges.txt) or a Hugging Face hub id.
+
+    Raises:
+        UserError: the files are missing or damaged.
+    """
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # no warning that PyTorch is missing
+    from transformers import CLIPTokenizer  # slow import that most programs do not need
 
     directory = locate(source)
     try:
         return CLIPTokenizer.from_pretrained(str(directory), local_files_only=True)
-    except Exception as error:  # the tokenizers library raises bare Exception for a file that it cannot read
+    except Exception as error:  # the tokenizers library raises Exception for damaged files
         raise UserError(
-            f"{source}: its tokenizer files cannot be read ({first_line(error)}); copy the model's own"
+            f"{source}: its tokenizer files cannot be read ({first_line(error)}); copy them from the CLIP model"
         ) from error
 
 
 def encode(tokenizer: "CLIPTokenizer", texts: Sequence[str], context: int) -> np.ndarray:
-    """Token ids of texts by CLIP's rules: start, tokens, end, padding.
+    """Token ids of texts in CLIP's format: start, tokens, end, padding.
 
-    A text of more than `context` tokens loses its last ones; the end token stays. What the padding is does not matter:
-    the text tower is causal and is read at the end token.
+    A text longer than `context` tokens is truncated and keeps its end token. The padding has no effect: the text tower
+    is causal and its output is taken at the end token.
 
     Args:
         tokenizer: from `load`.
         texts: K texts.
-        context: tokens of every row; at least 2, for start and end.
+        context: tokens per text, at least 2 (start and end).
 
     Returns:
         int32 [K, context].
+
+    Raises:
+        UserError: `texts` is not a list of strings, or `context` is below 2.
     """
-    wrong = [text for text in texts if not isinstance(text, str)]
-    if isinstance(texts, str) or wrong:
-        raise UserError(f"texts must be a list of strings, not {texts if isinstance(texts, str) else wrong[0]!r}")
+    invalid = [text for text in texts if not isinstance(text, str)]
+    if isinstance(texts, str) or invalid:
+        raise UserError(f"texts must be a list of strings, not {texts if isinstance(texts, str) else invalid[0]!r}")
     if context < 2:
-        raise UserError(f"a context of {context} tokens has no room for a start and an end token")
+        raise UserError(f"context is {context} tokens, must be at least 2 (start and end token)")
     if not texts:
         return np.zeros((0, context), np.int32)
     rows = tokenizer(list(texts), padding="max_length", truncation=True, max_length=context)["input_ids"]

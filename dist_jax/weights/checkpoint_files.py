@@ -220,8 +220,9 @@ def _load_torchscript(path: Path) -> dict:
         copy.seek(0)
         classes = torch.serialization.get_unsafe_globals_in_checkpoint(copy)
         copy.seek(0)
-        allowed: list[tuple[Any, str]]
-        allowed: list[tuple[Any, str]] = [(type("Attributes", (), {}), name) for name in classes if name.startswith("__torch__.")]
+        allowed: list[tuple[Any, str]] = [
+            (type("Attributes", (), {}), name) for name in classes if name.startswith("__torch__.")
+        ]
         allowed += [(_first_argument, name) for name in classes if name in _CONTAINER_TYPES]
         with torch.serialization.safe_globals(allowed):
             try:

@@ -9,7 +9,7 @@ from dist_jax import hub
 from dist_jax.errors import UserError
 from dist_jax.models.backbones.clip import CLIP_MEAN, CLIP_STD
 from dist_jax.text import tokenizer
-from dist_jax.weights.clip_formats import HUGGINGFACE_MODELS
+from dist_jax.weights.clip_configs import HUGGINGFACE_MODELS
 
 # Names of weight files, in order of preference; files that need PyTorch are last.
 WEIGHTS = (

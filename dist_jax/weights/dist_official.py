@@ -1,12 +1,12 @@
-"""Published DiST checkpoints (.pyth of alibaba-mmai-research/DiST): their names to our parameters and back.
+"""Published DiST checkpoints (.pyth of alibaba-mmai-research/DiST): conversion to our parameters and back.
 
-A published state dict holds CLIP's two towers with OpenAI's names and the DiST network as `dist_net.*`, all below
-`backbone.base_encoder.`; older files say `ladder_net` and other names for some of its parts.
+A published state dict holds CLIP's two towers with OpenAI's names and the DiST network as `dist_net.*`, all with the
+prefix `backbone.base_encoder.`. Older files use `ladder_net.*` and other names for some parts.
 """
 
 import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
 
@@ -22,7 +22,7 @@ from dist_jax.weights.table import Entry, Shape, Table, axes
 PREFIX = "backbone.base_encoder."
 NETWORK = "dist_net."
 
-# torch's convolutions are [out, in, t, h, w].
+# PyTorch's convolution kernels are [out, in, t, h, w].
 _CONV_TIME = axes(2, 1, 0, ones=(3, 4))  # kernel (k, 1, 1) -> [k, in, out]
 _CONV_SPACE = axes(3, 4, 1, 0, ones=(2,))  # kernel (1, 3, 3) -> [3, 3, in, out]
 _CONV_POINT = axes(1, 0, ones=(2, 3, 4))  # kernel (1, 1, 1) -> [in, out]
@@ -86,7 +86,7 @@ OLDER_NAMES = {  # first component, older -> newer
 
 
 def current_name(name: str) -> str:
-    """A name of any published file -> its name today, without prefix: `dist_net.*` or one of OpenAI's."""
+    """The current form of a name in a published file, without prefix: `dist_net.*` or a name of OpenAI's CLIP."""
     name = name.removeprefix("module.").removeprefix(PREFIX)
     if not name.startswith(OLDER_NETWORK):
         return name
@@ -94,23 +94,30 @@ def current_name(name: str) -> str:
     return NETWORK + OLDER_NAMES.get(first, first) + dot + rest
 
 
-def split(names: Mapping[str, str] | list[str], source: str) -> tuple[dict[str, str], dict[str, str]]:
-    """The names of a published file, as {today's name -> name in the file}: DiST's (without `dist_net.`), CLIP's."""
-    network: dict[str, str] = {}
-    clip: dict[str, str] = {}
+def split(names: Iterable[str], source: str) -> tuple[dict[str, str], dict[str, str]]:
+    """Splits the names of a published file into DiST (without `dist_net.`) and CLIP.
+
+    Returns:
+        Two dictionaries {current name -> name in the file}.
+
+    Raises:
+        UserError: two names of the same tensor.
+    """
+    dist_names: dict[str, str] = {}
+    clip_names: dict[str, str] = {}
     for name in names:
-        today = current_name(name)
-        part = network if today.startswith(NETWORK) else clip
-        key = today.removeprefix(NETWORK)
+        current = current_name(name)
+        part = dist_names if current.startswith(NETWORK) else clip_names
+        key = current.removeprefix(NETWORK)
         if key in part:
-            raise UserError(f"{source}: {part[key]} and {name} are the same tensor; the file must hold one of them")
+            raise UserError(f"{source}: {part[key]} and {name} are the same tensor; remove one from the file")
         part[key] = name
-    return network, clip
+    return dist_names, clip_names
 
 
 @functools.cache
 def param_shapes(config: DistConfig) -> Mapping[str, Shape]:
-    """Shape of every DiST parameter, by path; needs no memory."""
+    """Shape of every DiST parameter, by path; allocates no arrays."""
     c = config
     features = jax.ShapeDtypeStruct((len(c.layers), 1, c.sparse_frames, 2, c.backbone_width), jnp.float32)
     video = jax.ShapeDtypeStruct((1, c.num_frames, c.patch_size, c.patch_size, 3), jnp.float32)
@@ -119,7 +126,7 @@ def param_shapes(config: DistConfig) -> Mapping[str, Shape]:
     return MappingProxyType({path: leaf.shape for path, leaf in table.flatten(params).items()})
 
 
-_SIZES = {  # the tensors and their axes that say a size; where they disagree, the majority counts
+_SIZES = {  # symbol of a size -> (tensor, axis) pairs with this size; the majority counts
     "C": (("proj", 0), ("aggregated_cls_token", 2), ("ln_post.weight", 0)),
     "M": (("temporal_stem.weight", 0), ("temporal_stem.bias", 0), ("temporal_nets.0.ln.weight", 0)),
     "patch": (("temporal_stem.weight", 4), ("temporal_stem.weight", 3)),
@@ -128,29 +135,36 @@ _SIZES = {  # the tensors and their axes that say a size; where they disagree, t
     "D": (("input_linears.0.weight", 1), ("proj_spatial_cls_token.weight", 1)),
     "E": (("proj", 1),),
 }
-_PER_LAYER = ("input_linears", "temporal_nets", "integration_nets")
+_PER_LAYER = ("input_linears", "temporal_nets", "integration_nets")  # one entry per DiST layer
 
 
-def infer_config(shapes: Mapping[str, Shape], source: str, selected: tuple[int, ...] | None = None) -> DistConfig:
-    """All sizes, from the shapes of the network's tensors (names without `dist_net.`).
+def infer_config(shapes: Mapping[str, Shape], source: str, layers: tuple[int, ...] | None = None) -> DistConfig:
+    """All sizes of the network, from the shapes of its tensors.
 
-    `selected` None: as many CLIP blocks as there are layers, from the first on; right if CLIP has no more.
+    Args:
+        shapes: by current names without `dist_net.`.
+        source: name of the file in error messages.
+        layers: backbone blocks that the network reads. None: the first ones, one per DiST layer; correct if the
+          backbone has no other blocks.
+
+    Raises:
+        UserError: an incomplete network, or another number of `layers`.
     """
     counts = {name: _count(shapes, name) for name in (*_PER_LAYER, "adapooling_nets")}
-    layers = max(counts[name] for name in _PER_LAYER)
-    sizes = {letter: table.size(shapes, *places) for letter, places in _SIZES.items()}
-    unknown = [f"{NETWORK}{_SIZES[letter][0][0]} is missing" for letter, size in sizes.items() if size is None]
-    unknown += [f"no {NETWORK}{name}.0" for name, count in counts.items() if not count]
-    if unknown:
-        raise UserError(f"{source}: no whole DiST network: {', '.join(unknown)}")
+    num_layers = max(counts[name] for name in _PER_LAYER)
+    sizes = {symbol: table.infer_size(shapes, *axes_of_size) for symbol, axes_of_size in _SIZES.items()}
+    missing = [f"{NETWORK}{_SIZES[symbol][0][0]}" for symbol, size in sizes.items() if size is None]
+    missing += [f"{NETWORK}{name}.0" for name, count in counts.items() if not count]
+    if missing:
+        raise UserError(f"{source}: incomplete DiST network, missing: {', '.join(missing)}")
     if sizes["C"] % 64:
-        raise UserError(f"{source}: integration width {sizes['C']} (of {NETWORK}proj) is not a multiple of 64")
-    if selected is not None and len(selected) != layers:
-        raise UserError(f"{source}: has {layers} layers, but --selected names {len(selected)} CLIP blocks")
+        raise UserError(f"{source}: integration width {sizes['C']} ({NETWORK}proj), must be a multiple of 64")
+    if layers is not None and len(layers) != num_layers:
+        raise UserError(f"{source}: has {num_layers} layers, but --layers lists {len(layers)} backbone blocks")
     return DistConfig(
         num_frames=sizes["S"] * sizes["alpha"],
         alpha=sizes["alpha"],
-        layers=tuple(range(layers)) if selected is None else tuple(selected),
+        layers=tuple(range(num_layers)) if layers is None else tuple(layers),
         patch_size=sizes["patch"],
         backbone_width=sizes["D"],
         embed_dim=sizes["E"],
@@ -160,54 +174,59 @@ def infer_config(shapes: Mapping[str, Shape], source: str, selected: tuple[int, 
     )
 
 
-def _count(names: Mapping[str, Shape], prefix: str) -> int:
+def _count(names: Iterable[str], prefix: str) -> int:
     numbers = (re.match(rf"{prefix}\.(\d+)\.", name) for name in names)
     return 1 + max((int(match[1]) for match in numbers if match), default=-1)
 
 
 def params_from_published(
-    tensors: Mapping[str, np.ndarray], source: str, selected: tuple[int, ...] | None = None
+    tensors: Mapping[str, np.ndarray | checkpoint_files.Tensor], source: str, layers: tuple[int, ...] | None = None
 ) -> tuple[DistConfig, dict]:
     """The DiST network from its tensors.
 
     Args:
-        tensors: by today's names without `dist_net.`.
-        source: what error messages call the file.
-        selected: CLIP blocks that feed the network; None: the first ones, as many as it has layers.
+        tensors: by current names without `dist_net.`.
+        source: name of the file in error messages.
+        layers: see `infer_config`.
 
     Returns:
-        Its sizes and its parameters (NumPy, in the file's dtype), as `DistNetwork` has them below "params".
+        Its sizes, and the parameters of `DistNetwork` (NumPy, in the dtype of the file).
+
+    Raises:
+        UserError: tensors that are missing, unknown or of wrong shape.
     """
-    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    config = infer_config(found, f"{source} ({NETWORK}*)", selected)
+    file_shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    config = infer_config(file_shapes, f"{source} ({NETWORK}*)", layers)
     shapes = param_shapes(config)
-    table.check(TABLE, shapes, found, f"{source} ({NETWORK}*)")
+    table.check(TABLE, shapes, file_shapes, f"{source} ({NETWORK}*)")
     return config, table.unflatten(dict(table.to_ours(TABLE, lambda name: np.asarray(tensors[name]), shapes)))
 
 
-def to_published(params: dict, clip: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The published state dict, which the PyTorch code loads with strict=True.
+def to_published(params: dict, clip_tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The published state dict; the published PyTorch code loads it with strict=True.
 
     Args:
-        params: the DiST network's, in any dtype, which is kept.
-        clip: CLIP's tensors by OpenAI's names (`weights.clip.to_openai`).
+        params: of the DiST network; their dtype does not change.
+        clip_tensors: of CLIP, by OpenAI's names (`weights.clip.to_openai`).
     """
     leaves = {path: np.asarray(leaf) for path, leaf in table.flatten(params).items()}
     tensors = {NETWORK + name: tensor for name, tensor in table.to_theirs(TABLE, leaves)}
-    return {PREFIX + name: np.asarray(tensor, order="C") for name, tensor in (tensors | dict(clip)).items()}
+    return {PREFIX + name: np.asarray(tensor, order="C") for name, tensor in (tensors | dict(clip_tensors)).items()}
 
 
 def read(
-    path: Path, selected: tuple[int, ...] | None = None
+    path: Path, layers: tuple[int, ...] | None = None
 ) -> tuple[DistConfig, dict, dict[str, checkpoint_files.Tensor]]:
-    """A published file: the network's sizes and parameters (see `params_from_published`), CLIP's tensors, unread.
+    """Reads a published file; see `params_from_published` for the arguments and errors.
 
-    CLIP's are by OpenAI's names; none, if the file holds the network alone.
+    Returns:
+        The sizes and parameters of the DiST network, and the tensors of CLIP by OpenAI's names, which are not read yet
+        (empty if the file has only the network).
     """
     tensors = checkpoint_files.open_tensors(path)
-    network, clip = split(list(tensors), str(path))
-    if not network:
-        raise UserError(f"{path} holds no DiST network ({NETWORK}*); if it is a CLIP, name it with --clip")
-    found = {today: tensors[name] for today, name in network.items()}
-    config, params = params_from_published(found, str(path), selected)
-    return config, params, {today: tensors[name] for today, name in clip.items()}
+    dist_names, clip_names = split(tensors, str(path))
+    if not dist_names:
+        raise UserError(f"{path} holds no DiST network ({NETWORK}*); use --clip for CLIP weights")
+    dist_tensors = {current: tensors[name] for current, name in dist_names.items()}
+    config, params = params_from_published(dist_tensors, str(path), layers)
+    return config, params, {current: tensors[name] for current, name in clip_names.items()}

@@ -1,9 +1,9 @@
-"""A model directory: everything that is needed to use a trained model, in one folder.
+"""Model directories: a complete trained model in one directory.
 
-config.json          sizes of the DiST network and of CLIP's towers, the evaluation recipe, CLIP's name and fingerprint
+config.json          sizes of the DiST network and of CLIP's towers, evaluation protocol, CLIP's name and fingerprint
 model.safetensors    "dist/...", "clip/vision/...", "clip/text/...", "clip/logit_scale", "text_features"
-labels.txt           class names, one a line, in the order of text_features (absent if the model has none)
-tokenizer files      as the CLIP directory had them (absent if there were none: then only token ids can be encoded)
+labels.txt           class names, one per line, in the order of text_features (optional)
+tokenizer files      copied from the CLIP directory (optional; without them the model encodes only token ids)
 """
 
 import dataclasses
@@ -23,18 +23,20 @@ from dist_jax.models.backbones.clip_text import TextConfig
 from dist_jax.models.backbones.clip_vision import VisionConfig
 from dist_jax.models.dist_network import DistConfig
 from dist_jax.text import tokenizer
+from dist_jax.typing import PyTree
 from dist_jax.weights import checkpoint_files, dist_official, table
 from dist_jax.weights import clip as clip_weights
 from dist_jax.weights.clip import ClipModel
 from dist_jax.weights.table import Place, keep
 
 CONFIG, TENSORS, LABELS = "config.json", "model.safetensors", "labels.txt"
-FORMAT = "dist_jax model 1"
+FORMAT = "dist_jax model 2"  # format 1 had other names of sizes (dist_jax before 0.2)
+_FORMAT_PREFIX = "dist_jax model "  # of all formats
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalProtocol:
-    """How clips are taken from a video to classify it: settings of `config.py`, which says what they mean."""
+    """How clips are sampled from a video at test time. The fields are settings of `config.py`."""
 
     num_views: int
     num_crops: int
@@ -43,8 +45,8 @@ class EvalProtocol:
     stride: int
 
     @classmethod
-    def of(cls, settings: Mapping) -> "EvalProtocol":
-        """That of a run's configuration."""
+    def from_config(cls, settings: Mapping) -> "EvalProtocol":
+        """The protocol of a run's configuration."""
         return cls(
             **{name: settings["eval"][name] for name in ("num_views", "num_crops", "zero_shot_weight")},
             **{name: settings["data"][name] for name in ("sampling", "stride")},
@@ -53,37 +55,37 @@ class EvalProtocol:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A trained model: a DiST network, its CLIP, and its classes."""
+    """A trained model: a DiST network, its CLIP and its classes."""
 
     dist: DistConfig
     dist_params: dict
-    clip: ClipModel
-    classes: tuple[str, ...] = ()  # K names; empty: the model has no classes of its own
+    clip_model: ClipModel
+    class_names: tuple[str, ...] = ()  # K names; may be empty
     text_features: np.ndarray | None = None  # of the class names, float32 [K, E], unit length
-    evaluation: EvalProtocol = dataclasses.field(default_factory=lambda: EvalProtocol.of(config.defaults()))
+    eval_protocol: EvalProtocol = dataclasses.field(default_factory=lambda: EvalProtocol.from_config(config.defaults()))
 
 
 def write(directory: str | Path, model: Model) -> None:
-    """Writes a model directory, whole or not at all.
+    """Writes a model directory atomically.
 
     Raises:
-        UserError: if the directory exists and is not empty, or the class names are none that a file can hold.
+        UserError: the directory exists and is not empty, or labels.txt cannot represent the class names.
     """
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(f"{directory} exists and is not empty; give another --output")
-    labels = class_names.to_text(model.classes)
+        raise UserError(f"{directory} exists and is not empty; use another --output")
+    labels = class_names.to_text(model.class_names)
     unfinished = directory.with_name(directory.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)
     (unfinished / CONFIG).write_text(json.dumps(_config(model), indent=1) + "\n")
-    # safetensors stores a transposed view as if it were contiguous.
+    # safetensors ignores the strides of transposed views, so the arrays must be contiguous.
     tensors = {name: np.asarray(leaf, order="C") for name, leaf in _leaves(model).items()}
     safetensors.numpy.save_file(tensors, unfinished / TENSORS)
-    if model.classes:
+    if model.class_names:
         (unfinished / LABELS).write_text(labels, encoding="utf-8")
-    if model.clip.tokenizer is not None:
-        for file in tokenizer.files(Path(model.clip.tokenizer)):
+    if model.clip_model.tokenizer is not None:
+        for file in tokenizer.files(Path(model.clip_model.tokenizer)):
             shutil.copy(file, unfinished / file.name)
     if directory.exists():
         directory.rmdir()
@@ -91,97 +93,109 @@ def write(directory: str | Path, model: Model) -> None:
 
 
 def is_model_directory(path: str | Path) -> bool:
-    """Whether `path` is a folder that `write` has made."""
+    """True if `path` is a model directory of any format version."""
     try:
-        return json.loads((Path(path) / CONFIG).read_text()).get("format") == FORMAT
+        return json.loads((Path(path) / CONFIG).read_text()).get("format", "").startswith(_FORMAT_PREFIX)
     except (OSError, ValueError, AttributeError):
         return False
 
 
 def read(directory: str | Path, place: Place = keep) -> Model:
-    """Reads a model directory, tensor by tensor.
+    """Reads a model directory, one tensor at a time.
 
     Args:
-        directory: as `write` made it.
-        place: what becomes of each tensor, by its name in the file; default: it stays a NumPy array.
+        directory: written by `write`.
+        place: function of each tensor's name and value; default: keep NumPy arrays.
 
     Raises:
-        UserError: for a missing, extra, misshapen or truncated tensor file, or a broken config.json.
+        UserError: missing, unknown or misshapen tensors, a truncated file, or an invalid config.json.
     """
     directory = Path(directory)
     model = _read_config(directory / CONFIG)
-    classes = _read_classes(directory)
-    shapes = param_shapes(model.dist, model.clip.vision, model.clip.text, len(classes))
+    names = _read_class_names(directory)
+    clip_model = model.clip_model
+    shapes = param_shapes(model.dist, clip_model.vision, clip_model.text, len(names))
     tree = table.unflatten(read_tensors(directory / TENSORS, shapes, place))
-    clip = dataclasses.replace(model.clip, params=tree["clip"], tokenizer=tokenizer.beside(directory / CONFIG))
-    return Model(model.dist, tree["dist"], clip, classes, tree.get("text_features"), model.evaluation)
+    clip_model = dataclasses.replace(
+        clip_model, params=tree["clip"], tokenizer=tokenizer.find_next_to(directory / CONFIG)
+    )
+    return Model(model.dist, tree["dist"], clip_model, names, tree.get("text_features"), model.eval_protocol)
 
 
 def read_dist(directory: str | Path) -> Model:
-    """The DiST network of a model directory alone (NumPy): CLIP is there without parameters, by name."""
-    model = _read_config(Path(directory) / CONFIG)
-    shapes = param_shapes(model.dist, model.clip.vision, model.clip.text, len(_read_classes(Path(directory))))
-    leaves = read_tensors(Path(directory) / TENSORS, shapes, only="dist/")
+    """Reads only the DiST network (NumPy) of a model directory; `clip_model` has no parameters."""
+    directory = Path(directory)
+    model = _read_config(directory / CONFIG)
+    num_classes = len(_read_class_names(directory))
+    shapes = param_shapes(model.dist, model.clip_model.vision, model.clip_model.text, num_classes)
+    leaves = read_tensors(directory / TENSORS, shapes, prefix="dist/")
     return dataclasses.replace(model, dist_params=table.unflatten(leaves)["dist"])
 
 
 def param_shapes(
-    dist: DistConfig, vision: VisionConfig, text: TextConfig | None, classes: int
+    dist: DistConfig, vision: VisionConfig, text: TextConfig | None, num_classes: int
 ) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a model directory with its shape."""
+    """Shape of every tensor in model.safetensors, by name."""
     shapes = {f"dist/{path}": shape for path, shape in dist_official.param_shapes(dist).items()}
     shapes |= {f"clip/{path}": shape for path, shape in clip_weights.param_shapes(vision, text).items()}
-    if classes:
-        shapes["text_features"] = (classes, dist.embed_dim)
+    if num_classes:
+        shapes["text_features"] = (num_classes, dist.embed_dim)
     return shapes
 
 
 def read_tensors(
-    file: Path, shapes: table.Shapes, place: Place = keep, only: str = ""
+    file: Path, shapes: table.Shapes, place: Place = keep, prefix: str = ""
 ) -> dict[str, jax.Array | np.ndarray]:
-    """The tensors of a safetensors file that shall have exactly these names and shapes; `only` a prefix of them."""
+    """Reads the tensors of a safetensors file whose names start with `prefix`.
+
+    Raises:
+        UserError: the file does not hold exactly the tensors of `shapes`.
+    """
     if not file.is_file():
-        raise UserError(f"{file} is missing: {file.parent} is no whole model directory")
+        raise UserError(f"{file} is missing: the model directory {file.parent} is incomplete")
     tensors = checkpoint_files.open_tensors(file)
     rows = tuple(table.Entry(name, (name,)) for name in shapes)
     table.check(rows, shapes, {name: tensor.shape for name, tensor in tensors.items()}, str(file))
-    return {name: place(name, np.asarray(tensors[name])) for name in shapes if name.startswith(only)}
+    return {name: place(name, np.asarray(tensors[name])) for name in shapes if name.startswith(prefix)}
 
 
 def _leaves(model: Model) -> Mapping[str, jax.Array | np.ndarray]:
-    tree = {"dist": model.dist_params, "clip": model.clip.params}
+    tree: dict[str, PyTree] = {"dist": model.dist_params, "clip": model.clip_model.params}
     if model.text_features is not None:
         tree["text_features"] = model.text_features
     return table.flatten(tree)
 
 
 def _config(model: Model) -> dict:
-    clip = model.clip
+    clip_model = model.clip_model
     return {
         "format": FORMAT,
         "dist": dataclasses.asdict(model.dist),
-        "vision": dataclasses.asdict(clip.vision),
-        "text": None if clip.text is None else dataclasses.asdict(clip.text),
-        "clip": {"name": clip.name, "fingerprint": clip.fingerprint},
-        "evaluation": dataclasses.asdict(model.evaluation),
+        "vision": dataclasses.asdict(clip_model.vision),
+        "text": None if clip_model.text is None else dataclasses.asdict(clip_model.text),
+        "clip": {"name": clip_model.name, "fingerprint": clip_model.fingerprint},
+        "eval_protocol": dataclasses.asdict(model.eval_protocol),
     }
 
 
 def _read_config(file: Path) -> Model:
-    """What a config.json says: the model without parameters, classes and tokenizer."""
+    """The model of a config.json, without parameters, class names and tokenizer."""
     try:
-        found = json.loads(file.read_text())
-        if found["format"] != FORMAT:
-            raise ValueError(f"format is {found['format']!r}, not {FORMAT!r}")
-        dist = DistConfig(**{**found["dist"], "layers": tuple(found["dist"]["layers"])})
-        text = None if found["text"] is None else TextConfig(**found["text"])
-        named = found["clip"]
-        clip = ClipModel(VisionConfig(**found["vision"]), text, {}, None, named["name"], named["fingerprint"])
-        return Model(dist, {}, clip, evaluation=EvalProtocol(**found["evaluation"]))
+        content = json.loads(file.read_text())
+        if content["format"] != FORMAT:
+            raise UserError(
+                f"{file} has format {content['format']!r}, this dist_jax reads {FORMAT!r}; convert the model again "
+                "from its workdir or .pyth file, or use the version of dist_jax that wrote it"
+            )
+        dist = DistConfig(**{**content["dist"], "layers": tuple(content["dist"]["layers"])})
+        vision = VisionConfig(**content["vision"])
+        text = None if content["text"] is None else TextConfig(**content["text"])
+        clip_model = ClipModel(vision, text, {}, None, content["clip"]["name"], content["clip"]["fingerprint"])
+        return Model(dist, {}, clip_model, eval_protocol=EvalProtocol(**content["eval_protocol"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         problem = f"{error} is missing" if isinstance(error, KeyError) else error
         raise UserError(f"{file} is not the configuration of a model directory ({problem})") from error
 
 
-def _read_classes(directory: Path) -> tuple[str, ...]:
+def _read_class_names(directory: Path) -> tuple[str, ...]:
     return tuple(class_names.read(directory / LABELS)) if (directory / LABELS).exists() else ()

@@ -92,7 +92,7 @@ def test_a_mesh_that_does_not_fill_the_devices_is_refused(shape):
 
 def all_placed_trees():
     """The parameters of both CLIP towers, and the training state (abstract optimizer state)."""
-    frozen = small_models.clip().params
+    frozen = small_models.clip_model().params
     params = small_models.model().dist_params
     optimizer = make_optimizer(settings.defaults().optimizer)
     step = jnp.zeros((), jnp.int32)

@@ -1,4 +1,4 @@
-"""Small random CLIPs and DiST models, no parameter of which is 0 or 1, and a tokenizer of letters."""
+"""Small CLIP and DiST models with random parameters, and a tokenizer of letters."""
 
 import dataclasses
 import json
@@ -41,60 +41,59 @@ CLASSES = ("a dog", "a cat", "surfing")
 
 
 def random_params(shapes: table.Shapes, seed: int) -> dict:
-    """A parameter tree of float32: kernels scaled by their fan-in, LayerNorm scales around 1."""
+    """A float32 parameter tree: kernels scaled by their fan-in, LayerNorm scales near 1, no parameter 0 or 1."""
     rng = np.random.default_rng(seed)
     leaves = {}
     for path, shape in shapes.items():
         x = rng.standard_normal(shape).astype(np.float32)
-        inputs = np.prod(shape[:-1]) / (shape[0] if path.startswith(("blocks", "layers", "pooling")) else 1)
+        fan_in = np.prod(shape[:-1]) / (shape[0] if path.startswith(("blocks", "layers", "pooling")) else 1)
         if path.endswith("scale"):
             x = 1 + np.float32(0.1) * x
         elif path.endswith(("kernel", "proj")):
-            x = x / np.sqrt(np.float32(inputs))
+            x = x / np.sqrt(np.float32(fan_in))
         else:
             x = np.float32(0.2) * x
         leaves[path] = x
     return table.unflatten(leaves)
 
 
-def clip(
+def clip_model(
     seed: int = 0, vision: VisionConfig = VISION, text: TextConfig | None = TEXT, tokenizer: str | None = None
 ) -> ClipModel:
-    """A CLIP of NumPy parameters whose logits are spread out: exp(logit_scale) = 10."""
-    shapes = model_directory.param_shapes(DIST, vision, text, 0)
-    towers = {}
+    """A CLIP with NumPy parameters. exp(logit_scale) is 10, so that the logits are not close to one-hot."""
+    shapes = model_directory.param_shapes(DIST, vision, text, num_classes=0)
+    params = {"logit_scale": np.log(np.float32(10))}
     for tower in ("vision", "text") if text else ("vision",):
         prefix = f"clip/{tower}/"
-        found = {path.removeprefix(prefix): shape for path, shape in shapes.items() if path.startswith(prefix)}
-        towers[tower] = random_params(found, seed)
-    return ClipModel(
-        vision, text, {**towers, "logit_scale": np.log(np.float32(10))}, tokenizer, "small CLIP", f"{seed:064}"
-    )
+        tower_shapes = {path.removeprefix(prefix): shape for path, shape in shapes.items() if path.startswith(prefix)}
+        params[tower] = random_params(tower_shapes, seed)
+    return ClipModel(vision, text, params, tokenizer, "small CLIP", f"{seed:064}")
 
 
-def model(seed: int = 0, dist: DistConfig = DIST, **of_clip: object) -> model_directory.Model:
-    """A DiST model on that CLIP, without classes."""
-    return model_directory.Model(dist, random_params(dist_official.param_shapes(dist), seed + 1), clip(seed, **of_clip))
+def model(seed: int = 0, dist: DistConfig = DIST, **clip_options: object) -> model_directory.Model:
+    """A DiST model on `clip_model(seed, **clip_options)`, without classes."""
+    params = random_params(dist_official.param_shapes(dist), seed + 1)
+    return model_directory.Model(dist, params, clip_model(seed, **clip_options))
 
 
-def evaluation(**changes: object) -> model_directory.EvalProtocol:
-    """The published recipe's, with changes."""
-    return dataclasses.replace(model_directory.EvalProtocol.of(config.defaults()), **changes)
+def eval_protocol(**changes: object) -> model_directory.EvalProtocol:
+    """The evaluation protocol of the default configuration, with changes."""
+    return dataclasses.replace(model_directory.EvalProtocol.from_config(config.defaults()), **changes)
 
 
-def predictor(of: model_directory.Model, **options: object) -> Predictor:
-    """The model as `dist_jax.load` gives it, by way of a model directory."""
+def predictor(model: model_directory.Model, **options: object) -> Predictor:
+    """`dist_jax.load` of a model directory with this model."""
     with tempfile.TemporaryDirectory() as folder:
-        model_directory.write(Path(folder) / "model", of)
+        model_directory.write(Path(folder) / "model", model)
         return dist_jax.load(Path(folder) / "model", **options)
 
 
-def write_workdir(directory: Path, clip_directory: str, **of_model: object) -> str:
-    """What training of `model()` on a CLIP leaves behind; `of_model` are further entries of run.json's "model"."""
+def write_workdir(directory: Path, clip_directory: str, **model_entries: object) -> str:
+    """Writes the workdir of a training of `model()`; `model_entries` are added to "model" in run.json."""
     settings = config.defaults()
     settings.backbone.weights = clip_directory
     settings.eval.num_views, settings.eval.zero_shot_weight = 2, 0.25
-    sizes = dataclasses.asdict(DIST) | {"layers": list(DIST.layers), "resolution": VISION.resolution} | of_model
+    sizes = dataclasses.asdict(DIST) | {"layers": list(DIST.layers), "resolution": VISION.resolution} | model_entries
     backbone = {"name": clip_directory, "fingerprint": clip_weights.load(clip_directory).fingerprint}
     write_run_metadata(directory, RunMetadata(settings.to_dict(), list(CLASSES), backbone, sizes, num_records=10))
     manager = checkpoints.Checkpoints(directory, max_to_keep=1, best_metric="top1")
@@ -106,7 +105,7 @@ def write_workdir(directory: Path, clip_directory: str, **of_model: object) -> s
 
 
 def write_tokenizer(directory: Path) -> str:
-    """The files of a tokenizer whose tokens are the letters a to z, inside and at the end of a word; 54 in all."""
+    """Writes a tokenizer of 54 tokens: the letters a to z, the same at the end of a word, start and end."""
     directory.mkdir(parents=True, exist_ok=True)
     letters = [chr(ord("a") + i) for i in range(26)]
     tokens = [*letters, *(letter + "</w>" for letter in letters), "<|startoftext|>", "<|endoftext|>"]
@@ -115,15 +114,15 @@ def write_tokenizer(directory: Path) -> str:
     return str(directory)
 
 
-def video(clips: int = 2, dist: DistConfig = DIST, resolution: int = 8, seed: int = 3) -> np.ndarray:
+def video(num_clips: int = 2, dist: DistConfig = DIST, resolution: int = 8, seed: int = 3) -> np.ndarray:
     """Random pixels uint8 [B, T, H, W, 3]."""
     return np.random.default_rng(seed).integers(
-        0, 256, (clips, dist.num_frames, resolution, resolution, 3), dtype=np.uint8
+        0, 256, (num_clips, dist.num_frames, resolution, resolution, 3), dtype=np.uint8
     )
 
 
 def write_pyth(path: Path, state: Mapping[str, np.ndarray]) -> Path:
-    """A published checkpoint with these tensors; skips the test where PyTorch is not installed."""
+    """Writes a published checkpoint; skips the test if PyTorch is not installed."""
     torch = pytest.importorskip("torch")
     torch.save({"epoch": 3, "model_state": {name: torch.from_numpy(np.array(x)) for name, x in state.items()}}, path)
     return path

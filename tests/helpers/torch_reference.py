@@ -1,6 +1,6 @@
-"""CLIP and DiST in PyTorch, written from the papers' mathematics, with the parameter names of the published release.
+"""Reference CLIP and DiST in PyTorch, written from the papers, with the parameter names of the published release.
 
-An oracle that shares no code with dist_jax: a converted state dict must load with strict=True and compute the same.
+It shares no code with dist_jax. A converted state dict must load with strict=True and give the same results.
 """
 
 import torch
@@ -21,9 +21,9 @@ def mlp(width, hidden):
 
 
 class Block(nn.Module):
-    def __init__(self, width, heads):
+    def __init__(self, width, num_heads):
         super().__init__()
-        self.attn = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.attn = nn.MultiheadAttention(width, num_heads, batch_first=True)
         self.ln_1, self.ln_2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.mlp = mlp(width, 4 * width)
 
@@ -34,9 +34,9 @@ class Block(nn.Module):
 
 
 class Transformer(nn.Module):
-    def __init__(self, width, layers, heads):
+    def __init__(self, width, num_layers, num_heads):
         super().__init__()
-        self.resblocks = nn.ModuleList([Block(width, heads) for _ in range(layers)])
+        self.resblocks = nn.ModuleList([Block(width, num_heads) for _ in range(num_layers)])
 
 
 class Vision(nn.Module):
@@ -50,7 +50,7 @@ class Vision(nn.Module):
         self.proj = nn.Parameter(torch.empty(c.width, c.embed_dim))
 
     def features(self, frames):
-        """[F, 3, H, W] -> the stream after every block, a list of [F, 1+N, D]."""
+        """[F, 3, H, W] -> the residual stream after every block, a list of [F, 1+N, D]."""
         patches = self.conv1(frames).flatten(2).transpose(1, 2)
         first = self.class_embedding.expand(len(frames), 1, -1)
         x = self.ln_pre(torch.cat([first, patches], 1) + self.positional_embedding)
@@ -65,7 +65,7 @@ class Vision(nn.Module):
 
 
 class Exchange(nn.Module):
-    """Between the two branches: a linear layer or convolution called linear_fuse, perhaps with a class token."""
+    """Connection of the two branches: a linear layer or convolution `linear_fuse`, optionally with a class token."""
 
     def __init__(self, layer, token=None):
         super().__init__()
@@ -116,9 +116,9 @@ class CrossAttention(nn.Module):
 
 
 class Pooling(nn.Module):
-    def __init__(self, frames, width):
+    def __init__(self, num_frames, width):
         super().__init__()
-        self.positional_embedding = nn.Parameter(torch.empty(1, frames, width))
+        self.positional_embedding = nn.Parameter(torch.empty(1, num_frames, width))
         self.temporal_transformer, self.spatial_transformer = CrossAttention(width), CrossAttention(width)
         self.output_map_cls_token, self.output_map_spatial_cls_token = mlp(width, 4 * width), mlp(width, 4 * width)
         self.ln_out_temp_cls_token, self.ln_out_spat_cls_token = nn.LayerNorm(width), nn.LayerNorm(width)
@@ -135,20 +135,26 @@ class Dist(nn.Module):
     def __init__(self, c):
         super().__init__()
         self.c = c
-        width, narrow, layers = c.integration_width, c.temporal_width, len(c.layers)
+        width, temporal_width, num_layers = c.integration_width, c.temporal_width, len(c.layers)
         self.temporal_stem = nn.Conv3d(
-            3, narrow, (5, c.patch_size, c.patch_size), stride=(1, c.patch_size, c.patch_size), padding=(2, 0, 0)
+            3,
+            temporal_width,
+            (5, c.patch_size, c.patch_size),
+            stride=(1, c.patch_size, c.patch_size),
+            padding=(2, 0, 0),
         )
-        self.input_linears = nn.ModuleList([nn.Linear(c.backbone_width, width) for _ in range(layers)])
-        self.integration2temporal_nets = nn.ModuleList([Exchange(nn.Linear(width, narrow)) for _ in range(layers)])
+        self.input_linears = nn.ModuleList([nn.Linear(c.backbone_width, width) for _ in range(num_layers)])
+        self.integration2temporal_nets = nn.ModuleList(
+            [Exchange(nn.Linear(width, temporal_width)) for _ in range(num_layers)]
+        )
         self.temporal2integration_nets = nn.ModuleList(
             [
-                Exchange(nn.Conv3d(narrow, width, (c.alpha, 1, 1), (c.alpha, 1, 1)), (c.sparse_frames, width))
-                for _ in range(layers)
+                Exchange(nn.Conv3d(temporal_width, width, (c.alpha, 1, 1), (c.alpha, 1, 1)), (c.sparse_frames, width))
+                for _ in range(num_layers)
             ]
         )
-        self.temporal_nets = nn.ModuleList([TemporalBlock(narrow) for _ in range(layers)])
-        self.integration_nets = nn.ModuleList([Integration(width) for _ in range(layers)])
+        self.temporal_nets = nn.ModuleList([TemporalBlock(temporal_width) for _ in range(num_layers)])
+        self.integration_nets = nn.ModuleList([Integration(width) for _ in range(num_layers)])
         self.adapooling_nets = nn.ModuleList([Pooling(c.sparse_frames, width) for _ in range(c.num_pooling_layers)])
         self.proj_spatial_cls_token = nn.Linear(c.backbone_width, width)
         self.ln_post = nn.LayerNorm(width)
@@ -191,7 +197,7 @@ class Encoder(nn.Module):
         self.logit_scale = nn.Parameter(torch.empty(()))
 
     def text(self, tokens):
-        """int [K, context] -> [K, E], read at the highest token."""
+        """int [K, context] -> [K, E], the output at the highest token id."""
         x = self.token_embedding(tokens) + self.positional_embedding[: tokens.shape[1]]
         mask = torch.full((tokens.shape[1],) * 2, -torch.inf).triu(1)
         for block in self.transformer.resblocks:
@@ -200,7 +206,7 @@ class Encoder(nn.Module):
 
 
 class Published(nn.Module):
-    """The published model: everything lies below backbone.base_encoder."""
+    """The published model; all parameters have the prefix backbone.base_encoder."""
 
     def __init__(self, vision, text, dist):
         super().__init__()
@@ -208,21 +214,21 @@ class Published(nn.Module):
         self.backbone.base_encoder = Encoder(vision, text, dist)
 
     def features(self, video):
-        """Normalised [B, T, 3, H, W] -> the streams of all blocks, a list of [B, S, 1+N, D]."""
+        """Normalised [B, T, 3, H, W] -> the residual streams of all blocks, a list of [B, S, 1+N, D]."""
         encoder = self.backbone.base_encoder
         frames = video[:, :: encoder.dist_net.c.alpha]
         streams = encoder.visual.features(frames.flatten(0, 1))
         return [stream.unflatten(0, frames.shape[:2]) for stream in streams]
 
     def embed(self, video):
-        """Normalised [B, T, 3, H, W] -> DiST's embeddings, unit length [B, E]."""
+        """Normalised [B, T, 3, H, W] -> DiST embeddings [B, E], unit length."""
         network = self.backbone.base_encoder.dist_net
         streams = self.features(video)
         embedding = network([streams[i] for i in network.c.layers], video.transpose(1, 2))
         return nn.functional.normalize(embedding, dim=1)
 
     def logits(self, video, tokens, zero_shot_weight=0.0):
-        """Normalised video and token numbers -> logits [B, K]; `zero_shot_weight` is the share of plain CLIP."""
+        """Normalised video and token ids -> logits [B, K]; `zero_shot_weight` is the weight of plain CLIP."""
         encoder = self.backbone.base_encoder
         text = nn.functional.normalize(encoder.text(tokens), dim=1)
         frames = self.features(video)[-1]

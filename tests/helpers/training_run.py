@@ -74,7 +74,7 @@ def save_clip(folder: Path, seed: int = 0) -> str:
     from dist_jax.weights.clip import save_huggingface
     from helpers import small_models
 
-    save_huggingface(small_models.clip(seed), folder)
+    save_huggingface(small_models.clip_model(seed), folder)
     return small_models.write_tokenizer(folder)
 
 

@@ -117,10 +117,10 @@ def test_jax_and_numpy_arrays_give_equal_results(model):
 def test_a_model_directory_keeps_sizes_parameters_and_fingerprint(directory):
     expected = small_models.model()
     model = model_directory.read(directory)
-    assert (model.dist, model.clip.vision, model.clip.text) == (expected.dist, VISION, TEXT)
-    assert model.clip.fingerprint == expected.clip.fingerprint
+    assert (model.dist, model.clip_model.vision, model.clip_model.text) == (expected.dist, VISION, TEXT)
+    assert model.clip_model.fingerprint == expected.clip_model.fingerprint
     jax.tree.map(np.testing.assert_array_equal, model.dist_params, expected.dist_params)
-    jax.tree.map(np.testing.assert_array_equal, model.clip.params, expected.clip.params)
+    jax.tree.map(np.testing.assert_array_equal, model.clip_model.params, expected.clip_model.params)
 
 
 def test_bfloat16_is_close_to_float32(directory, model):

@@ -20,13 +20,13 @@ def video(tmp_path):
 
 def test_segment_sampling_takes_one_point_of_each_segment():
     # Segments of 10 frames. View v of 2 takes the point (v+1)/2: 5, 15, ... and 10, 20, ...; the last one is clamped.
-    frames = choose_frames(40, 4, small_models.evaluation(num_views=2))
+    frames = choose_frames(40, 4, small_models.eval_protocol(num_views=2))
     np.testing.assert_array_equal(frames, [[5, 15, 25, 35], [10, 20, 30, 39]])
 
 
 def test_dense_sampling_takes_consecutive_frames_with_a_stride():
     # Every third frame. View 0 starts at 0, view 1 at half of the last possible start, (40 - 4 * 3) / 2.
-    frames = choose_frames(40, 4, small_models.evaluation(num_views=2, sampling="dense", stride=3))
+    frames = choose_frames(40, 4, small_models.eval_protocol(num_views=2, sampling="dense", stride=3))
     np.testing.assert_array_equal(frames, [[0, 3, 6, 9], [14, 17, 20, 23]])
 
 
@@ -42,8 +42,8 @@ def test_crops_contain_the_chosen_frames_in_order_with_repetitions(video):
 def test_probabilities_are_the_mean_over_views_and_crops(tmp_path, video, num_crops):
     tokenizer = small_models.write_tokenizer(tmp_path / "tokenizer")
     trained = convert.with_classes(small_models.model(tokenizer=tokenizer), CLASSES)
-    protocol = small_models.evaluation(num_views=2, num_crops=num_crops)
-    model = small_models.predictor(dataclasses.replace(trained, evaluation=protocol))
+    protocol = small_models.eval_protocol(num_views=2, num_crops=num_crops)
+    model = small_models.predictor(dataclasses.replace(trained, eval_protocol=protocol))
     prediction = classify_video(model, video, CLASSES, None, top=3)
     crops = read_crops(video, prediction.frame_indices, 8, num_crops)
     expected = np.mean(model.classify(crops.reshape(-1, *crops.shape[2:])), axis=0)  # all clips in one batch
