@@ -1,4 +1,4 @@
-"""CLIP against PyTorch: Hugging Face's own model, torch's interpolation, and the files that torch writes."""
+"""Tests of CLIP against PyTorch: Hugging Face's model, PyTorch's interpolation, and files written by PyTorch."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from golden.tiny import state_dict
+from helpers.clip_files import OPENAI, assert_same_weights
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
@@ -15,23 +16,23 @@ transformers = pytest.importorskip("transformers")
 from dist_jax.errors import UserError
 from dist_jax.models.backbones.clip_text import ClipText
 from dist_jax.models.backbones.clip_vision import ClipVision
-from dist_jax.weights import clip, table
+from dist_jax.weights import clip as clip_weights
 from dist_jax.weights.checkpoint_files import open_tensors
+from dist_jax.weights.positions import resize_positions
 
-OPENAI = {name: value for name, value in state_dict().items() if not name.startswith("dist_net.")}
-END = 40  # of the tiny Hugging Face model; higher tokens exist
+END_TOKEN = 40  # of the small Hugging Face model; higher token ids exist
 
 
 @pytest.fixture(scope="module", params=["quick_gelu", "gelu"])
 def reference(request):
-    """A Hugging Face CLIP with random weights, large enough to matter; heads are not of width 64."""
+    """A Hugging Face CLIP with large random weights and heads of a width other than 64."""
     torch.manual_seed(0)
     tower = {"hidden_act": request.param, "projection_dim": 24}
     vision = dict(hidden_size=32, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4)
     text = dict(hidden_size=48, intermediate_size=192, num_hidden_layers=2, num_attention_heads=3)
     config = transformers.CLIPConfig(
         vision_config={**vision, **tower, "image_size": 20, "patch_size": 5},
-        text_config={**text, **tower, "vocab_size": 64, "max_position_embeddings": 12, "eos_token_id": END},
+        text_config={**text, **tower, "vocab_size": 64, "max_position_embeddings": 12, "eos_token_id": END_TOKEN},
         projection_dim=24,
     )
     model = transformers.CLIPModel(config).eval()
@@ -55,22 +56,22 @@ def pixels(resolution: int) -> np.ndarray:
 
 
 def tokens() -> np.ndarray:
-    """Ends at different places, after which and before which higher and equal tokens stand."""
-    rows = np.random.default_rng(1).integers(0, END, (4, 12))
-    rows[:, 1] = END + 20
+    """Texts of different lengths, with higher token ids before and equal token ids after the end token."""
+    rows = np.random.default_rng(1).integers(0, END_TOKEN, (4, 12))
+    rows[:, 1] = END_TOKEN + 20
     for row, end in zip(rows, (2, 5, 8, 11), strict=True):
-        row[end:] = END
+        row[end:] = END_TOKEN
     return rows
 
 
-def close(ours: np.ndarray, theirs: "torch.Tensor") -> None:
+def assert_close(ours: np.ndarray, theirs: "torch.Tensor") -> None:
     expected = theirs.detach().numpy()
     assert ours.shape == expected.shape
     np.testing.assert_allclose(ours, expected, rtol=0, atol=3e-6 * np.abs(expected).max())
 
 
-def test_the_image_tower_equals_hugging_faces(reference, saved):
-    loaded = clip.load(str(saved))
+def test_the_image_tower_equals_hugging_face(reference, saved):
+    loaded = clip_weights.load(str(saved))
     tower = ClipVision(loaded.vision)
     variables = {"params": loaded.params["vision"]}
     images = torch.from_numpy(pixels(20).transpose(0, 3, 1, 2).copy())
@@ -79,40 +80,40 @@ def test_the_image_tower_equals_hugging_faces(reference, saved):
         embeddings = reference.visual_projection(theirs.pooler_output)
     features = tower.apply(variables, jnp.asarray(pixels(20)), (0, 1, 2), method="features")
     for ours, hidden in zip(np.asarray(features), theirs.hidden_states[1:], strict=True):
-        close(ours, hidden)
-    close(np.asarray(tower.apply(variables, jnp.asarray(pixels(20)))), embeddings)
+        assert_close(ours, hidden)
+    assert_close(np.asarray(tower.apply(variables, jnp.asarray(pixels(20)))), embeddings)
 
 
-def test_the_text_tower_equals_hugging_faces(reference, saved):
-    loaded = clip.load(str(saved))
-    assert loaded.text.end_token == END
+def test_the_text_tower_equals_hugging_face(reference, saved):
+    loaded = clip_weights.load(str(saved))
+    assert loaded.text.end_token == END_TOKEN
     ours = ClipText(loaded.text).apply({"params": loaded.params["text"]}, jnp.asarray(tokens(), jnp.int32))
     with torch.no_grad():
         theirs = reference.text_projection(reference.text_model(torch.from_numpy(tokens())).pooler_output)
-    close(np.asarray(ours), theirs)
+    assert_close(np.asarray(ours), theirs)
 
 
-def test_interpolated_positions_equal_hugging_faces(reference, saved):
-    loaded = clip.load(str(saved), resolution=35)
+def test_interpolated_positions_equal_hugging_face(reference, saved):
+    loaded = clip_weights.load(str(saved), resolution=35)
     ours = ClipVision(loaded.vision).apply({"params": loaded.params["vision"]}, jnp.asarray(pixels(35)))
     images = torch.from_numpy(pixels(35).transpose(0, 3, 1, 2).copy())
     with torch.no_grad():
         theirs = reference.vision_model(images, interpolate_pos_encoding=True)
-        close(np.asarray(ours), reference.visual_projection(theirs.pooler_output))
+        assert_close(np.asarray(ours), reference.visual_projection(theirs.pooler_output))
 
 
 @pytest.mark.parametrize(("old", "new"), [(14, 24), (16, 7), (1, 3), (3, 2), (7, 8)])
-def test_bicubic_is_torchs(old, new):
+def test_bicubic_interpolation_equals_pytorch(old, new):
     positions = np.random.default_rng(old).standard_normal((1 + old * old, 3)).astype(np.float32)
     patches = torch.from_numpy(positions[1:].reshape(1, old, old, 3).transpose(0, 3, 1, 2).copy())
-    # In float64, as torch rounds the coordinates of float32 images to some 1e-6 pixels.
+    # float64, because PyTorch rounds the coordinates of float32 images to about 1e-6 pixels.
     theirs = torch.nn.functional.interpolate(patches.double(), (new, new), mode="bicubic", align_corners=False)
-    ours = clip.resize_positions(positions, new)
+    ours = resize_positions(positions, new)
     np.testing.assert_allclose(ours[1:], theirs.numpy()[0].transpose(1, 2, 0).reshape(-1, 3), rtol=0, atol=3e-7)
 
 
-def test_hugging_face_loads_what_is_saved(reference, saved, tmp_path):
-    clip.save_huggingface(clip.load(str(saved)), tmp_path)
+def test_hugging_face_loads_a_saved_model(reference, saved, tmp_path):
+    clip_weights.save_huggingface(clip_weights.load(str(saved)), tmp_path)
     model, report = transformers.CLIPModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
@@ -126,55 +127,49 @@ def test_hugging_face_loads_what_is_saved(reference, saved, tmp_path):
         assert torch.equal(ours, reference.text_model(torch.from_numpy(tokens())).pooler_output)
 
 
-def test_hugging_face_loads_an_image_tower_alone(tmp_path):
+def test_hugging_face_loads_a_saved_image_tower(tmp_path):
     vision = {name: value for name, value in OPENAI.items() if name.startswith("visual.")}
-    clip.save_huggingface(clip.from_openai(vision, "vision"), tmp_path)
+    clip_weights.save_huggingface(clip_weights.from_openai(vision, "vision"), tmp_path)
     model, report = transformers.CLIPVisionModelWithProjection.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"] | report["unexpected_keys"] | report["mismatched_keys"]
     np.testing.assert_array_equal(model.visual_projection.weight.detach().numpy(), OPENAI["visual.proj"].T)
 
 
-# Files that torch writes
-
-
-def assert_holds_openai(loaded: clip.Clip) -> None:
-    expected = clip.from_openai(OPENAI, "expected")
-    assert loaded.fingerprint == expected.fingerprint
-    for path, leaf in table.flatten(loaded.params).items():
-        np.testing.assert_array_equal(leaf, table.flatten(expected.params)[path])
+def assert_holds_openai(loaded: clip_weights.ClipModel) -> None:
+    assert_same_weights(loaded, clip_weights.from_openai(OPENAI, "expected"))
 
 
 def as_torch(tensors: dict[str, np.ndarray]) -> dict:
     return {name: torch.from_numpy(np.array(value)) for name, value in tensors.items()}
 
 
-def test_pytorch_model_bin(reference, saved, tmp_path):
+def test_pytorch_model_bin_loads(reference, saved, tmp_path):
     tensors = dict(reference.state_dict())
-    tensors["vision_model.embeddings.position_ids"] = torch.arange(17)[None]  # which older versions saved
+    tensors["vision_model.embeddings.position_ids"] = torch.arange(17)[None]  # saved by older versions
     torch.save(tensors, tmp_path / "pytorch_model.bin")
     (tmp_path / "config.json").write_text((saved / "config.json").read_text())
-    assert clip.load(str(tmp_path)).fingerprint == clip.load(str(saved)).fingerprint
+    assert clip_weights.load(str(tmp_path)).fingerprint == clip_weights.load(str(saved)).fingerprint
 
 
 @pytest.mark.parametrize("new_format", [True, False])
-def test_a_state_dict(tmp_path, new_format):
+def test_a_state_dict_loads(tmp_path, new_format):
     torch.save(as_torch(OPENAI), tmp_path / "clip.pt", _use_new_zipfile_serialization=new_format)
-    assert_holds_openai(clip.load(str(tmp_path / "clip.pt")))
+    assert_holds_openai(clip_weights.load(str(tmp_path / "clip.pt")))
 
 
-def test_a_training_checkpoint_of_open_clip(tmp_path):
+def test_an_open_clip_training_checkpoint_loads(tmp_path):
     tensors = as_torch({f"module.{name}": value for name, value in OPENAI.items()})
     torch.save({"epoch": 3, "name": "run", "state_dict": tensors}, tmp_path / "epoch_3.pt")
-    assert_holds_openai(clip.load(str(tmp_path / "epoch_3.pt")))
+    assert_holds_openai(clip_weights.load(str(tmp_path / "epoch_3.pt")))
 
 
-def test_a_published_dist_checkpoint(tmp_path):
+def test_the_clip_of_a_published_dist_checkpoint_loads(tmp_path):
     tensors = as_torch({f"backbone.base_encoder.{name}": value for name, value in state_dict().items()})
     torch.save({"epoch": 1, "model_state": tensors, "cfg": "text"}, tmp_path / "dist.pyth")
-    assert_holds_openai(clip.load(str(tmp_path / "dist.pyth")))
+    assert_holds_openai(clip_weights.load(str(tmp_path / "dist.pyth")))
 
 
-def test_half_precision_of_torch(tmp_path):
+def test_half_precision_tensors_keep_their_dtype(tmp_path):
     values = {"half": torch.tensor([1.5, -2.0]).half(), "brain": torch.tensor([1.5, 3.0]).bfloat16()}
     torch.save(values, tmp_path / "values.pt")
     tensors = open_tensors(tmp_path / "values.pt")
@@ -183,14 +178,14 @@ def test_half_precision_of_torch(tmp_path):
 
 
 class Node(torch.nn.Module):
-    """A module that has nothing but parameters and children."""
+    """A module with only parameters and children."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x
 
 
 class Lists(Node):
-    """A module whose archive says the types of lists and dictionaries, as older PyTorch does for convolutions."""
+    """A module whose archive has typed lists and dictionaries, as older PyTorch writes for convolutions."""
 
     names: dict[str, int]
 
@@ -205,7 +200,7 @@ class Lists(Node):
 
 
 class Runs(Node):
-    """A module whose archive runs code when it is opened."""
+    """A module whose archive runs code when it is loaded."""
 
     @torch.jit.export
     def __getstate__(self):
@@ -213,12 +208,12 @@ class Runs(Node):
 
     @torch.jit.export
     def __setstate__(self, state: tuple[bool]):
-        print("code of the archive has run")
+        print("archive code was run")
         self.training = state[0]
 
 
 def archive(tensors: dict, file: Path, root: torch.nn.Module) -> None:
-    """Saves tensors under their dotted names as TorchScript, as OpenAI publishes them."""
+    """Saves tensors with dotted names as TorchScript, the format of OpenAI."""
     for name, value in tensors.items():
         *parents, last = name.split(".")
         node = root
@@ -234,12 +229,12 @@ def archive(tensors: dict, file: Path, root: torch.nn.Module) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
-def test_a_torchscript_archive(tmp_path):
+def test_a_torchscript_archive_loads(tmp_path):
     sizes = {name: np.asarray(48) for name in ("input_resolution", "context_length", "vocab_size")}
     half = {name: value.astype(np.float16) if "weight" in name else value for name, value in OPENAI.items()}
     archive(as_torch(half | sizes), tmp_path / "ViT.pt", Lists())
-    loaded = clip.load(str(tmp_path / "ViT.pt"))
-    expected = clip.from_openai({name: value.astype(np.float32) for name, value in half.items()}, "expected")
+    loaded = clip_weights.load(str(tmp_path / "ViT.pt"))
+    expected = clip_weights.from_openai({name: value.astype(np.float32) for name, value in half.items()}, "expected")
     assert loaded.fingerprint == expected.fingerprint
     assert loaded.vision.activation == "quick_gelu"
     tensors = open_tensors(tmp_path / "ViT.pt")
@@ -251,9 +246,9 @@ def test_a_torchscript_archive(tmp_path):
 @pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
 def test_code_of_a_torchscript_archive_does_not_run(tmp_path, capfd):
     archive({"proj": torch.ones(2)}, tmp_path / "runs.pt", Runs())
-    with pytest.raises(UserError, match="set up by code"):
+    with pytest.raises(UserError, match="runs code of the archive"):
         open_tensors(tmp_path / "runs.pt")
-    assert "has run" not in capfd.readouterr().out
+    assert "was run" not in capfd.readouterr().out
 
 
 class Malicious:
@@ -265,41 +260,41 @@ class Malicious:
 
 
 @pytest.mark.parametrize("new_format", [True, False])
-def test_a_pickle_that_would_run_code_is_refused(tmp_path, new_format):
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path, new_format):
     harmful = {"model_state": as_torch(OPENAI), "cfg": Malicious(tmp_path / "trace")}
     torch.save(harmful, tmp_path / "x.pyth", _use_new_zipfile_serialization=new_format)
-    with pytest.raises(UserError, match=r"refused.*mkdir") as caught:
-        clip.load(str(tmp_path / "x.pyth"))
-    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"refused.*mkdir") as error:
+        clip_weights.load(str(tmp_path / "x.pyth"))
+    assert "\n" not in str(error.value)
     assert not (tmp_path / "trace").exists()
 
 
 @pytest.mark.parametrize("length", [0, 10, -100])
-def test_a_truncated_pytorch_file(tmp_path, length):
+def test_a_truncated_pytorch_file_is_an_error(tmp_path, length):
     file = tmp_path / "clip.pt"
     torch.save(as_torch(OPENAI), file)
     file.write_bytes(file.read_bytes()[:length])
     with pytest.raises(UserError, match="truncated or not a PyTorch file"):
-        clip.load(str(file))
+        clip_weights.load(str(file))
 
 
 @pytest.mark.parametrize("content", [b"version https://git-lfs.github.com/spec/v1\n", b"<!DOCTYPE html>", b"(lp0\n."])
-def test_what_torch_has_not_written_is_not_called_dangerous(tmp_path, content):
+def test_a_file_of_another_kind_is_an_error(tmp_path, content):
     (tmp_path / "clip.pt").write_bytes(content)
-    with pytest.raises(UserError, match=r"clip\.pt: truncated or not a PyTorch file \(it begins with b"):
-        clip.load(str(tmp_path / "clip.pt"))
+    with pytest.raises(UserError, match=r"clip\.pt: truncated or not a PyTorch file \(first byte b"):
+        clip_weights.load(str(tmp_path / "clip.pt"))
 
 
-def test_what_is_no_state_dict_is_refused(tmp_path):
+def test_a_file_without_state_dict_is_an_error(tmp_path):
     torch.save({"weights": {"a": torch.ones(2)}, "epoch": 3}, tmp_path / "x.pt")
     with pytest.raises(UserError, match="no state dict"):
-        clip.load(str(tmp_path / "x.pt"))
+        clip_weights.load(str(tmp_path / "x.pt"))
     torch.save([torch.ones(2)], tmp_path / "y.pt")
     with pytest.raises(UserError, match="holds a list"):
-        clip.load(str(tmp_path / "y.pt"))
+        clip_weights.load(str(tmp_path / "y.pt"))
 
 
-def test_sharded_pytorch_files(reference, saved, tmp_path):
+def test_sharded_pytorch_files_load(reference, saved, tmp_path):
     tensors = dict(reference.state_dict())
     names = sorted(tensors)
     weight_map = {name: f"pytorch_model-{i % 2}.bin" for i, name in enumerate(names)}
@@ -307,4 +302,4 @@ def test_sharded_pytorch_files(reference, saved, tmp_path):
         torch.save({name: tensors[name].clone() for name in names if weight_map[name] == file}, tmp_path / file)
     (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
     (tmp_path / "config.json").write_text((saved / "config.json").read_text())
-    assert clip.load(str(tmp_path)).fingerprint == clip.load(str(saved)).fingerprint
+    assert clip_weights.load(str(tmp_path)).fingerprint == clip_weights.load(str(saved)).fingerprint
