@@ -84,7 +84,7 @@ def encode(tokenizer: "CLIPTokenizer", texts: Sequence[str], context: int) -> np
     if isinstance(texts, str) or invalid:
         raise UserError(f"texts must be a list of strings, not {texts if isinstance(texts, str) else invalid[0]!r}")
     if context < 2:
-        raise UserError(f"context is {context} tokens, must be at least 2 (start and end token)")
+        raise UserError(f"context={context}: must be at least 2 tokens (start and end)")
     if not texts:
         return np.zeros((0, context), np.int32)
     rows = tokenizer(list(texts), padding="max_length", truncation=True, max_length=context)["input_ids"]
