@@ -1,4 +1,4 @@
-"""Batches: which examples, in which order, with which pixels, from any step and on any number of hosts."""
+"""Batches: examples, order and pixels, from any step and on any number of hosts; prefetching."""
 
 import inspect
 import itertools
@@ -18,6 +18,7 @@ from dist_jax.data.prefetch import Prefetcher
 from dist_jax.errors import UserError
 
 RECORDS = 10
+ORDER = [0, 3, 6, 9, 1, 4, 7, 2, 5, 8]  # example of each record: written round robin to 3 shards, read shard by shard
 
 
 def make_config(pattern, **changes):
@@ -52,30 +53,30 @@ def evaluate(config, rows=slice(None), resolution=16):
     return list(pipeline.eval_batches(config, source, rows, resolution))
 
 
-def joined(batches, name):
+def concatenate(batches, name):
     return np.concatenate([batch[name] for batch in batches])
 
 
-def assert_same(batches, others):
-    for batch, other in zip(batches, others, strict=True):
-        for name in batch:
-            np.testing.assert_array_equal(batch[name], other[name])
+def assert_equal(batches, expected_batches):
+    for batch, expected in zip(batches, expected_batches, strict=True):
+        assert batch.keys() == expected.keys()
+        for name in expected:
+            np.testing.assert_array_equal(batch[name], expected[name])
 
 
-def test_a_training_batch_has_the_promised_entries(config):
+def test_a_training_batch_has_the_documented_shapes_and_dtypes(config):
     batch = train(config, 1)[0]
     assert batch["video"].shape == (4, 4, 16, 16, 3)
     assert batch["video"].dtype == np.uint8
     assert (batch["label"].dtype, batch["mask"].dtype, batch["record"].dtype) == (np.int32, np.float32, np.int64)
     np.testing.assert_array_equal(batch["mask"], 1)
     names = {int(record): name for record, name in zip(batch["record"], batch["id"], strict=True)}
-    order = [0, 3, 6, 9, 1, 4, 7, 2, 5, 8]  # shard by shard, examples having been written round robin
-    assert all(name == b"%d.mp4" % order[record] for record, name in names.items())
-    assert [order[record] % NUM_CLASSES for record in batch["record"]] == batch["label"].tolist()
+    assert all(name == b"%d.mp4" % ORDER[record] for record, name in names.items())
+    assert [ORDER[record] % NUM_CLASSES for record in batch["record"]] == batch["label"].tolist()
 
 
-def test_every_epoch_is_another_permutation_of_all_records_and_batches_cross_its_border(config):
-    records = joined(train(config, 5), "record")  # 20 examples: two epochs of ten, in batches of four
+def test_every_epoch_is_a_new_permutation_and_batches_cross_epochs(config):
+    records = concatenate(train(config, 5), "record")  # 20 examples: 2 epochs of 10 records, in batches of 4
     assert sorted(records[:10]) == sorted(records[10:]) == list(range(RECORDS))
     assert records[:10].tolist() != records[10:].tolist()
     expected = np.concatenate([pipeline.epoch_order(config.seed, epoch, RECORDS) for epoch in (0, 1)])
@@ -83,102 +84,102 @@ def test_every_epoch_is_another_permutation_of_all_records_and_batches_cross_its
 
 
 def test_a_batch_larger_than_the_data_holds_several_epochs(pattern):
-    records = joined(train(make_config(pattern, batch_size=25), 1), "record")
+    records = concatenate(train(make_config(pattern, batch_size=25), 1), "record")
     assert sorted(records[:20]) == sorted([*range(RECORDS)] * 2)
 
 
-def test_another_seed_gives_another_order_and_other_pixels(pattern, config):
-    one, other = train(config, 3), train(make_config(pattern, seed=1), 3)
-    assert joined(one, "record").tolist() != joined(other, "record").tolist()
+def test_the_seed_changes_the_order(pattern, config):
+    first, second = train(config, 3), train(make_config(pattern, seed=1), 3)
+    assert concatenate(first, "record").tolist() != concatenate(second, "record").tolist()
 
 
-def test_a_record_looks_different_in_the_next_epoch(config):
+def test_a_record_is_augmented_differently_in_the_next_epoch(config):
     batches = train(config, 5)
-    records, videos = joined(batches, "record"), joined(batches, "video")
+    records, videos = concatenate(batches, "record"), concatenate(batches, "video")
     first, second = np.flatnonzero(records == 3)
     assert not np.array_equal(videos[first], videos[second])
 
 
 @pytest.mark.parametrize("start", [1, 4])
-def test_from_any_step_the_sequence_goes_on(config, start):
-    assert_same(train(config, 6)[start:], train(config, 6 - start, start=start))
+def test_the_sequence_can_start_at_any_step(config, start):
+    assert_equal(train(config, 6 - start, start=start), train(config, 6)[start:])
 
 
-@pytest.mark.parametrize("hosts", [2, 4])
-def test_any_number_of_hosts_gives_the_same_global_sequence_after_a_resume(config, hosts):
-    whole = train(config, 4)
-    share = config.batch_size // hosts
-    parts = [train(config, 2, start=2, rows=slice(host * share, (host + 1) * share)) for host in range(hosts)]
+@pytest.mark.parametrize("num_hosts", [2, 4])
+def test_a_resumed_run_on_several_hosts_reads_the_same_global_batches(config, num_hosts):
+    global_batches = train(config, 4)
+    num_rows = config.batch_size // num_hosts
+    hosts = [train(config, 2, start=2, rows=slice(host * num_rows, (host + 1) * num_rows)) for host in range(num_hosts)]
     for step in range(2):
-        together = {name: np.concatenate([part[step][name] for part in parts]) for name in whole[0]}
-        assert_same([whole[2 + step]], [together])
+        joined = {name: concatenate([batches[step] for batches in hosts], name) for name in global_batches[0]}
+        assert_equal([joined], [global_batches[2 + step]])
 
 
-def test_rows_may_be_any_rows(config):
+def test_rows_may_be_any_selection_of_rows(config):
     rows = np.array([3, 0])
-    assert_same([{n: a[rows] for n, a in train(config, 1)[0].items()}], train(config, 1, rows=rows))
+    expected = {name: array[rows] for name, array in train(config, 1)[0].items()}
+    assert_equal(train(config, 1, rows=rows), [expected])
 
 
-def test_the_number_of_threads_changes_nothing(pattern):
-    assert_same(
+def test_batches_do_not_depend_on_the_number_of_threads(pattern):
+    assert_equal(
         train(make_config(pattern, data__num_threads=1), 4), train(make_config(pattern, data__num_threads=7), 4)
     )
 
 
-def test_without_augmentation_a_clip_is_the_stored_frames(pattern):
+def test_without_augmentation_a_clip_has_the_stored_frames(pattern):
     config = make_config(
         pattern, augment__hflip_prob=0.0, augment__crop_scale=(1.0, 1.0), augment__crop_ratio=(4 / 3, 4 / 3)
     )
     config.model.num_frames = 6
     batch = train(config, 1, resolution=24)[0]
-    order = [0, 3, 6, 9, 1, 4, 7, 2, 5, 8]
     for record, video in zip(batch["record"], batch["video"], strict=True):
-        reds = 8 * order[record]
-        assert np.abs(video[..., 0].astype(int) - reds).max() <= 6  # what JPEG leaves of a constant plane
+        red = 8 * ORDER[record]
+        assert np.abs(video[..., 0].astype(int) - red).max() <= 6  # JPEG error of a constant plane
         greens = video[..., 1].mean((1, 2)) / 12
         assert np.all(np.diff(greens) > -0.5)
         assert np.all((greens > -1) & (greens < 6))
 
 
-@pytest.mark.parametrize(("size", "steps"), [(1, 10), (3, 4), (4, 3), (10, 1), (16, 1)])
-def test_evaluation_takes_every_record_once_and_pads(pattern, size, steps):
-    batches = evaluate(make_config(pattern, eval__batch_size=size))
-    assert len(batches) == steps
-    records, mask = joined(batches, "record"), joined(batches, "mask")
+@pytest.mark.parametrize(("batch_size", "num_batches"), [(1, 10), (3, 4), (4, 3), (10, 1), (16, 1)])
+def test_evaluation_reads_every_record_once_and_pads(pattern, batch_size, num_batches):
+    batches = evaluate(make_config(pattern, eval__batch_size=batch_size))
+    assert len(batches) == num_batches
+    records, mask = concatenate(batches, "record"), concatenate(batches, "mask")
     assert records[mask == 1].tolist() == list(range(RECORDS))
     assert set(records[mask == 0]) <= {-1}
-    assert len(records) == steps * size
-    assert not joined(batches, "video")[mask == 0].any()
+    assert len(records) == num_batches * batch_size
+    assert not concatenate(batches, "video")[mask == 0].any()
 
 
-def test_hosts_share_an_evaluation(config):
-    whole = evaluate(config)
-    parts = [evaluate(config, rows=slice(2 * host, 2 * host + 2)) for host in range(2)]
-    for step, batch in enumerate(whole):
-        assert_same([batch], [{name: np.concatenate([part[step][name] for part in parts]) for name in batch}])
+def test_hosts_split_the_evaluation_batches(config):
+    hosts = [evaluate(config, rows=slice(2 * host, 2 * host + 2)) for host in range(2)]
+    for step, batch in enumerate(evaluate(config)):
+        joined = {name: concatenate([batches[step] for batches in hosts], name) for name in batch}
+        assert_equal([joined], [batch])
 
 
-def test_views_and_crops_of_a_video_lie_side_by_side(pattern):
+def test_the_crops_of_a_view_are_adjacent(pattern):
     config = make_config(pattern, eval__num_views=2, eval__num_crops=3)
     config.model.num_frames = 2
     batch = evaluate(config, resolution=24)[0]
     assert batch["video"].shape == (4, 6, 2, 24, 24, 3)
-    # 6 frames in two parts of 3: view 0 takes 1.5 -> 2 and 4.5 -> 4, view 1 takes 3 and 6 -> 5 (clamped).
+    # 6 frames, 2 segments of 3: view 0 takes 1.5 -> 2 and 4.5 -> 4, view 1 takes 3 and 6 -> 5 (clamped).
     for view, frames in enumerate([(2, 4), (3, 5)]):
-        for crop, left in enumerate([0, 4, 8]):  # of 32 columns, the short side being 24 already
-            for time_step, frame in enumerate(frames):
-                stored = tf.io.decode_jpeg(tf.io.encode_jpeg(picture(0, frame), quality=95)).numpy()
-                shown = batch["video"][0, 3 * view + crop, time_step]
-                np.testing.assert_array_equal(shown, stored[:, left : left + 24])
+        for crop, left in enumerate([0, 4, 8]):  # of 32 columns; the short side is 24, so no scaling
+            for time_step, number in enumerate(frames):
+                stored = tf.io.decode_jpeg(tf.io.encode_jpeg(picture(0, number), quality=95)).numpy()
+                frame = batch["video"][0, 3 * view + crop, time_step]
+                np.testing.assert_array_equal(frame, stored[:, left : left + 24])
 
 
-def test_interval_sampling_is_a_switch(pattern):
+def test_dense_sampling_takes_consecutive_frames_from_the_middle(pattern):
     config = make_config(pattern, data__sampling="dense", data__stride=1, eval__num_views=1)
     config.model.num_frames = 2
-    shown = evaluate(config, resolution=24)[0]["video"][0, 0]
-    for time_step, frame in enumerate([2, 3]):  # two consecutive frames from the middle of 6 - 2 = 4 starts
+    video = evaluate(config, resolution=24)[0]["video"][0, 0]
+    for time_step, frame in enumerate([2, 3]):  # the middle of 6 - 2 = 4 starts
         stored = tf.io.decode_jpeg(tf.io.encode_jpeg(picture(0, frame), quality=95)).numpy()
-        np.testing.assert_array_equal(shown[time_step], stored[:, (SIZE[1] - 24) // 2 :][:, :24])
+        np.testing.assert_array_equal(video[time_step], stored[:, (SIZE[1] - 24) // 2 :][:, :24])
 
 
 def test_a_record_shorter_than_the_clip_repeats_frames(tmp_path):
@@ -190,31 +191,30 @@ def test_a_record_shorter_than_the_clip_repeats_frames(tmp_path):
 
 def test_a_flip_swaps_the_labels_of_the_pairs(pattern):
     config = make_config(pattern, augment__hflip_prob=1.0, augment__hflip_label_pairs=(0, 1))
-    order = [0, 3, 6, 9, 1, 4, 7, 2, 5, 8]
     for batch in train(config, 3):
-        stored = [order[record] % NUM_CLASSES for record in batch["record"]]
+        stored = [ORDER[record] % NUM_CLASSES for record in batch["record"]]
         assert batch["label"].tolist() == [{0: 1, 1: 0}.get(label, label) for label in stored]
 
 
-def test_rand_augment_and_erasing_are_switches(pattern, config):
+def test_rand_augment_and_erasing_can_be_switched_on(pattern, config):
     plain = train(config, 1)[0]["video"]
-    for change in ({"augment__rand_augment": (2, 9.0)}, {"augment__erase_prob": 1.0}):
-        changed = train(make_config(pattern, **change), 1)[0]["video"]
+    for changes in ({"augment__rand_augment": (2, 9.0)}, {"augment__erase_prob": 1.0}):
+        changed = train(make_config(pattern, **changes), 1)[0]["video"]
         assert changed.shape == plain.shape
         assert not np.array_equal(changed, plain)
 
 
-def test_videos_and_their_list_go_the_same_way(tmp_path):
+def test_a_list_of_videos_goes_through_the_same_pipeline(tmp_path):
     for number in range(3):
         write_video(tmp_path / f"{number}.mp4", frames=12, width=32, height=24)
     (tmp_path / "train.txt").write_text("0.mp4 jump\n1.mp4 run\n2.mp4 jump\n")
     config = make_config(str(tmp_path / "train.txt"), data__source="videos", data__max_bad_fraction=0.5)
     batches = evaluate(config, resolution=24)
-    assert joined(batches, "label")[:3].tolist() == [0, 1, 0]
-    # Middles and ends of thirds of four parts of 3 frames: view 0 takes 1, 4, 7, 10, view 2 takes 3, 6, 9, 11.
+    assert concatenate(batches, "label")[:3].tolist() == [0, 1, 0]
+    # 12 frames, 4 segments of 3: view 0 takes frame 1 of each, view 2 the end of each; 12 is clamped to 11.
     assert numbers(batches[0]["video"][1, 0]) == [1, 4, 7, 10]
     assert numbers(batches[0]["video"][1, 2]) == [3, 6, 9, 11]
-    (tmp_path / "1.mp4").write_bytes(b"no video")
+    (tmp_path / "1.mp4").write_bytes(b"not a video")
     bad_records = BadRecords("train")
     source = sources.open_source(config.data, "train")
     batch = next(pipeline.train_batches(config, source, 0, slice(None), 16, bad_records))
@@ -222,7 +222,7 @@ def test_videos_and_their_list_go_the_same_way(tmp_path):
     assert bad_records.counts == {"record": 1}
 
 
-def test_prefetching_keeps_the_order_and_counts_the_wait():
+def test_prefetching_keeps_the_order_and_measures_the_wait():
     def batches():
         for number in range(5):
             time.sleep(0.01)
@@ -234,18 +234,18 @@ def test_prefetching_keeps_the_order_and_counts_the_wait():
         assert list(prefetched) == []
 
 
-def test_prefetching_raises_what_reading_raised_after_the_batches_before_it():
+def test_prefetching_raises_an_error_of_the_reader_after_the_earlier_batches():
     def batches():
         yield {"number": 1}
-        raise UserError("the disk is gone")
+        raise UserError("the disk has failed")
 
     with Prefetcher(batches(), lambda batch: batch["number"], 2) as prefetched:
         assert next(prefetched) == 1
-        with pytest.raises(UserError, match="the disk is gone"):
+        with pytest.raises(UserError, match="the disk has failed"):
             next(prefetched)
 
 
-def test_closing_ends_the_thread_though_the_batches_do_not():
+def test_closing_stops_the_thread_and_the_generator():
     before = threading.active_count()
     batches = ({"number": number} for number in itertools.count())
     prefetched = Prefetcher(batches, lambda batch: batch, 3)
@@ -253,18 +253,18 @@ def test_closing_ends_the_thread_though_the_batches_do_not():
     prefetched.close()
     prefetched.close()
     assert threading.active_count() == before
-    assert inspect.getgeneratorstate(batches) == inspect.GEN_CLOSED  # its pipeline has ended too
+    assert inspect.getgeneratorstate(batches) == inspect.GEN_CLOSED
 
 
-def test_reading_stays_at_most_the_buffer_ahead():
-    taken = []
+def test_the_reader_is_never_more_than_the_buffer_ahead():
+    read = []
 
     def batches():
         for number in itertools.count():
-            taken.append(number)
+            read.append(number)
             yield {"number": number}
 
     with Prefetcher(batches(), lambda batch: batch["number"], 2) as prefetched:
         assert [next(prefetched) for _ in range(3)] == [0, 1, 2]
         time.sleep(0.05)
-        assert len(taken) <= 3 + 2 + 1  # given, ready, and the one that waits for a place
+        assert len(read) <= 3 + 2 + 1  # returned, in the buffer, waiting for the buffer

@@ -1,4 +1,4 @@
-"""One element from every source; the file of class names."""
+"""Clips from every source, and class names."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from dist_jax.errors import UserError
 from dist_jax.video.decoding import VideoError
 
 
-def data(**fields):
+def data_config(**fields):
     config = settings.defaults()
     for name, value in fields.items():
         config.data[name] = value
@@ -21,20 +21,21 @@ def data(**fields):
 
 
 def read(source, record=0):
+    """Features and all frames of a record."""
     features = source.read(tf.constant(record, tf.int64))
-    whole = {
+    all_frames = {
         "indices": tf.range(features["num_frames"]),
         "window": tf.stack([0, 0, features["height"], features["width"]]),
     }
-    return features, source.decode(features | whole)["video"].numpy()
+    return features, source.decode(features | all_frames)["video"].numpy()
 
 
-def written(tmp_path, serialized, **fields):
-    return sources.open_source(data(train=write_shards(tmp_path, [serialized], shards=1), **fields), "train")
+def source_of_one_record(tmp_path, serialized, **fields):
+    return sources.open_source(data_config(train=write_shards(tmp_path, [serialized], shards=1), **fields), "train")
 
 
-def test_a_record_gives_its_frames_labels_and_name(tmp_path):
-    source = written(tmp_path, example(7))
+def test_a_record_has_its_frames_labels_and_name(tmp_path):
+    source = source_of_one_record(tmp_path, example(7))
     features, video = read(source)
     assert (source.size, source.num_classes) == (1, NUM_CLASSES)
     assert [int(features[name]) for name in ("num_frames", "height", "width")] == [6, 24, 32]
@@ -45,8 +46,8 @@ def test_a_record_gives_its_frames_labels_and_name(tmp_path):
     assert "train-00000-of-00001 at byte 0" in source.location(0)
 
 
-def test_records_as_dmvrs_generator_writes_them_are_read(tmp_path):
-    # Its script adds one feature a frame, scalar context entries, and here an audio list and no file name's folder.
+def test_records_written_by_dmvrs_generator_are_read(tmp_path):
+    # DMVR's script writes one feature per frame and scalar context features. Here there is an audio list as well.
     sequence = tf.train.SequenceExample()
     sequence.context.feature["clip/label/index"].int64_list.value[:] = (4,)
     sequence.context.feature["clip/label/text"].bytes_list.value[:] = (b"class 4",)
@@ -58,30 +59,30 @@ def test_records_as_dmvrs_generator_writes_them_are_read(tmp_path):
             jpeg(picture(1, frame))
         ]
     sequence.feature_lists.feature_list["WAVEFORM/feature/floats"].feature.add().float_list.value[:] = [0.5, 0.25]
-    features, video = read(written(tmp_path, sequence.SerializeToString()))
+    features, video = read(source_of_one_record(tmp_path, sequence.SerializeToString()))
     assert features["labels"].numpy().tolist() == [4]
     assert features["id"].numpy() == b"folder/v.avi"
     assert video.shape == (3, 24, 32, 3)
 
 
-def test_several_labels_are_kept_and_verb_and_noun_are_a_choice(tmp_path):
+def test_label_key_selects_labels_verb_or_noun(tmp_path):
     serialized = records.make_example([jpeg(picture(0, 0))], [1, 3], ["a", "b"], "v", 0, 1, verb=2, noun=4)
     for name, labels in {"label": [1, 3], "verb": [2], "noun": [4]}.items():
-        assert read(written(tmp_path, serialized, label_key=name))[0]["labels"].numpy().tolist() == labels
+        assert read(source_of_one_record(tmp_path, serialized, label_key=name))[0]["labels"].numpy().tolist() == labels
         for file in tmp_path.glob("train*"):
             file.unlink()
 
 
-def test_a_record_without_a_name_is_named_by_its_number(tmp_path):
+def test_the_id_of_a_record_without_a_name_is_its_number(tmp_path):
     sequence = tf.train.SequenceExample()
     sequence.feature_lists.feature_list["image/encoded"].feature.add().bytes_list.value[:] = [jpeg(picture(1, 0))]
-    features, _ = read(written(tmp_path, sequence.SerializeToString()))
+    features, _ = read(source_of_one_record(tmp_path, sequence.SerializeToString()))
     assert features["id"].numpy() == b"0"
     assert features["labels"].numpy().tolist() == []
 
 
-def test_a_damaged_byte_is_found_by_the_checksum(tmp_path):
-    source = written(tmp_path, example(0))
+def test_a_damaged_byte_fails_the_checksum(tmp_path):
+    source = source_of_one_record(tmp_path, example(0))
     path = tmp_path / "train-00000-of-00001"
     content = bytearray(path.read_bytes())
     content[200] ^= 1
@@ -92,66 +93,76 @@ def test_a_damaged_byte_is_found_by_the_checksum(tmp_path):
 
 def test_a_record_without_frames_cannot_be_read(tmp_path):
     with pytest.raises(tf.errors.InvalidArgumentError, match="no frames"):
-        read(written(tmp_path, tf.train.SequenceExample().SerializeToString()))
+        read(source_of_one_record(tmp_path, tf.train.SequenceExample().SerializeToString()))
 
 
-def test_an_unnamed_split_is_an_error():
+def test_an_empty_split_setting_is_an_error():
     with pytest.raises(UserError, match=r"data\.val is empty"):
-        sources.open_source(data(), "val")
+        sources.open_source(data_config(), "val")
 
 
 def test_class_names_keep_the_order_of_the_file(tmp_path):
     (tmp_path / "names.txt").write_text("walk\nrun fast\n  jump \n")
-    assert sources.class_names(data(class_names_file=str(tmp_path / "names.txt"))) == ["walk", "run fast", "jump"]
+    assert sources.class_names(data_config(class_names_file=str(tmp_path / "names.txt"))) == [
+        "walk",
+        "run fast",
+        "jump",
+    ]
 
 
-def test_class_names_stand_beside_the_training_data(tmp_path):
+def test_class_names_default_to_labels_txt_next_to_the_training_data(tmp_path):
     pattern = write_shards(tmp_path, [example(0)])
     for train in (pattern, str(tmp_path)):
-        assert len(sources.class_names(data(train=train))) == NUM_CLASSES
+        assert len(sources.class_names(data_config(train=train))) == NUM_CLASSES
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [("a\n\nb\n", "line 2 is empty"), ("a\nb\na\n", "lines 1 and 3 are both 'a'"), ("", "no class names")],
 )
-def test_a_bad_file_of_class_names_is_refused(tmp_path, content, message):
+def test_an_invalid_file_of_class_names_is_an_error(tmp_path, content, message):
     (tmp_path / "labels.txt").write_text(content)
     with pytest.raises(UserError, match=message):
-        sources.class_names(data(class_names_file=str(tmp_path / "labels.txt")))
+        sources.class_names(data_config(class_names_file=str(tmp_path / "labels.txt")))
 
 
-def test_records_that_count_by_another_file_are_refused(tmp_path):
+def test_class_names_in_a_different_order_than_in_the_records_are_an_error(tmp_path):
     pattern = write_shards(tmp_path, [example(record) for record in range(10)])
     (tmp_path / "other.txt").write_text("class 0\nclass 2\nclass 1\nclass 3\nclass 4\n")
     with pytest.raises(
-        UserError, match=r"calls class [12] 'class [12]', the class names 'class [12]', and 'class [12]' is their class"
+        UserError,
+        match=r"class [12] is 'class [12]' in .*, but 'class [12]' in the class names, where 'class [12]' is class",
     ):
-        sources.open_source(data(train=pattern, class_names_file=str(tmp_path / "other.txt")), "train")
+        sources.open_source(data_config(train=pattern, class_names_file=str(tmp_path / "other.txt")), "train")
 
 
-def test_records_may_have_other_names_than_those_learned(tmp_path, capsys):
+def test_new_class_names_give_one_warning(tmp_path, capsys):
     pattern = write_shards(tmp_path, [example(record) for record in range(10)])
     (tmp_path / "same.txt").write_text("Class_0\nCLASS 1\nclass 2\nclass3\nclass 4\n")
-    assert sources.open_source(data(train=pattern, class_names_file=str(tmp_path / "same.txt")), "train").size == 10
+    assert (
+        sources.open_source(data_config(train=pattern, class_names_file=str(tmp_path / "same.txt")), "train").size == 10
+    )
     assert capsys.readouterr().err == ""
     (tmp_path / "better.txt").write_text("".join(f"a person doing {k}\n" for k in range(NUM_CLASSES)))
-    assert sources.open_source(data(train=pattern, class_names_file=str(tmp_path / "better.txt")), "train").size == 10
-    assert capsys.readouterr().err.count("calls class 0 'class 0', the class names 'a person doing 0'") == 1
+    assert (
+        sources.open_source(data_config(train=pattern, class_names_file=str(tmp_path / "better.txt")), "train").size
+        == 10
+    )
+    assert capsys.readouterr().err.count("but 'a person doing 0' in the class names") == 1
 
 
-def test_without_a_file_of_class_names_the_records_say_what_they_know(tmp_path):
+def test_the_error_for_missing_class_names_shows_a_name_from_the_records(tmp_path):
     pattern = write_shards(tmp_path, [example(3)], shards=1)
     (tmp_path / "labels.txt").unlink()
     with pytest.raises(
-        UserError, match=r"set data\.class_names_file .*these records say clip/label/text, class 3 being 'class 3'"
+        UserError, match=r"set data\.class_names_file .*the records contain clip/label/text, e\.g\. class 3: 'class 3'"
     ):
-        sources.class_names(data(train=pattern))
+        sources.class_names(data_config(train=pattern))
 
 
-def test_no_file_of_class_names_is_an_error(tmp_path):
+def test_missing_class_names_are_an_error(tmp_path):
     with pytest.raises(UserError, match=r"set data\.class_names_file"):
-        sources.class_names(data(train=str(tmp_path / "train@2")))
+        sources.class_names(data_config(train=str(tmp_path / "train@2")))
 
 
 @pytest.fixture
@@ -162,8 +173,8 @@ def video_folder(tmp_path):
     return tmp_path
 
 
-def test_videos_and_a_list_need_no_preparation(video_folder):
-    config = data(source="videos", train=str(video_folder / "train.txt"))
+def test_a_list_of_videos_is_a_source(video_folder):
+    config = data_config(source="videos", train=str(video_folder / "train.txt"))
     assert sources.class_names(config) == ["jump", "run fast"]
     source = sources.open_source(config, "train")
     features, video = read(source, 1)
@@ -173,53 +184,53 @@ def test_videos_and_a_list_need_no_preparation(video_folder):
     assert numbers(video) == list(range(20))
 
 
-def test_only_the_chosen_frames_and_window_of_a_video_come_back(video_folder):
-    source = sources.open_source(data(source="videos", train=str(video_folder / "train.txt")), "train")
-    chosen = {"indices": tf.constant([3, 17]), "window": tf.constant([4, 8, 20, 30])}
-    video = source.decode(source.read(tf.constant(0, tf.int64)) | chosen)["video"].numpy()
+def test_only_the_chosen_frames_and_window_of_a_video_are_returned(video_folder):
+    source = sources.open_source(data_config(source="videos", train=str(video_folder / "train.txt")), "train")
+    choice = {"indices": tf.constant([3, 17]), "window": tf.constant([4, 8, 20, 30])}
+    video = source.decode(source.read(tf.constant(0, tf.int64)) | choice)["video"].numpy()
     assert video.shape == (2, 20, 30, 3)
     assert numbers(video) == [3, 17]
 
 
-def test_a_list_with_times_gives_parts_of_a_video(video_folder):
-    (video_folder / "parts.csv").write_text("path,label,start,end\n0.mp4,jump,0.25,0.5\n0.mp4,run fast,0.9,\n")
-    source = sources.open_source(data(source="videos", train=str(video_folder / "parts.csv")), "train")
-    assert numbers(read(source, 0)[1]) == [5, 6, 7, 8, 9]  # twenty frames a second
+def test_a_list_with_times_gives_segments_of_a_video(video_folder):
+    (video_folder / "segments.csv").write_text("path,label,start,end\n0.mp4,jump,0.25,0.5\n0.mp4,run fast,0.9,\n")
+    source = sources.open_source(data_config(source="videos", train=str(video_folder / "segments.csv")), "train")
+    assert numbers(read(source, 0)[1]) == [5, 6, 7, 8, 9]  # 20 frames per second
     assert numbers(read(source, 1)[1]) == [18, 19]
 
 
-def test_a_list_of_numbers_names_the_setting_that_helps(video_folder):
+def test_the_error_for_numeric_labels_names_the_setting_for_class_names(video_folder):
     (video_folder / "numbers.txt").write_text("0.mp4 0\n1.mp4 1\n")
     with pytest.raises(UserError, match=r"the labels are numbers .* with data\.class_names_file,"):
-        sources.class_names(data(source="videos", train=str(video_folder / "numbers.txt")))
+        sources.class_names(data_config(source="videos", train=str(video_folder / "numbers.txt")))
 
 
-def test_a_folder_per_class_is_a_source_as_well(tmp_path):
+def test_a_folder_with_one_subfolder_per_class_is_a_source(tmp_path):
     for name in ("jump", "run"):
         (tmp_path / name).mkdir()
         write_video(tmp_path / name / "0.mp4", frames=3)
-    source = sources.open_source(data(source="videos", train=str(tmp_path)), "train")
+    source = sources.open_source(data_config(source="videos", train=str(tmp_path)), "train")
     assert [read(source, record)[0]["labels"].numpy().tolist() for record in range(2)] == [[0], [1]]
 
 
-def test_a_missing_video_is_an_error_before_the_run(video_folder):
+def test_a_missing_video_is_an_error_when_the_source_is_opened(video_folder):
     (video_folder / "1.mp4").unlink()
     with pytest.raises(UserError, match=r"1 of 3 videos are missing, first .*1\.mp4"):
-        sources.open_source(data(source="videos", train=str(video_folder / "train.txt")), "train")
+        sources.open_source(data_config(source="videos", train=str(video_folder / "train.txt")), "train")
 
 
-def test_an_unreadable_video_is_a_bad_record(video_folder):
-    source = sources.open_source(data(source="videos", train=str(video_folder / "train.txt")), "train")
-    (video_folder / "1.mp4").write_bytes(b"no video")
+def test_an_unreadable_video_cannot_be_read_but_the_others_can(video_folder):
+    source = sources.open_source(data_config(source="videos", train=str(video_folder / "train.txt")), "train")
+    (video_folder / "1.mp4").write_bytes(b"not a video")
     with pytest.raises(VideoError, match=r"1\.mp4: cannot be read"):
         source.read(tf.constant(1, tf.int64))
-    sound = tf.data.Dataset.range(3).map(source.read).ignore_errors()
-    assert [features["clip"] for features in sound.as_numpy_iterator()] == [0, 2]
+    readable = tf.data.Dataset.range(3).map(source.read).ignore_errors()
+    assert [features["clip"] for features in readable.as_numpy_iterator()] == [0, 2]
 
 
-def test_a_label_of_the_validation_list_must_be_known(video_folder):
+def test_an_unknown_label_in_the_validation_list_is_an_error(video_folder):
     (video_folder / "val.txt").write_text("0.mp4 jumping\n")
-    config = data(source="videos", train=str(video_folder / "train.txt"), val=str(video_folder / "val.txt"))
+    config = data_config(source="videos", train=str(video_folder / "train.txt"), val=str(video_folder / "val.txt"))
     with pytest.raises(UserError, match="'jumping' is not among the 2 class names; the nearest is 'jump'"):
         sources.open_source(config, "val")
 
@@ -251,8 +262,8 @@ def tiny_tfds(tmp_path_factory):
     return builder
 
 
-def test_a_tfds_data_set_is_read_by_the_same_index_with_its_frames_encoded(tiny_tfds):
-    config = data(source="tfds", train=f"{tiny_tfds.data_dir}:train")
+def test_a_tfds_data_set_is_read_with_encoded_frames(tiny_tfds):
+    config = data_config(source="tfds", train=f"{tiny_tfds.data_dir}:train")
     assert sources.class_names(config) == ["a", "b"]
     source = sources.open_source(config, "train")
     assert (source.size, source.num_classes) == (6, 2)
@@ -265,10 +276,10 @@ def test_a_tfds_data_set_is_read_by_the_same_index_with_its_frames_encoded(tiny_
         assert features["id"].numpy() == b"%d" % record
 
 
-def test_a_slice_of_a_tfds_split_is_that_slice(tiny_tfds):
-    whole = sources.open_source(data(source="tfds", train=f"{tiny_tfds.data_dir}:train"), "train")
-    part = sources.open_source(data(source="tfds", train=f"{tiny_tfds.data_dir}:train[2:5]"), "train")
-    rest = sources.open_source(data(source="tfds", train=f"{tiny_tfds.data_dir}:train[5:]"), "train")
+def test_a_slice_of_a_tfds_split_has_the_records_of_the_slice(tiny_tfds):
+    whole = sources.open_source(data_config(source="tfds", train=f"{tiny_tfds.data_dir}:train"), "train")
+    part = sources.open_source(data_config(source="tfds", train=f"{tiny_tfds.data_dir}:train[2:5]"), "train")
+    rest = sources.open_source(data_config(source="tfds", train=f"{tiny_tfds.data_dir}:train[5:]"), "train")
     assert (part.size, rest.size) == (3, 1)
     np.testing.assert_array_equal(read(part, 0)[1], read(whole, 2)[1])
     np.testing.assert_array_equal(read(rest, 0)[1], read(whole, 5)[1])
@@ -277,21 +288,23 @@ def test_a_slice_of_a_tfds_split_is_that_slice(tiny_tfds):
 @pytest.mark.parametrize(
     ("location", "message"),
     [
-        ("{}", "names no split"),
-        ("{}:test", "no split 'test'; there are train"),
-        ("no_such_data_set:train", "TFDS has no such data set"),
+        ("{}", "has no split"),
+        ("{}:test", "no split 'test'; use one of train"),
+        ("no_such_data_set:train", "is not a TFDS data set"),
         ("tiny_videos:train", "is not prepared in"),
     ],
 )
-def test_what_tfds_does_not_have_is_an_error(tiny_tfds, tmp_path, monkeypatch, location, message):
+def test_an_unknown_or_unprepared_tfds_data_set_or_split_is_an_error(
+    tiny_tfds, tmp_path, monkeypatch, location, message
+):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
-    config = data(source="tfds", train=location.format(tiny_tfds.data_dir))
+    config = data_config(source="tfds", train=location.format(tiny_tfds.data_dir))
     with pytest.raises(UserError, match=message):
         sources.open_source(config, "train")
 
 
-def test_records_on_a_remote_file_system_are_found_indexed_and_read():
-    # TensorFlow's in-memory file system is reached in the same way as gs://.
+def test_remote_records_are_found_indexed_and_read():
+    # TensorFlow's in-memory file system has the same interface as gs://.
     folder = "ram://records"
     tf.io.gfile.makedirs(folder)
     for shard in range(2):
@@ -300,8 +313,8 @@ def test_records_on_a_remote_file_system_are_found_indexed_and_read():
     with tf.io.gfile.GFile(f"{folder}/labels.txt", "w") as file:
         file.write("a\nb\nc\n")
     for name in ("train@2", "", "train-*-of-00002"):
-        source = sources.open_source(data(train=f"{folder}/{name}"), "train")
+        source = sources.open_source(data_config(train=f"{folder}/{name}"), "train")
         assert [read(source, record)[0]["id"].numpy() for record in range(source.size)] == [b"0.mp4", b"1.mp4"]
     assert tf.io.gfile.exists(f"{folder}/train.index.npz")
     with pytest.raises(UserError, match="3 of 3 shards are missing"):
-        sources.open_source(data(train=f"{folder}/train@3"), "train")
+        sources.open_source(data_config(train=f"{folder}/train@3"), "train")

@@ -1,4 +1,4 @@
-"""Crops, resizing, flips and erasing against hand-computed cases."""
+"""Crops, resizing, flips, erasing and decoding against values computed by hand."""
 
 import math
 
@@ -11,24 +11,21 @@ from hypothesis import strategies as st
 
 from dist_jax.data import transforms
 
-AREA, ASPECT = (0.4, 1.0), (0.75, 4 / 3)
+SCALE, RATIO = (0.4, 1.0), (0.75, 4 / 3)
 
 
 def seeded(seed, **features):
     return {"seed": tf.constant([seed, 1], tf.int64)} | {name: tf.constant(value) for name, value in features.items()}
 
 
-def window(seed, height, width, area=AREA, aspect=ASPECT):
-    return (
-        transforms.random_resized_crop(seeded(seed, height=height, width=width), area, aspect)["window"]
-        .numpy()
-        .tolist()
-    )
+def window(seed, height, width, scale=SCALE, ratio=RATIO):
+    features = transforms.random_resized_crop(seeded(seed, height=height, width=width), scale, ratio)
+    return features["window"].numpy().tolist()
 
 
 @settings(deadline=None, max_examples=100)
 @given(st.integers(0, 2**40), st.integers(1, 400), st.integers(1, 400))
-def test_a_crop_lies_in_the_frame(seed, height, width):
+def test_a_crop_is_inside_the_frame(seed, height, width):
     top, left, crop_height, crop_width = window(seed, height, width)
     assert 0 <= top <= top + crop_height <= height
     assert 0 <= left <= left + crop_width <= width
@@ -36,42 +33,41 @@ def test_a_crop_lies_in_the_frame(seed, height, width):
     assert crop_width >= 1
 
 
-def test_crops_have_the_wanted_areas_and_aspects():
+def test_crops_have_the_configured_areas_and_aspect_ratios():
     crops = np.array([window(seed, 256, 340) for seed in range(300)])
-    areas, aspects = crops[:, 2] * crops[:, 3] / (256 * 340), crops[:, 3] / crops[:, 2]
+    areas, ratios = crops[:, 2] * crops[:, 3] / (256 * 340), crops[:, 3] / crops[:, 2]
     assert np.all((areas > 0.39) & (areas <= 1))
-    assert np.all((aspects > 0.74) & (aspects < 1.35))
-    # Log-uniform: as many lie flat as stand, up to four deviations of a fair coin (flat ones fit more often here).
-    assert 150 - 35 < np.sum(aspects > 1) < 150 + 70
+    assert np.all((ratios > 0.74) & (ratios < 1.35))
+    # Log-uniform ratios: half of the crops are wide, within 4 standard deviations. Wide crops fit more often here.
+    assert 150 - 35 < np.sum(ratios > 1) < 150 + 70
     assert areas.min() < 0.45
     assert len({tuple(crop) for crop in crops}) > 290
 
 
-def test_a_crop_of_everything_is_the_whole_frame():
-    assert window(0, 20, 30, area=(1.0, 1.0), aspect=(1.5, 1.5)) == [0, 0, 20, 30]
+def test_a_crop_of_the_whole_area_is_the_whole_frame():
+    assert window(0, 20, 30, scale=(1.0, 1.0), ratio=(1.5, 1.5)) == [0, 0, 20, 30]
 
 
 @pytest.mark.parametrize(
     ("size", "expected"),
     [
-        # No box of half the area of so long a frame has an aspect up to 4/3: the centre, height 30 * 4/3 = 40 wide.
+        # No box with half the area has a ratio up to 4/3. The centre crop is 30 * 4/3 = 40 wide.
         ((30, 400), [0, 180, 30, 40]),
-        # Width 30, height 30 / 0.75 = 40, from (400 - 40) / 2 = 180.
+        # The centre crop is 30 / 0.75 = 40 high and starts at (400 - 40) / 2 = 180.
         ((400, 30), [180, 0, 40, 30]),
     ],
 )
-def test_where_no_try_fits_the_centre_is_taken_with_the_nearest_aspect(size, expected):
-    assert window(0, *size, area=(0.5, 1.0)) == expected
+def test_if_no_box_fits_the_crop_is_the_centre_with_the_nearest_ratio(size, expected):
+    assert window(0, *size, scale=(0.5, 1.0)) == expected
 
 
-def test_the_first_of_ten_tries_that_fits_is_taken():
-    # Area 1, aspect 0.5 to 2 on a square: only the tries whose sides both round to 20 fit; they are the whole frame.
-    # A try fits with probability log(20.5 / 20)^2-ish, so most seeds fall back to the centre, which is whole as well.
+def test_on_a_square_frame_a_crop_of_the_whole_area_is_the_whole_frame():
+    # A box of the whole area fits only if both sides round to 20. Otherwise the crop is the centre: the whole frame.
     assert all(window(seed, 20, 20, (1.0, 1.0), (0.5, 2.0)) == [0, 0, 20, 20] for seed in range(20))
 
 
-def resize_by_hand(image, height, width):
-    """Bilinear between pixel centres with clamped edges, written out."""
+def resize_reference(image, height, width):
+    """Bilinear between pixel centres, with clamped edges."""
 
     def taps(size, new):
         points = np.clip((np.arange(new) + 0.5) * size / new - 0.5, 0, size - 1)
@@ -90,52 +86,52 @@ def test_resize_is_bilinear_between_pixel_centres_rounded(size):
     image = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     resized = transforms.resize({"video": tf.constant(image[None])}, *size)["video"].numpy()[0]
     assert resized.dtype == np.uint8
-    assert np.abs(resized - resize_by_hand(image, *size)).max() <= 0.501
+    assert np.abs(resized - resize_reference(image, *size)).max() <= 0.501
 
 
 def test_one_crop_is_the_centre_of_the_short_side_resize():
     image = np.random.default_rng(1).integers(0, 256, (32, 43, 3), dtype=np.uint8)
     crops = transforms.short_side_crops({"video": tf.constant(image[None])}, 16, 1)["video"].numpy()
-    # 43 / 32 * 16 = 21.5, cut off to 21; the centre begins at (21 - 16) // 2 = 2.
-    expected = resize_by_hand(image, 16, 21)[:, 2:18]
+    # 43 / 32 * 16 = 21.5, truncated to 21. The centre starts at (21 - 16) // 2 = 2.
+    expected = resize_reference(image, 16, 21)[:, 2:18]
     assert crops.shape == (1, 1, 16, 16, 3)
     assert np.abs(crops[0, 0] - expected).max() <= 0.501
 
 
-@pytest.mark.parametrize("upright", [False, True])
-def test_three_crops_are_the_ends_and_the_centre_of_the_long_side(upright):
+@pytest.mark.parametrize("is_portrait", [False, True])
+def test_three_crops_are_the_ends_and_the_centre_of_the_long_side(is_portrait):
     image = np.random.default_rng(2).integers(0, 256, (16, 24, 3), dtype=np.uint8)
-    stored = image.transpose(1, 0, 2) if upright else image
+    stored = image.transpose(1, 0, 2) if is_portrait else image
     crops = transforms.short_side_crops({"video": tf.constant(stored[None])}, 16, 3)["video"].numpy()[:, 0]
-    expected = [image[:, 0:16], image[:, 4:20], image[:, 8:24]]
-    for crop, part in zip(crops, expected, strict=True):
-        np.testing.assert_array_equal(crop, part.transpose(1, 0, 2) if upright else part)
+    expected_crops = [image[:, 0:16], image[:, 4:20], image[:, 8:24]]
+    for crop, expected in zip(crops, expected_crops, strict=True):
+        np.testing.assert_array_equal(crop, expected.transpose(1, 0, 2) if is_portrait else expected)
 
 
-def flipped(seed, label, probability=0.5, pairs=(86, 87, 93, 94, 166, 167)):
+def flip(seed, label, probability=0.5, pairs=(86, 87, 93, 94, 166, 167)):
     video = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
     result = transforms.random_flip(seeded(seed, video=video, label=label), probability, pairs)
-    mirrored = not np.array_equal(result["video"], video)
-    np.testing.assert_array_equal(result["video"], video[:, :, ::-1] if mirrored else video)
-    return mirrored, int(result["label"])
+    is_flipped = not np.array_equal(result["video"], video)
+    np.testing.assert_array_equal(result["video"], video[:, :, ::-1] if is_flipped else video)
+    return is_flipped, int(result["label"])
 
 
-def test_a_flip_mirrors_all_frames_and_swaps_paired_labels():
+def test_a_flip_reverses_all_frames_and_swaps_paired_labels():
     partner = {86: 87, 87: 86, 93: 94, 94: 93, 166: 167, 167: 166, 5: 5}
     for label, other in partner.items():
         for seed in range(8):
-            mirrored, result = flipped(seed, label)
-            assert result == (other if mirrored else label)
+            is_flipped, result = flip(seed, label)
+            assert result == (other if is_flipped else label)
 
 
-def test_flips_come_as_often_as_asked():
-    assert 100 - 40 < sum(flipped(seed, 0)[0] for seed in range(200)) < 100 + 40
-    assert not any(flipped(seed, 0, 0.0)[0] for seed in range(20))
-    assert all(flipped(seed, 0, 1.0)[0] for seed in range(20))
+def test_flips_have_the_given_probability():
+    assert 100 - 40 < sum(flip(seed, 0)[0] for seed in range(200)) < 100 + 40
+    assert not any(flip(seed, 0, 0.0)[0] for seed in range(20))
+    assert all(flip(seed, 0, 1.0)[0] for seed in range(20))
 
 
-def test_erasing_replaces_one_box_in_all_frames():
-    video = np.full((2, 40, 50, 3), 300 % 256, np.uint8)
+def test_erasing_replaces_the_same_box_in_all_frames():
+    video = np.full((2, 40, 50, 3), 44, np.uint8)
     for seed in range(20):
         erased = transforms.random_erase(seeded(seed, video=video), 1.0)["video"].numpy()
         changed = np.any(erased != video, axis=-1)
@@ -143,13 +139,13 @@ def test_erasing_replaces_one_box_in_all_frames():
         rows, columns = np.flatnonzero(changed[0].any(1)), np.flatnonzero(changed[0].any(0))
         box = (rows[-1] - rows[0] + 1) * (columns[-1] - columns[0] + 1)
         assert 0.01 < box / (40 * 50) < 0.36
-        assert changed[0].sum() > 0.95 * box  # noise may meet the colour itself
+        assert changed[0].sum() > 0.95 * box  # noise can equal the original value
     np.testing.assert_array_equal(transforms.random_erase(seeded(0, video=video), 0.0)["video"], video)
 
 
 @settings(deadline=None, max_examples=60)
 @given(data=st.data())
-def test_only_the_window_of_a_jpeg_is_decoded_and_it_is_exact(data):
+def test_a_decoded_window_equals_the_window_of_the_decoded_image(data):
     rng = np.random.default_rng(data.draw(st.integers(0, 1000)))
     coarse = rng.integers(0, 256, (6, 8, 3)).astype(np.float32)
     image = tf.cast(tf.image.resize(coarse, (50, 77)), tf.uint8)
@@ -157,8 +153,8 @@ def test_only_the_window_of_a_jpeg_is_decoded_and_it_is_exact(data):
     whole = tf.io.decode_jpeg(encoded, channels=3).numpy()
     top, left = data.draw(st.integers(0, 49)), data.draw(st.integers(0, 76))
     height, width = data.draw(st.integers(1, 50 - top)), data.draw(st.integers(1, 77 - left))
-    part = transforms.decode_images(tf.constant([encoded]), tf.constant([top, left, height, width])).numpy()
-    np.testing.assert_array_equal(part[0], whole[top : top + height, left : left + width])
+    decoded = transforms.decode_images(tf.constant([encoded]), tf.constant([top, left, height, width])).numpy()
+    np.testing.assert_array_equal(decoded[0], whole[top : top + height, left : left + width])
 
 
 def test_png_and_grayscale_jpeg_are_decoded_to_rgb():
@@ -173,7 +169,7 @@ def test_png_and_grayscale_jpeg_are_decoded_to_rgb():
     assert [int(side) for side in transforms.image_size(tf.constant(gray))] == [24, 32]
 
 
-def test_the_centre_keeps_the_aspect_limits():
+def test_the_centre_crop_has_the_nearest_allowed_ratio():
     for height, width in [(17, 400), (400, 17)]:
         _, _, crop_height, crop_width = window(1, height, width)
         assert math.isclose(crop_width / crop_height, 4 / 3 if width > height else 0.75, rel_tol=0.05)
