@@ -228,7 +228,7 @@ def archive(tensors: dict, file: Path, root: torch.nn.Module) -> None:
     torch.jit.script(root).save(str(file))
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit")
 def test_a_torchscript_archive_loads(tmp_path):
     sizes = {name: np.asarray(48) for name in ("input_resolution", "context_length", "vocab_size")}
     half = {name: value.astype(np.float16) if "weight" in name else value for name, value in OPENAI.items()}
@@ -243,7 +243,7 @@ def test_a_torchscript_archive_loads(tmp_path):
     assert all(np.array_equal(tensors[name].read(), value.numpy()) for name, value in script.items())
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.torch.jit")
 def test_code_of_a_torchscript_archive_does_not_run(tmp_path, capfd):
     archive({"proj": torch.ones(2)}, tmp_path / "runs.pt", Runs())
     with pytest.raises(UserError, match="runs code of the archive"):

@@ -185,6 +185,7 @@ def test_the_network_equals_the_pytorch_reference(sizes):
     torch = pytest.importorskip("torch")
     from helpers import torch_reference
 
+    from dist_jax.models.backbones.clip import CLIP_MEAN, CLIP_STD
     from dist_jax.models.preprocess import normalize
 
     dist = dataclasses.replace(small_models.DIST, **sizes)
@@ -195,7 +196,7 @@ def test_the_network_equals_the_pytorch_reference(sizes):
     reference.load_state_dict(state, strict=True)
 
     pixels = small_models.video(2, dist, vision.resolution)
-    clips = np.asarray(normalize(pixels))
+    clips = np.asarray(normalize(pixels, CLIP_MEAN, CLIP_STD))
     tokens = np.array([[52, 3, 4, 53], [52, 7, 53, 0]])
     predictor = small_models.predictor(model)
     text = predictor.encode_text(tokens)

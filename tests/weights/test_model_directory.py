@@ -1,0 +1,94 @@
+"""Tests of model directories that are incomplete, damaged or of another format."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from helpers import small_models
+from helpers.clip_files import change_tensors
+
+import dist_jax
+from dist_jax.errors import UserError
+from dist_jax.weights import model_directory
+
+
+@pytest.fixture
+def directory(tmp_path):
+    model_directory.write(tmp_path / "model", small_models.model())
+    return tmp_path / "model"
+
+
+def test_one_error_lists_all_mismatches(directory):
+    def change(tensors):
+        del tensors["clip/vision/proj"]
+        tensors["dist/more"] = np.zeros(2)
+        tensors["dist/proj"] = np.zeros((64, 31), np.float32)
+
+    change_tensors(directory, change)
+    with pytest.raises(UserError) as error:
+        model_directory.read(directory)
+    message = str(error.value)
+    assert "clip/vision/proj is missing" in message
+    assert "dist/more is unknown" in message
+    assert "dist/proj has shape [64, 31], expected [64, 32]" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("length", [0, 5, 100, -1])
+def test_a_truncated_tensor_file_is_an_error(directory, length):
+    file = directory / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:length])
+    with pytest.raises(UserError, match=r"model\.safetensors: truncated"):
+        dist_jax.load(directory)
+
+
+def test_invalid_sizes_and_a_missing_tensor_file_are_an_error(directory):
+    content = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(content | {"dist": {"num_frames": 4}}))
+    with pytest.raises(UserError, match=r"config\.json is not the configuration of a model directory"):
+        model_directory.read(directory)
+    (directory / "config.json").write_text(json.dumps(content))
+    (directory / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"model\.safetensors is missing"):
+        model_directory.read(directory)
+
+
+INVALID_CONFIGS = {
+    "no eval_protocol": (lambda config: config.pop("eval_protocol"), "'eval_protocol' is missing"),
+    "no clip": (lambda config: config.pop("clip"), "'clip' is missing"),
+    "no fingerprint": (lambda config: config["clip"].pop("fingerprint"), "'fingerprint' is missing"),
+    "incomplete eval_protocol": (lambda config: config["eval_protocol"].pop("num_views"), "num_views"),
+    "an unknown field": (lambda config: config["eval_protocol"].update(colour=1), "colour"),
+    "an unknown size": (lambda config: config["vision"].update(colour=1), "colour"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), INVALID_CONFIGS.values(), ids=INVALID_CONFIGS)
+def test_an_invalid_config_is_an_error(directory, change, message):
+    config = json.loads((directory / "config.json").read_text())
+    change(config)
+    (directory / "config.json").write_text(json.dumps(config))
+    for read in (model_directory.read, model_directory.read_dist):
+        with pytest.raises(UserError, match=rf"config\.json is not the configuration of a model directory .*{message}"):
+            read(directory)
+
+
+@pytest.mark.parametrize("names", [("a", " b"), ("a\nb",), ("a\u2028b",), ("a\x1cb",), ("",), ("a", "b", "a")])
+def test_class_names_that_labels_txt_cannot_represent_are_an_error(tmp_path, names):
+    features = np.zeros((len(names), 32), np.float32)
+    with pytest.raises(UserError, match=r"class name"):
+        model_directory.write(
+            tmp_path / "model", dataclasses.replace(small_models.model(), class_names=names, text_features=features)
+        )
+    assert not (tmp_path / "model").exists()
+
+
+def test_an_older_format_is_an_error_in_one_line(directory):
+    config = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps(config | {"format": "dist_jax model 1"}))
+    with pytest.raises(
+        UserError, match=r"has format 'dist_jax model 1', this dist_jax reads 'dist_jax model 2'"
+    ) as error:
+        dist_jax.load(directory)
+    assert "\n" not in str(error.value)
