@@ -8,7 +8,6 @@ import difflib
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
-from typing import Any
 
 import ml_collections
 

@@ -16,7 +16,6 @@ from dist_jax.errors import UserError
 from dist_jax.models.dist_network import DistConfig
 from dist_jax.models.networks import NETWORKS
 from dist_jax.models.video_model import VideoModel
-from dist_jax.typing import PyTree
 from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import model_files
 from dist_jax.workdir.run_metadata import RunMetadata

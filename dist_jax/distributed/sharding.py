@@ -9,7 +9,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dist_jax.errors import UserError
 from dist_jax.typing import PyTree
-from dist_jax.typing import PyTree
 
 BATCH = PartitionSpec(("data", "fsdp"))  # the first axis of every batch
 
