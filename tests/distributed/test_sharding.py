@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
-from conftest import clips
 from helpers import small_models
 from helpers.collectives import collectives
+from helpers.small_models import random_batch
 
 from dist_jax import config as settings
 from dist_jax.distributed import sharding
@@ -40,7 +40,7 @@ def step_collectives(mesh, model, config, frozen, text):
 
     state = jax.eval_shape(train_step.init, jax.random.key(0))
     shardings = sharding.tree_shardings(mesh, state)
-    batch = clips(0, config.batch_size)
+    batch = random_batch(0, config.batch_size)
     arguments = (
         abstract(state, shardings),
         abstract(frozen, sharding.tree_shardings(mesh, frozen)),
@@ -71,7 +71,7 @@ def test_a_data_parallel_step_reduces_only_the_gradients_and_two_scalars(
 
 @pytest.mark.usefixtures("standard_promotion")
 def test_an_fsdp_step_moves_parameters_but_no_activations(tiny_model, tiny_frozen, tiny_text, tiny_config):
-    tiny_config.batch_size = 1024  # one token of all clips is larger than the largest parameter
+    tiny_config.batch_size = 4096  # one token of all clips is larger than the largest parameter
     ops, state = step_collectives(mesh_of(1, 8), tiny_model, tiny_config, tiny_frozen, tiny_text)
     assert {op.kind for op in ops} <= {"all-gather", "all-reduce", "reduce-scatter"}
     largest = max(leaf.size for leaf in jax.tree.leaves((state.params, tiny_frozen)))

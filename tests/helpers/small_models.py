@@ -8,6 +8,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 import pytest
 
@@ -38,6 +39,7 @@ DIST = DistConfig(
     num_pooling_layers=2,
 )
 CLASSES = ("a dog", "a cat", "surfing")
+NUM_CLASSES = 5  # of random batches
 
 
 def random_params(shapes: table.Shapes, seed: int) -> dict:
@@ -126,3 +128,23 @@ def write_pyth(path: Path, state: Mapping[str, np.ndarray]) -> Path:
     torch = pytest.importorskip("torch")
     torch.save({"epoch": 3, "model_state": {name: torch.from_numpy(np.array(x)) for name, x in state.items()}}, path)
     return path
+
+
+def make_config() -> ml_collections.ConfigDict:
+    """A batch of sixteen clips, mixed in groups of two."""
+    settings = config.defaults()
+    settings.batch_size = 16
+    settings.mix.group_size = 2
+    settings.optimizer.learning_rate = 1e-2
+    settings.optimizer.warmup_epochs = 1.0
+    settings.epochs = 4.0
+    return settings
+
+
+def random_batch(step: int, batch_size: int = 16) -> dict:
+    """A random training batch for the model, from the step number."""
+    rng = np.random.default_rng(step)
+    return {
+        "video": rng.integers(0, 256, (batch_size, 4, 8, 8, 3), dtype=np.uint8),
+        "labels": {"label": rng.integers(0, NUM_CLASSES, batch_size, dtype=np.int32)},
+    }

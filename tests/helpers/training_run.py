@@ -85,7 +85,7 @@ def flags(data: Path, workdir: Path, *more: str) -> list[str]:
 
 def environment(devices: int = 1) -> dict[str, str]:
     """For processes with so many simulated devices, which compile as fast as the tests do."""
-    from conftest import FAST_COMPILE
+    from helpers.compile_flags import FAST_COMPILE
 
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     xla = f"{FAST_COMPILE} --xla_force_host_platform_device_count={devices}"

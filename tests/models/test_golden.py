@@ -130,7 +130,7 @@ def recipe() -> ml_collections.ConfigDict:
 
 def test_twelve_steps_of_the_optimizer(model, loss_and_gradient, network, recipe):
     steps = len(GOLDEN["train_losses"])
-    optimizer, rate = make_optimizer(recipe), lr_schedule(recipe, epochs=float(steps), epochs_per_step=1.0)
+    optimizer, rate = make_optimizer(recipe), lr_schedule(recipe, num_epochs=float(steps), epochs_per_step=1.0)
 
     @partial(jax.jit, compiler_options=AS_USERS_COMPILE)
     def step_of(step: int, gradient: dict, state: tuple, params: dict) -> tuple:

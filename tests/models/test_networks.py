@@ -163,7 +163,7 @@ def test_text_is_read_at_its_end_token_and_attention_is_causal():
 @pytest.mark.parametrize("remat", ["layers", "dots"])
 def test_rematerialisation_changes_no_gradient(remat, tiny_model):
     d = tiny_model.dist
-    features = jax.random.normal(jax.random.key(0), (3, 1, 2, 5, 16))
+    features = jax.random.normal(jax.random.key(0), (3, 1, 2, 5, 128))
     video = jax.random.normal(jax.random.key(1), (1, 4, 8, 8, 3))
     summary = features[-1, :, :, 0]
     params = jax.jit(DistNetwork(d).init)(jax.random.key(2), features, summary, video)
@@ -176,7 +176,7 @@ def test_rematerialisation_changes_no_gradient(remat, tiny_model):
 
 def test_a_backbone_without_prefix_tokens_needs_no_class_token(tiny_model):
     network = DistNetwork(tiny_model.dist)
-    features, summary = jnp.zeros((3, 1, 2, 4, 16)), jnp.zeros((1, 2, 16))  # 4 patches, no class token
+    features, summary = jnp.zeros((3, 1, 2, 4, 128)), jnp.zeros((1, 2, 128))  # 4 patches, no class token
     video = jnp.zeros((1, 4, 8, 8, 3))
     params = jax.eval_shape(network.init, jax.random.key(0), features, summary, video)
     assert "class_token" not in params["params"]["layers"]

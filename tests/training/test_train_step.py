@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
-from conftest import clips, make_config
 from helpers.collectives import collectives
+from helpers.small_models import make_config, random_batch
 
 from dist_jax.distributed import sharding
 from dist_jax.distributed.mesh import make_mesh
@@ -49,7 +49,7 @@ def reference(tiny_model, tiny_frozen, tiny_text) -> Trained:
         step = jax.jit(trainer)
         losses, states = [], [state]
         for number in range(10):
-            state, metrics = step(state, tiny_frozen, {"label": tiny_text}, clips(number))
+            state, metrics = step(state, tiny_frozen, {"label": tiny_text}, random_batch(number))
             losses.append(float(metrics["loss"]))
             states.append(state)
     return Trained(trainer, step, np.asarray(losses), states)
@@ -68,7 +68,7 @@ def run(trainer: TrainStep, frozen, text, first: TrainState, steps: int, mesh=No
         text = jax.device_put(text, sharding.replicated(mesh))
     losses = []
     for number in range(steps):
-        batch = clips(number)
+        batch = random_batch(number)
         if mesh is not None:
             batch = jax.device_put(batch, sharding.batch_sharding(mesh))
         state, metrics = step(state, frozen, {"label": text}, batch)
@@ -106,7 +106,7 @@ def test_mixing_sends_no_clip_though_a_group_and_a_part_span_all_devices(
     tiny_config.mix.group_size = 32  # a device holds four clips of it, two in each part
     mesh = mesh_of(tiny_config, 8)
     trainer = trainer_of(tiny_model, tiny_config, sharding.replicated(mesh))
-    batch = jax.device_put(clips(0, 32), sharding.batch_sharding(mesh))
+    batch = jax.device_put(random_batch(0, 32), sharding.batch_sharding(mesh))
     layout = sharding.replicated(mesh)
     state = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout),
@@ -167,7 +167,7 @@ def test_the_average_of_parameters_is_exact(reference):
 def test_a_loss_that_is_not_finite_changes_nothing_but_the_steps_number(reference, tiny_frozen, tiny_text):
     state = reference.states[3]
     broken = tiny_frozen | {"logit_scale": jnp.asarray(jnp.inf)}
-    after, metrics = reference.step(state, broken, {"label": tiny_text}, clips(3))
+    after, metrics = reference.step(state, broken, {"label": tiny_text}, random_batch(3))
     assert metrics["skipped"] == 1
     assert after.step == 4  # the schedule goes on
     jax.tree.map(np.testing.assert_array_equal, after.replace(step=state.step), state)
@@ -186,4 +186,4 @@ def test_views_are_summed_after_the_softmax(reference, tiny_model, tiny_frozen, 
 def test_a_step_draws_anew_but_always_the_same(tiny_model, tiny_config):
     first, again, other = (draw(tiny_config, tiny_model.backbone.resolution, jnp.asarray(step)) for step in (3, 3, 4))
     jax.tree.map(np.testing.assert_array_equal, first, again)
-    assert not np.allclose(first.mix.share, other.mix.share)
+    assert not np.allclose(first.mix.target_weight, other.mix.target_weight)
