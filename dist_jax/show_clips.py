@@ -79,11 +79,9 @@ def training_clips(
         jitter=draws.jitter[positions],
         mix=jax.tree.map(lambda x: x[:num_mixes], draws.mix),
     )
-    video, label = (jnp.asarray(batch[name]) for name in ("video", "label"))
+    video, labels = jax.tree.map(jnp.asarray, (batch["video"], batch["labels"]))
     key = config.data.label_key
-    video, targets = augment.network_inputs(
-        config, model.normalize, video, {key: label}, {key: source.num_classes}, draws
-    )
+    video, targets = augment.network_inputs(config, model.normalize, video, labels, source.num_classes, draws)
     clips = InputClips(_float32(video), np.asarray(targets[key]), batch["record"], _clip_names(batch))
     return InputClips(*(array[:num_clips] for array in clips))
 
@@ -94,12 +92,13 @@ def validation_clips(
     """All views and crops of the first `num_videos` videos, without padding and bad records."""
     batches = pipeline.eval_batches(config, source, slice(None), model.backbone.resolution)
     batches = itertools.islice(batches, -(-num_videos // config.eval.batch_size))
-    valid = [{name: array[batch["mask"] > 0] for name, array in batch.items()} for batch in batches]
-    batch = {name: np.concatenate([part[name] for part in valid])[:num_videos] for name in valid[0]}
+    valid = [jax.tree.map(lambda array, mask=batch["mask"]: array[mask > 0], batch) for batch in batches]
+    batch = jax.tree.map(lambda *parts: np.concatenate(parts)[:num_videos], *valid)
+    key = config.data.label_key
     clips_per_video = batch["video"].shape[1]  # V * crops
     video = model.normalize(jnp.asarray(batch["video"].reshape(-1, *batch["video"].shape[2:])))
-    targets = smooth_labels(jnp.asarray(batch["label"]), source.num_classes, 0.0)
-    rows = np.repeat(np.arange(len(batch["label"])), clips_per_video)
+    targets = smooth_labels(jnp.asarray(batch["labels"][key]), source.num_classes[key], 0.0)
+    rows = np.repeat(np.arange(len(batch["record"])), clips_per_video)
     return InputClips(_float32(video), np.asarray(targets)[rows], batch["record"][rows], _clip_names(batch)[rows])
 
 

@@ -208,10 +208,10 @@ def open_sources(records: str) -> tuple["Source", "Source"]:
     from dist_jax.data.records import LABEL
 
     index = load_index(records)
-    whole = encoded_clips.encoded_source(index, encoded_clips.record_parser(LABEL), num_classes=1)
+    whole = encoded_clips.encoded_source(index, encoded_clips.record_parser({"label": LABEL}), {"label": 1})
     if not record_source.has_large_records(index):
         return whole, whole
-    return whole, frame_reader.open_source(index, LABEL, num_classes=1)
+    return whole, frame_reader.open_source(index, {"label": LABEL}, {"label": 1})
 
 
 def record_rate(source: "Source", clip_frames: int, num_clips: int, num_workers: int) -> Rate:
@@ -249,7 +249,7 @@ def measure_stages(records: str, clip_frames: int, resolution: int, num_clips: i
     from dist_jax.data.records import LABEL
 
     whole, source = open_sources(records)
-    parse = encoded_clips.record_parser(LABEL)
+    parse = encoded_clips.record_parser({"label": LABEL})
     read = encoded_clips.indexed_reader(load_index(records))
 
     def sample_and_crop(features: dict, record: tf.Tensor) -> dict:
@@ -258,8 +258,8 @@ def measure_stages(records: str, clip_frames: int, resolution: int, num_clips: i
 
     def finish(features: dict, record: tf.Tensor) -> dict:
         del record  # the seed is in the features
-        features = features | {"label": tf.constant(0)}
-        return transforms.random_flip(transforms.resize(features, resolution, resolution), 0.5)
+        features = features | {"labels": {"label": tf.constant(0)}}
+        return transforms.random_flip(transforms.resize(features, resolution, resolution), 0.5, {})
 
     numbers = [tf.constant(i, tf.int64) for i in range(num_clips)]
     states = [number % source.size for number in numbers]

@@ -2,6 +2,7 @@
 
 import itertools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -38,11 +39,9 @@ def test_training_clips_equal_the_inputs_of_the_training_step(config, tiny_model
     source = sources.open_source(config.data, "train")
     clips = show_clips.training_clips(config, tiny_model, source, 2, 3)
     batch = next(itertools.islice(pipeline.train_batches(config, source, 0, slice(None), 8), 2, None))
-    video, label = (jnp.asarray(batch[name]) for name in ("video", "label"))
+    video, labels = jax.tree.map(jnp.asarray, (batch["video"], batch["labels"]))
     draws = augment.draw(config, 8, jnp.asarray(2))
-    video, targets = augment.network_inputs(
-        config, tiny_model.normalize, video, {"label": label}, {"label": NUM_CLASSES}, draws
-    )
+    video, targets = augment.network_inputs(config, tiny_model.normalize, video, labels, {"label": NUM_CLASSES}, draws)
     np.testing.assert_array_equal(clips.video, video[:3])
     np.testing.assert_array_equal(clips.targets, targets["label"][:3])
     np.testing.assert_array_equal(clips.record, batch["record"][:3])

@@ -1,8 +1,10 @@
 """One record -> one row of a batch: sampling, decoding and augmentation, in order.
 
 A row has `video` uint8 [T, H, W, 3] (training) or [V * crops, T, H, W, 3] (evaluation; the crops of a view are
-adjacent), `label` int32 [], `mask` float32 [] (1), `record` int64 [] and `id` bytes [].
+adjacent), `labels` ({label name: int32 []}), `mask` float32 [] (1), `record` int64 [] and `id` bytes [].
 """
+
+from collections.abc import Iterable
 
 import ml_collections
 import tensorflow as tf
@@ -18,13 +20,15 @@ def train_clip(
 ) -> Features:
     """The row of a training record (int64 []) in an epoch (int64 []); H = W = `resolution`."""
     features = source.read(record) | {"seed": example_seed(config.seed, epoch, record)}
-    features = select_label(features, random=True)
+    features = select_labels(features, random=True)
     features = sampling.train_frames(features, config.data.sampling, config.model.num_frames, config.data.stride)
     features = transforms.random_resized_crop(features, config.augment.crop_scale, config.augment.crop_ratio)
     order, features = _unique_frames(features)
     features = transforms.resize(source.decode(features), resolution, resolution)
     features["video"] = tf.gather(features["video"], order)  # [T, H, W, 3]
-    features = transforms.random_flip(features, config.augment.hflip_prob, config.augment.hflip_label_pairs)
+    features = transforms.random_flip(
+        features, config.augment.hflip_prob, {config.data.label_key: config.augment.hflip_label_pairs}
+    )
     if config.augment.rand_augment:
         features = rand_augment(features, *config.augment.rand_augment)
     if config.augment.erase_prob:
@@ -35,7 +39,7 @@ def train_clip(
 def eval_clip(config: ml_collections.ConfigDict, source: Source, resolution: int, record: tf.Tensor) -> Features:
     """The row of a validation record (int64 []); V = eval.num_views, H = W = `resolution`."""
     num_frames, num_views, num_crops = config.model.num_frames, config.eval.num_views, config.eval.num_crops
-    features = select_label(source.read(record), random=False)
+    features = select_labels(source.read(record), random=False)
     features = sampling.eval_views(features, config.data.sampling, num_frames, config.data.stride, num_views)
     order, features = _unique_frames(transforms.whole_frame(features))
     features = transforms.short_side_crops(source.decode(features), resolution, num_crops)  # [crops, unique, H, W, 3]
@@ -45,11 +49,11 @@ def eval_clip(config: ml_collections.ConfigDict, source: Source, resolution: int
     return _row(features | {"video": tf.reshape(video, shape)}, record, shape)
 
 
-def blank_clip(shape: list[int]) -> Features:
+def blank_clip(shape: list[int], label_names: Iterable[str]) -> Features:
     """A row of the same structure without a clip: mask 0, record -1."""
     return {
         "video": tf.zeros(shape, tf.uint8),
-        "label": tf.constant(0),
+        "labels": {name: tf.constant(0) for name in label_names},
         "mask": tf.constant(0.0),
         "record": tf.constant(-1, tf.int64),
         "id": tf.constant(b""),
@@ -62,15 +66,17 @@ def example_seed(seed: int, epoch: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
     return tf.random.experimental.stateless_fold_in(base, record)
 
 
-def select_label(features: Features, random: bool) -> Features:
-    """Adds `label` (int32 []): a random one of `labels` (training) or the first (evaluation); -1 if there is none."""
-    labels = tf.concat([features["labels"], [-1]], 0)
-    position = tf.constant(0)
-    if random:
-        num_labels = tf.maximum(tf.size(features["labels"]), 1)
-        seed = sampling.fold_in(features["seed"], "label")
-        position = tf.random.stateless_uniform([], seed, 0, num_labels, dtype=tf.int32)
-    return features | {"label": tf.cast(labels[position], tf.int32)}
+def select_labels(features: Features, random: bool) -> Features:
+    """Reduces each of `labels` to one class, int32 []: a random one (training) or the first; -1 if there is none."""
+
+    def select(name: str, classes: tf.Tensor) -> tf.Tensor:
+        position = tf.constant(0)
+        if random:
+            seed = sampling.fold_in(features["seed"], name)
+            position = tf.random.stateless_uniform([], seed, 0, tf.maximum(tf.size(classes), 1), dtype=tf.int32)
+        return tf.cast(tf.concat([classes, [-1]], 0)[position], tf.int32)
+
+    return features | {"labels": {name: select(name, classes) for name, classes in features["labels"].items()}}
 
 
 def _unique_frames(features: Features) -> tuple[tf.Tensor, Features]:
@@ -82,7 +88,7 @@ def _unique_frames(features: Features) -> tuple[tf.Tensor, Features]:
 def _row(features: Features, record: tf.Tensor, shape: list[int]) -> Features:
     return {
         "video": tf.ensure_shape(features["video"], shape),
-        "label": features["label"],
+        "labels": features["labels"],
         "mask": tf.constant(1.0),
         "record": record,
         "id": features["id"],

@@ -74,7 +74,7 @@ def _clip_factory() -> type:
                 labels = tf.sparse.to_dense(features[label])
                 has_label = tf.debugging.assert_positive(tf.size(labels), f"the record has no label {label_feature}")
                 with tf.control_dependencies([has_label]):
-                    clip = encoded_clip(features[image], tf.identity(labels), tf.constant([], tf.string))
+                    clip = encoded_clip(features[image], {label: tf.identity(labels)}, tf.constant([], tf.string))
                 if not is_training:
                     return transforms.whole_frame(eval_views(clip, sampling, num_frames, stride, num_views))
                 # DMVR pipelines use TensorFlow's global generator; tf.random.set_seed makes them reproducible.
@@ -87,17 +87,17 @@ def _clip_factory() -> type:
                 return features | {"video": transforms.decode_images(encoded, features["window"])}
 
             def preprocess(features: Features) -> Features:
-                features["label"] = tf.cast(features["labels"][0], tf.int32)
+                features["labels"] = {label: tf.cast(features["labels"][label][0], tf.int32)}
                 if is_training:
                     features = transforms.resize(features, resolution, resolution)
-                    features = transforms.random_flip(features, hflip_prob, hflip_label_pairs)
+                    features = transforms.random_flip(features, hflip_prob, {label: hflip_label_pairs})
                     shape = [num_frames, resolution, resolution, 3]
                 else:
                     features = transforms.short_side_crops(features, resolution, num_crops)
                     shape = [num_views * num_crops, num_frames, resolution, resolution, 3]
                     by_view = [tf.reshape(crop, [num_views, *shape[1:]]) for crop in tf.unstack(features["video"])]
                     features["video"] = tf.stack(by_view, axis=1)
-                return {image: tf.reshape(features["video"], shape), label: features["label"]}
+                return {image: tf.reshape(features["video"], shape), label: features["labels"][label]}
 
             self.sampler_builder.add_fn(sample, fn_name="dist_jax_sample")
             self.decoder_builder.add_fn(decode, fn_name="dist_jax_decode")
@@ -138,11 +138,10 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Sequen
         features = parse_all(serialized)
         labels = features[label]
         labels = labels.values if isinstance(labels, tf.SparseTensor) else tf.reshape(labels, [-1])
-        return encoded_clip(
-            features[builders.IMAGE_FEATURE_NAME], tf.cast(labels, tf.int64), tf.constant([], tf.string)
-        )
+        images = features[builders.IMAGE_FEATURE_NAME]
+        return encoded_clip(images, {data.label_key: tf.cast(labels, tf.int64)}, tf.constant([], tf.string))
 
-    return encoded_source(record_index.load_index_of(factory._shards), parse, len(class_names))
+    return encoded_source(record_index.load_index_of(factory._shards), parse, {data.label_key: len(class_names)})
 
 
 def class_names(data: ml_collections.ConfigDict) -> list[str]:

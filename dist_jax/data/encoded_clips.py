@@ -1,6 +1,6 @@
 """Clips of encoded images in TFRecords: reading a record by number, parsing it, decoding the chosen frames."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
@@ -8,8 +8,12 @@ from dist_jax.data import record_index, records, transforms
 from dist_jax.data.sampling import Features
 from dist_jax.data.source import Source
 
+Labels = dict[str, tf.Tensor]  # label name -> class numbers
 
-def encoded_source(index: record_index.ShardIndex, parse: Callable[[tf.Tensor], Features], num_classes: int) -> Source:
+
+def encoded_source(
+    index: record_index.ShardIndex, parse: Callable[[tf.Tensor], Features], num_classes: Mapping[str, int]
+) -> Source:
     """A source of encoded images in TFRecords. `parse` maps a record's bytes to the features of `encoded_clip`."""
     read_bytes = indexed_reader(index)
 
@@ -49,15 +53,15 @@ def indexed_reader(index: record_index.ShardIndex) -> Callable[[tf.Tensor], tf.T
     return read
 
 
-def record_parser(label_feature: str) -> Callable[[tf.Tensor], Features]:
+def record_parser(label_features: Mapping[str, str]) -> Callable[[tf.Tensor], Features]:
     """Returns a function: serialized SequenceExample -> the features of `encoded_clip`.
 
-    `label_feature` is the context feature with the labels, e.g. "clip/label/index".
+    `label_features` maps a label name to its context feature, e.g. {"label": "clip/label/index"}.
     """
 
     def parse(serialized: tf.Tensor) -> Features:
         frames_spec = {records.FRAMES: tf.io.RaggedFeature(tf.string)}
-        labels, name, lists = _parse_sequence_example(serialized, label_feature, frames_spec)
+        labels, name, lists = _parse_sequence_example(serialized, label_features, frames_spec)
         frames = lists[records.FRAMES].values  # [num_frames, 1 each]
         one_each = tf.debugging.assert_equal(
             tf.cast(frames.row_lengths(), tf.int32), 1, "the record contains an empty frame"
@@ -68,26 +72,28 @@ def record_parser(label_feature: str) -> Callable[[tf.Tensor], Features]:
     return parse
 
 
-def parse_context(serialized: tf.Tensor, label_feature: str) -> tuple[tf.Tensor, tf.Tensor]:
-    """Labels (int64, any number) and name (bytes, 0 or more) of a serialized SequenceExample."""
-    return _parse_sequence_example(serialized, label_feature, {})[:2]
+def parse_context(serialized: tf.Tensor, label_features: Mapping[str, str]) -> tuple[Labels, tf.Tensor]:
+    """Labels by name (int64, any number) and name (bytes, 0 or more) of a serialized SequenceExample."""
+    return _parse_sequence_example(serialized, label_features, {})[:2]
 
 
 def _parse_sequence_example(
-    serialized: tf.Tensor, label_feature: str, list_specs: dict
-) -> tuple[tf.Tensor, tf.Tensor, Features]:
-    context_specs = {label_feature: tf.io.RaggedFeature(tf.int64), records.FILENAME: tf.io.RaggedFeature(tf.string)}
+    serialized: tf.Tensor, label_features: Mapping[str, str], list_specs: dict
+) -> tuple[Labels, tf.Tensor, Features]:
+    context_specs = {feature: tf.io.RaggedFeature(tf.int64) for feature in label_features.values()}
+    context_specs[records.FILENAME] = tf.io.RaggedFeature(tf.string)
     # The batch parser is faster than the single-example parser, which first builds the message.
     context, lists, _ = tf.io.parse_sequence_example(serialized[None], context_specs, list_specs)
-    return context[label_feature].flat_values, context[records.FILENAME].flat_values, lists
+    labels = {name: context[feature].flat_values for name, feature in label_features.items()}
+    return labels, context[records.FILENAME].flat_values, lists
 
 
-def encoded_clip(encoded: tf.Tensor, labels: tf.Tensor, name: tf.Tensor) -> Features:
+def encoded_clip(encoded: tf.Tensor, labels: Labels, name: tf.Tensor) -> Features:
     """Features of a clip, for `Source.read`.
 
     Args:
         encoded: the frames, bytes [num_frames].
-        labels: int64, any number.
+        labels: by label name, int64, any number.
         name: bytes, 0 or more.
     """
     num_frames, height, width = clip_size(encoded, encoded[:1])

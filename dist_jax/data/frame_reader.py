@@ -7,7 +7,7 @@ structure. Later it reads the chosen frames from the memory-mapped shard, and sk
 
 import functools
 import mmap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import tensorflow as tf
@@ -26,8 +26,10 @@ _LENGTH_DELIMITED = 2  # wire type
 _FRAMES_KEY = records.FRAMES.encode()
 
 
-def open_source(index: record_index.ShardIndex, label_feature: str, num_classes: int) -> Source:
-    """A `Source` of the records in local shards. `label_feature` is the context feature with the labels."""
+def open_source(
+    index: record_index.ShardIndex, label_features: Mapping[str, str], num_classes: Mapping[str, int]
+) -> Source:
+    """A `Source` of the records in local shards. `label_features` maps a label name to its context feature."""
     read_record = indexed_reader(index)
     verified = np.zeros(len(index), bool)
 
@@ -60,7 +62,7 @@ def open_source(index: record_index.ShardIndex, label_feature: str, num_classes:
         is_verified = tf.ensure_shape(tf.numpy_function(lambda number: verified[number], [record], tf.bool), [])
         with tf.control_dependencies([tf.cond(is_verified, lambda: is_verified, lambda: verify(record))]):
             context, starts, first = tf.numpy_function(read_metadata, [record], [tf.string, tf.int64, tf.string])
-        labels, name = parse_context(tf.ensure_shape(context, []), label_feature)
+        labels, name = parse_context(tf.ensure_shape(context, []), label_features)
         num_frames, height, width = clip_size(tf.ensure_shape(starts, [None]), tf.ensure_shape(first, []))
         features = {"num_frames": num_frames, "height": height, "width": width, "labels": labels}
         return features | {"id": clip_id(name, record), "starts": starts, "clip": record}

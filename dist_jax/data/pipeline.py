@@ -8,6 +8,7 @@ dropped, and any host can start at any step. The random draws of an example depe
 import functools
 import sys
 from collections.abc import Callable, Generator, Iterator
+from typing import Any
 
 import ml_collections
 import numpy as np
@@ -19,7 +20,7 @@ from dist_jax.data.sampling import Features
 from dist_jax.data.source import Source
 from dist_jax.errors import UserError
 
-Batch = dict[str, np.ndarray]
+Batch = dict[str, Any]  # arrays; `labels` is a dict of arrays
 MakeClip = Callable[[tf.Tensor, tf.Tensor], Features]  # record, epoch (int64 []) -> a row of a batch
 # step -> for each row of this host: candidate records, the first readable one is used (int64 [b, k]); epoch (int64 [b])
 Positions = Callable[[np.int64], tuple[np.ndarray, np.ndarray]]
@@ -46,7 +47,8 @@ def train_batches(
         bad_records: collects the bad records; None: they count against data.max_bad_fraction but are not listed.
 
     Yields:
-        `video` uint8 [b, T, H, W, 3], `label` int32 [b], `mask` float32 [b] (ones), `record` int64 [b], `id` bytes [b].
+        `video` uint8 [b, T, H, W, 3], `labels` ({label name: int32 [b]}), `mask` float32 [b] (ones), `record` int64
+        [b], `id` bytes [b].
 
     The next readable record in the epoch's order replaces a bad record, the same one on every host.
 
@@ -59,7 +61,7 @@ def train_batches(
     make_clip = functools.partial(clips.train_clip, config, source, resolution)
     shape = [config.model.num_frames, resolution, resolution, 3]
     steps = range(start_step, sys.maxsize)
-    for batch in _batches(config, steps, positions, make_clip, shape, len(rows)):
+    for batch in _batches(config, source, steps, positions, make_clip, shape, len(rows)):
         _finish_batch(batch, source, make_clip, bad_records)
         bad_records.check(config.data.max_bad_fraction, source.size)
         if np.any(batch["mask"] == 0):
@@ -85,8 +87,8 @@ def eval_batches(
 
     Yields:
         `video` uint8 [b, V * crops, T, H, W, 3] (V = eval.num_views, crops = eval.num_crops; the crops of a view are
-        adjacent), `label` int32 [b], `mask` float32 [b], `record` int64 [b], `id` bytes [b]. Padding after the last
-        record has mask 0 and record -1. A bad record has mask 0 and its own number; it is not replaced.
+        adjacent), `labels` ({label name: int32 [b]}), `mask` float32 [b], `record` int64 [b], `id` bytes [b]. Padding
+        after the last record has mask 0 and record -1. A bad record has mask 0 and its own number; it is not replaced.
 
     Raises:
         UserError: a label outside the classes, too many bad records.
@@ -101,7 +103,7 @@ def eval_batches(
         return clips.eval_clip(config, source, resolution, record)
 
     steps = range(-(-source.size // config.eval.batch_size))
-    for batch in _batches(config, steps, positions, make_clip, shape, len(rows)):
+    for batch in _batches(config, source, steps, positions, make_clip, shape, len(rows)):
         _finish_batch(batch, source, make_clip, bad_records)
         bad_records.check(config.data.max_bad_fraction, source.size)
         yield batch
@@ -137,6 +139,7 @@ def _eval_positions(config: ml_collections.ConfigDict, size: int, rows: np.ndarr
 
 def _batches(
     config: ml_collections.ConfigDict,
+    source: Source,
     steps: range,
     positions: Positions,
     make_clip: MakeClip,
@@ -147,7 +150,7 @@ def _batches(
 
     Two extra entries are for `_finish_batch`: `requested` (int64 [b], the first candidates) and `epoch` (int64 [b]).
     """
-    blank = clips.blank_clip(shape)
+    blank = clips.blank_clip(shape, source.num_classes)
 
     # Do not use Dataset.from_generator: with one in the process, TensorFlow returns freed memory to the system at once,
     # and allocating it again for each clip takes as long as decoding.
@@ -181,30 +184,32 @@ def _finish_batch(batch: Batch, source: Source, make_clip: MakeClip, bad_records
         if record not in bad_records:
             result = _retry(source, make_clip, requested[row], epoch[row])
             if not isinstance(result, Problem):  # a temporary error, e.g. of the file system: the record stays
-                for name, value in result.items():
-                    batch[name] = _with_row(batch[name], row, value)
+                batch.update(tf.nest.map_structure(functools.partial(_with_row, row=row), batch, result))
                 continue
             bad_records.add(record, result)
         bad_records.num_bad_reads += 1
     batch["record"] = np.where(batch["mask"] > 0, batch["record"], requested)
-    for record, label in zip(batch["record"], batch["label"], strict=True):
-        if not 0 <= label < source.num_classes:
-            problem = "has no label of type data.label_key" if label < 0 else f"has label {label}"
-            raise UserError(
-                f"{source.location(int(record))} {problem}, but the class numbers are 0 to {source.num_classes - 1}: "
-                "set data.class_names_file to the class names of these records"
-            )
+    for name, labels in batch["labels"].items():
+        _check_labels(name, batch["record"], labels, source)
 
 
-def _retry(
-    source: Source, make_clip: MakeClip, record: np.integer, epoch: np.integer
-) -> dict[str, np.ndarray] | Problem:
+def _check_labels(name: str, record: np.ndarray, labels: np.ndarray, source: Source) -> None:
+    num_classes = source.num_classes[name]
+    for row in np.flatnonzero((labels < 0) | (labels >= num_classes))[:1]:
+        problem = f"has no label {name!r} (data.label_key)" if labels[row] < 0 else f"has {name} {labels[row]}"
+        raise UserError(
+            f"{source.location(int(record[row]))} {problem}, but the class numbers are 0 to {num_classes - 1}: set "
+            "data.class_names_file to the class names of these records"
+        )
+
+
+def _retry(source: Source, make_clip: MakeClip, record: np.integer, epoch: np.integer) -> Batch | Problem:
     """Reads a record once more outside the pipeline. Returns its row, or the problem if it fails again."""
     kind = "record"
     try:
         source.read(tf.constant(record))
         kind = "image"
-        return {name: value.numpy() for name, value in make_clip(tf.constant(record), tf.constant(epoch)).items()}
+        return tf.nest.map_structure(lambda value: value.numpy(), make_clip(tf.constant(record), tf.constant(epoch)))
     except tf.errors.DataLossError as error:
         kind, message = "checksum", error.message
     except (tf.errors.OpError, UserError) as error:  # UserError: from Python code of the source, e.g. PyAV
@@ -214,7 +219,7 @@ def _retry(
     return Problem(kind, source.location(int(record)), " ".join(message.split())[:300])
 
 
-def _with_row(array: np.ndarray, row: int, value: np.ndarray) -> np.ndarray:
+def _with_row(array: np.ndarray, value: np.ndarray, row: int) -> np.ndarray:
     copy = array.copy()  # the array is TensorFlow's memory and read-only
     copy[row] = value
     return copy

@@ -29,10 +29,11 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Sequen
     index = record_index.load_index(data[split])
     if data.label_key == "label":
         _check_class_names(index, class_names)
-    label_feature = LABEL_FEATURES[data.label_key]
+    label_features = {data.label_key: LABEL_FEATURES[data.label_key]}
+    num_classes = {data.label_key: len(class_names)}
     if has_large_records(index):
-        return frame_reader.open_source(index, label_feature, len(class_names))
-    return encoded_source(index, record_parser(label_feature), len(class_names))
+        return frame_reader.open_source(index, label_features, num_classes)
+    return encoded_source(index, record_parser(label_features), num_classes)
 
 
 def class_names(data: ml_collections.ConfigDict) -> list[str]:

@@ -1,7 +1,7 @@
 """The interface of an input source: n clips, addressed by number."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
@@ -16,9 +16,10 @@ class Source:
 
     Attributes:
         size: n.
-        num_classes: K.
-        read: record number (int64 []) -> features: `num_frames`, `height`, `width` (int32 []), `labels` (int64, any
-            number), `id` (bytes [], the clip's name), and any others that `decode` needs. Frames stay encoded.
+        num_classes: K of each label, by label name.
+        read: record number (int64 []) -> features: `num_frames`, `height`, `width` (int32 []), `labels` ({label
+            name: int64, any number}), `id` (bytes [], the clip's name), and any others that `decode` needs. Frames stay
+            encoded.
         decode: adds `video`, uint8 [m, h, w, 3]: the frames `indices` (int32 [m]), cropped to `window` (int32 [4]: top,
             left, height, width).
         location: record number -> the record's file and position, for messages.
@@ -26,7 +27,7 @@ class Source:
     """
 
     size: int
-    num_classes: int
+    num_classes: Mapping[str, int]
     read: Callable[[tf.Tensor], Features]
     decode: Callable[[Features], Features]
     location: Callable[[int], str]

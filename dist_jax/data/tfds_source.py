@@ -50,9 +50,9 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Sequen
     def parse(serialized: tf.Tensor) -> Features:
         keep_encoded = {video_key: tfds.decode.SkipDecoding()}
         example = builder.info.features.deserialize_example(serialized, decoders=keep_encoded)
-        return encoded_clip(example[video_key], example[label_key][None], tf.constant([], tf.string))
+        return encoded_clip(example[video_key], {data.label_key: example[label_key][None]}, tf.constant([], tf.string))
 
-    return encoded_source(index, parse, len(class_names))
+    return encoded_source(index, parse, {data.label_key: len(class_names)})
 
 
 def class_names(data: ml_collections.ConfigDict) -> list[str]:

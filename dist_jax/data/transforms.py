@@ -6,7 +6,7 @@ Normalisation, grayscale, colour jitter and mixing run later, on the accelerator
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -70,20 +70,23 @@ def short_side_crops(features: Features, size: int, num_crops: int) -> Features:
     return features | {"video": tf.ensure_shape(tf.stack(crops), [num_crops, None, size, size, 3])}
 
 
-def random_flip(features: Features, probability: float, label_pairs: Sequence[int] = ()) -> Features:
-    """Flips `video` horizontally with the given probability. A flip also swaps the two classes of each label pair.
+def random_flip(features: Features, probability: float, label_pairs: Mapping[str, Sequence[int]]) -> Features:
+    """Flips `video` horizontally with the given probability. A flip also swaps the classes of each label pair.
 
     Args:
         features: the example.
         probability: 0 to 1.
-        label_pairs: class numbers a, b, a, b, ... of the pairs.
+        label_pairs: class numbers a, b, a, b, ... of the pairs, by label name.
     """
     flip = tf.random.stateless_uniform([], fold_in(features["seed"], "flip")) < probability
-    label = flipped_label = features["label"]
-    for a, b in zip(label_pairs[::2], label_pairs[1::2], strict=True):
-        flipped_label = tf.where(label == a, b, tf.where(label == b, a, flipped_label))
+    labels = dict(features["labels"])
+    for name, pairs in label_pairs.items():
+        label = flipped_label = labels[name]
+        for a, b in zip(pairs[::2], pairs[1::2], strict=True):
+            flipped_label = tf.where(label == a, b, tf.where(label == b, a, flipped_label))
+        labels[name] = tf.where(flip, flipped_label, label)
     video = tf.cond(flip, lambda: tf.reverse(features["video"], axis=[2]), lambda: features["video"])
-    return features | {"video": video, "label": tf.where(flip, flipped_label, label)}
+    return features | {"video": video, "labels": labels}
 
 
 def random_erase(features: Features, probability: float) -> Features:

@@ -42,6 +42,7 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Sequen
     file_states = [(path, *size_and_mtime(path)) for path in paths]
     identity = hashlib.sha256(repr((segments, file_states)).encode()).hexdigest()[:12]
     numbers = {name: number for number, name in enumerate(class_names)}
+    labels = tf.constant([numbers[segment.label] for segment in segments], tf.int64)
 
     def probe(record: np.ndarray) -> tuple[np.ndarray, ...]:
         segment = segments[record]
@@ -60,7 +61,7 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Sequen
             "width": width,
             "start": start,
             "clip": record,
-            "labels": tf.gather(tf.constant([numbers[segment.label] for segment in segments], tf.int64), record)[None],
+            "labels": {data.label_key: tf.gather(labels, record)[None]},
             "id": tf.gather(tf.constant([segment.path for segment in segments]), record),
         }
 
@@ -77,7 +78,8 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Sequen
     def describe(record: int) -> str:
         return f"clip {record} ({paths[record]})"
 
-    return Source(len(segments), len(class_names), read, decode, describe, identity)
+    num_classes = {data.label_key: len(class_names)}
+    return Source(len(segments), num_classes, read, decode, describe, identity)
 
 
 def class_names(data: ml_collections.ConfigDict) -> list[str]:

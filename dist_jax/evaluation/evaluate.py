@@ -157,12 +157,16 @@ def score_videos(
                 jax.block_until_ready(results[-_BATCHES_AHEAD][1])
             if should_stop():
                 return None
-    return _gather(results, rows, bad_records)
+    (label_name,) = experiment.text
+    return _gather(results, rows, label_name, bad_records)
 
 
-def _gather(results: list[tuple[pipeline.Batch, jax.Array]], rows: np.ndarray, bad_records: BadRecords) -> Scores:
+def _gather(
+    results: list[tuple[pipeline.Batch, jax.Array]], rows: np.ndarray, label_name: str, bad_records: BadRecords
+) -> Scores:
     """Collects the results of all hosts in the order of the records, without padding."""
-    local = {name: np.concatenate([batch[name] for batch, _ in results]) for name in ("record", "label", "mask")}
+    local = {name: np.concatenate([batch[name] for batch, _ in results]) for name in ("record", "mask")}
+    local["label"] = np.concatenate([batch["labels"][label_name] for batch, _ in results])
     local["scores"] = np.concatenate([np.asarray(scores)[rows] for _, scores in results])
     local["id"] = _as_bytes([name for batch, _ in results for name in batch["id"]])
     local["kind"] = np.array([bad_records.kind(int(record)) for record in local["record"]], np.int32)

@@ -113,7 +113,7 @@ def device_batches(
     )
 
     def put(batch: dict[str, PyTree]) -> dict[str, PyTree]:
-        arrays = {"video": batch["video"], "labels": {name: batch["label"] for name in shapes["labels"]}}
+        arrays = {name: batch[name] for name in shapes}
         return jax.tree.map(
             lambda like, rows: jax.make_array_from_process_local_data(like.sharding, rows, like.shape), shapes, arrays
         )

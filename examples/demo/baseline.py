@@ -69,7 +69,7 @@ def mean_features(
     for batch in pipeline.eval_batches(config, source, rows, clip_model.vision.resolution):
         real = batch["mask"] > 0
         features.append(np.asarray(embed(batch["video"][:, 0]))[real])
-        labels.append(batch["label"][real])
+        labels.append(batch["labels"]["label"][real])
     return np.concatenate(features), np.concatenate(labels)
 
 

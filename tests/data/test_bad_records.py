@@ -5,6 +5,7 @@ import dataclasses
 import itertools
 import os
 
+import jax
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -94,9 +95,8 @@ def test_replacements_do_not_depend_on_the_number_of_hosts_or_on_a_resume(patter
     global_batches = train(config, 5)
     host_batches = [train(config, 2, rows=slice(2 * host, 2 * host + 2), start=3) for host in range(2)]
     for step in range(2):
-        for name in ("record", "video", "label"):
-            joined = np.concatenate([batches[step][name] for batches in host_batches])
-            np.testing.assert_array_equal(joined, global_batches[3 + step][name])
+        joined = jax.tree.map(lambda *parts: np.concatenate(parts), *(batches[step] for batches in host_batches))
+        jax.tree.map(np.testing.assert_array_equal, joined, global_batches[3 + step])
 
 
 def test_bad_records_are_counted_by_kind_and_listed_once(pattern, tmp_path):
@@ -184,8 +184,7 @@ def test_a_record_that_can_be_read_on_retry_is_not_replaced(tmp_path):
     flaky = failing(source, 3, OSError("the network is down"), 1)
     batch = next(pipeline.train_batches(config, flaky, 0, slice(None), 8, bad_records))
     expected = next(pipeline.train_batches(config, source, 0, slice(None), 8))
-    for name in expected:
-        np.testing.assert_array_equal(batch[name], expected[name])
+    jax.tree.map(np.testing.assert_array_equal, batch, expected)
     assert (bad_records.counts, bad_records.num_reads, bad_records.num_bad_reads) == ({}, 8, 0)
 
 
@@ -257,7 +256,7 @@ def test_a_label_outside_the_classes_stops_the_run_and_names_the_record(tmp_path
 def test_a_record_without_the_configured_label_stops_the_run(tmp_path):
     config = make_config(write_shards(tmp_path, [example(0)], shards=1))
     config.data.label_key = "verb"
-    with pytest.raises(UserError, match=r"has no label of type data\.label_key"):
+    with pytest.raises(UserError, match=r"has no label 'verb' \(data\.label_key\)"):
         train(config, 1)
 
 
@@ -299,6 +298,6 @@ def test_evaluation_counts_unreadable_records_by_kind(pattern):
     config, bad_records = make_config(pattern), BadRecords("val")
     batches = list(pipeline.eval_batches(config, sources.open_source(config.data, "val"), slice(None), 8, bad_records))
     scores = np.eye(NUM_CLASSES, dtype=np.float32)
-    gathered = evaluate._gather([(batch, scores) for batch in batches], slice(None), bad_records)
+    gathered = evaluate._gather([(batch, scores) for batch in batches], slice(None), "label", bad_records)
     assert len(gathered.labels) == 15
     assert gathered.bad == {"image": 1, "checksum": 2, "record": 2}

@@ -76,7 +76,7 @@ def test_dmvr_and_dist_jax_read_the_same_pixels_and_labels(pattern, tmp_path):
         cropped = item["image"].numpy()[:, :, left : left + 24]
         equal = [np.array_equal(cropped, video[0]) for video in batch["video"]]
         assert sum(equal) == 1
-        assert batch["label"][equal.index(True)] == int(item["label"][0])
+        assert batch["labels"]["label"][equal.index(True)] == int(item["label"][0])
 
 
 @needs_dmvr
@@ -92,7 +92,7 @@ def test_clip_factory_gives_the_same_clips_as_the_pipeline(pattern, tmp_path):
     for clip in clips:
         equal = [np.array_equal(clip["image"], video) for video in batch["video"]]
         assert sum(equal) == 1
-        assert batch["label"][equal.index(True)] == int(clip["label"])
+        assert batch["labels"]["label"][equal.index(True)] == int(clip["label"])
 
 
 @needs_dmvr
@@ -133,7 +133,7 @@ def test_clip_factory_makes_training_batches(pattern):
     batch = next(iter(factory.make_dataset(batch_size=3)))
     assert batch["image"].shape == (3, 4, 16, 16, 3)
     assert batch["image"].dtype == tf.uint8
-    assert np.all((batch["label"] >= 0) & (batch["label"] < NUM_CLASSES))
+    assert np.all((batch["labels"]["label"] >= 0) & (batch["labels"]["label"] < NUM_CLASSES))
 
 
 @needs_dmvr

@@ -3,6 +3,7 @@
 import itertools
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -17,7 +18,7 @@ from dist_jax.errors import UserError
 
 
 def open_pattern(pattern, label_feature=records.LABEL):
-    return frame_reader.open_source(record_index.load_index(pattern), label_feature, NUM_CLASSES)
+    return frame_reader.open_source(record_index.load_index(pattern), {"label": label_feature}, {"label": NUM_CLASSES})
 
 
 def read_clip(source, record, indices=(4, 0, 2), window=(3, 5, 12, 20)):
@@ -33,7 +34,7 @@ def pattern(tmp_path):
 
 def test_clips_equal_those_of_whole_records(pattern):
     whole = encoded_clips.encoded_source(
-        record_index.load_index(pattern), encoded_clips.record_parser(records.LABEL), NUM_CLASSES
+        record_index.load_index(pattern), encoded_clips.record_parser({"label": records.LABEL}), {"label": NUM_CLASSES}
     )
     partial = open_pattern(pattern)
     assert (partial.size, partial.num_classes) == (whole.size, whole.num_classes)
@@ -41,8 +42,9 @@ def test_clips_equal_those_of_whole_records(pattern):
     for record in [*range(7), *range(7)]:  # the second read does not verify the checksum
         (features, video), (expected, expected_video) = read_clip(partial, record), read_clip(whole, record)
         np.testing.assert_array_equal(video, expected_video)
-        for name in ("num_frames", "height", "width", "labels", "id"):
+        for name in ("num_frames", "height", "width", "id"):
             np.testing.assert_array_equal(features[name], expected[name])
+        np.testing.assert_array_equal(features["labels"]["label"], expected["labels"]["label"])
 
 
 @settings(deadline=None, max_examples=60)
@@ -91,7 +93,7 @@ def test_verb_labels_can_be_read_and_a_record_may_have_no_name(tmp_path):
     features, _ = read_clip(
         open_pattern(write_shards(tmp_path, [sequence.SerializeToString()], shards=1), records.VERB), 0
     )
-    assert features["labels"].numpy().tolist() == [3]
+    assert features["labels"]["label"].numpy().tolist() == [3]
     assert features["id"].numpy() == b"0"
 
 
@@ -158,8 +160,7 @@ def test_large_local_records_use_the_frame_reader_and_give_the_same_batches(tmp_
         results.append((list(batches), bad_records))
     (whole, whole_bad), (partial, partial_bad) = results
     for batch, expected in zip(partial, whole, strict=True):
-        for name in expected:
-            np.testing.assert_array_equal(batch[name], expected[name])
+        jax.tree.map(np.testing.assert_array_equal, batch, expected)
     assert whole_bad.counts == partial_bad.counts == {"record": 1}
 
 
@@ -170,5 +171,5 @@ def test_a_new_source_reads_the_new_content_of_a_rewritten_shard(pattern):
     with tf.io.TFRecordWriter(str(path)) as writer:
         writer.write(example(6))
     index = record_index.build_index([str(path)])
-    features, _ = read_clip(frame_reader.open_source(index, records.LABEL, NUM_CLASSES), 0)
+    features, _ = read_clip(frame_reader.open_source(index, {"label": records.LABEL}, {"label": NUM_CLASSES}), 0)
     assert features["id"].numpy() == b"6.mp4"

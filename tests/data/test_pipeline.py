@@ -5,6 +5,7 @@ import itertools
 import threading
 import time
 
+import jax
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -53,26 +54,34 @@ def evaluate(config, rows=slice(None), resolution=16):
     return list(pipeline.eval_batches(config, source, rows, resolution))
 
 
+def join(batches):
+    return jax.tree.map(lambda *parts: np.concatenate(parts), *batches)
+
+
 def concatenate(batches, name):
-    return np.concatenate([batch[name] for batch in batches])
+    joined = join(batches)
+    return joined["labels"][name] if name == "label" else joined[name]
 
 
 def assert_equal(batches, expected_batches):
     for batch, expected in zip(batches, expected_batches, strict=True):
         assert batch.keys() == expected.keys()
-        for name in expected:
-            np.testing.assert_array_equal(batch[name], expected[name])
+        jax.tree.map(np.testing.assert_array_equal, batch, expected)
 
 
 def test_a_training_batch_has_the_documented_shapes_and_dtypes(config):
     batch = train(config, 1)[0]
     assert batch["video"].shape == (4, 4, 16, 16, 3)
     assert batch["video"].dtype == np.uint8
-    assert (batch["label"].dtype, batch["mask"].dtype, batch["record"].dtype) == (np.int32, np.float32, np.int64)
+    assert (batch["labels"]["label"].dtype, batch["mask"].dtype, batch["record"].dtype) == (
+        np.int32,
+        np.float32,
+        np.int64,
+    )
     np.testing.assert_array_equal(batch["mask"], 1)
     names = {int(record): name for record, name in zip(batch["record"], batch["id"], strict=True)}
     assert all(name == b"%d.mp4" % ORDER[record] for record, name in names.items())
-    assert [ORDER[record] % NUM_CLASSES for record in batch["record"]] == batch["label"].tolist()
+    assert [ORDER[record] % NUM_CLASSES for record in batch["record"]] == batch["labels"]["label"].tolist()
 
 
 def test_every_epoch_is_a_new_permutation_and_batches_cross_epochs(config):
@@ -111,13 +120,13 @@ def test_a_resumed_run_on_several_hosts_reads_the_same_global_batches(config, nu
     num_rows = config.batch_size // num_hosts
     hosts = [train(config, 2, start=2, rows=slice(host * num_rows, (host + 1) * num_rows)) for host in range(num_hosts)]
     for step in range(2):
-        joined = {name: concatenate([batches[step] for batches in hosts], name) for name in global_batches[0]}
+        joined = join([batches[step] for batches in hosts])
         assert_equal([joined], [global_batches[2 + step]])
 
 
 def test_rows_may_be_any_selection_of_rows(config):
     rows = np.array([3, 0])
-    expected = {name: array[rows] for name, array in train(config, 1)[0].items()}
+    expected = jax.tree.map(lambda array: array[rows], train(config, 1)[0])
     assert_equal(train(config, 1, rows=rows), [expected])
 
 
@@ -155,7 +164,7 @@ def test_evaluation_reads_every_record_once_and_pads(pattern, batch_size, num_ba
 def test_hosts_split_the_evaluation_batches(config):
     hosts = [evaluate(config, rows=slice(2 * host, 2 * host + 2)) for host in range(2)]
     for step, batch in enumerate(evaluate(config)):
-        joined = {name: concatenate([batches[step] for batches in hosts], name) for name in batch}
+        joined = join([batches[step] for batches in hosts])
         assert_equal([joined], [batch])
 
 
@@ -193,7 +202,7 @@ def test_a_flip_swaps_the_labels_of_the_pairs(pattern):
     config = make_config(pattern, augment__hflip_prob=1.0, augment__hflip_label_pairs=(0, 1))
     for batch in train(config, 3):
         stored = [ORDER[record] % NUM_CLASSES for record in batch["record"]]
-        assert batch["label"].tolist() == [{0: 1, 1: 0}.get(label, label) for label in stored]
+        assert batch["labels"]["label"].tolist() == [{0: 1, 1: 0}.get(label, label) for label in stored]
 
 
 def test_rand_augment_and_erasing_can_be_switched_on(pattern, config):

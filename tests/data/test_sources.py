@@ -37,9 +37,9 @@ def source_of_one_record(tmp_path, serialized, **fields):
 def test_a_record_has_its_frames_labels_and_name(tmp_path):
     source = source_of_one_record(tmp_path, example(7))
     features, video = read(source)
-    assert (source.size, source.num_classes) == (1, NUM_CLASSES)
+    assert (source.size, source.num_classes) == (1, {"label": NUM_CLASSES})
     assert [int(features[name]) for name in ("num_frames", "height", "width")] == [6, 24, 32]
-    assert features["labels"].numpy().tolist() == [2]
+    assert features["labels"]["label"].numpy().tolist() == [2]
     assert features["id"].numpy() == b"7.mp4"
     expected = [tf.io.decode_jpeg(jpeg(picture(7, frame))).numpy() for frame in range(6)]
     np.testing.assert_array_equal(video, expected)
@@ -60,7 +60,7 @@ def test_records_written_by_dmvrs_generator_are_read(tmp_path):
         ]
     sequence.feature_lists.feature_list["WAVEFORM/feature/floats"].feature.add().float_list.value[:] = [0.5, 0.25]
     features, video = read(source_of_one_record(tmp_path, sequence.SerializeToString()))
-    assert features["labels"].numpy().tolist() == [4]
+    assert features["labels"]["label"].numpy().tolist() == [4]
     assert features["id"].numpy() == b"folder/v.avi"
     assert video.shape == (3, 24, 32, 3)
 
@@ -68,7 +68,10 @@ def test_records_written_by_dmvrs_generator_are_read(tmp_path):
 def test_label_key_selects_labels_verb_or_noun(tmp_path):
     serialized = records.make_example([jpeg(picture(0, 0))], [1, 3], ["a", "b"], "v", 0, 1, verb=2, noun=4)
     for name, labels in {"label": [1, 3], "verb": [2], "noun": [4]}.items():
-        assert read(source_of_one_record(tmp_path, serialized, label_key=name))[0]["labels"].numpy().tolist() == labels
+        assert (
+            read(source_of_one_record(tmp_path, serialized, label_key=name))[0]["labels"][name].numpy().tolist()
+            == labels
+        )
         for file in tmp_path.glob("train*"):
             file.unlink()
 
@@ -78,7 +81,7 @@ def test_the_id_of_a_record_without_a_name_is_its_number(tmp_path):
     sequence.feature_lists.feature_list["image/encoded"].feature.add().bytes_list.value[:] = [jpeg(picture(1, 0))]
     features, _ = read(source_of_one_record(tmp_path, sequence.SerializeToString()))
     assert features["id"].numpy() == b"0"
-    assert features["labels"].numpy().tolist() == []
+    assert features["labels"]["label"].numpy().tolist() == []
 
 
 def test_a_damaged_byte_fails_the_checksum(tmp_path):
@@ -178,9 +181,9 @@ def test_a_list_of_videos_is_a_source(video_folder):
     assert sources.class_names(config) == ["jump", "run fast"]
     source = sources.open_source(config, "train")
     features, video = read(source, 1)
-    assert (source.size, source.num_classes) == (3, 2)
+    assert (source.size, source.num_classes) == (3, {"label": 2})
     assert [int(features[name]) for name in ("num_frames", "height", "width")] == [20, 48, 64]
-    assert (features["labels"].numpy().tolist(), features["id"].numpy()) == ([1], b"1.mp4")
+    assert (features["labels"]["label"].numpy().tolist(), features["id"].numpy()) == ([1], b"1.mp4")
     assert numbers(video) == list(range(20))
 
 
@@ -210,7 +213,7 @@ def test_a_folder_with_one_subfolder_per_class_is_a_source(tmp_path):
         (tmp_path / name).mkdir()
         write_video(tmp_path / name / "0.mp4", frames=3)
     source = sources.open_source(data_config(source="videos", train=str(tmp_path)), "train")
-    assert [read(source, record)[0]["labels"].numpy().tolist() for record in range(2)] == [[0], [1]]
+    assert [read(source, record)[0]["labels"]["label"].numpy().tolist() for record in range(2)] == [[0], [1]]
 
 
 def test_a_missing_video_is_an_error_when_the_source_is_opened(video_folder):
@@ -266,13 +269,13 @@ def test_a_tfds_data_set_is_read_with_encoded_frames(tiny_tfds):
     config = data_config(source="tfds", train=f"{tiny_tfds.data_dir}:train")
     assert sources.class_names(config) == ["a", "b"]
     source = sources.open_source(config, "train")
-    assert (source.size, source.num_classes) == (6, 2)
+    assert (source.size, source.num_classes) == (6, {"label": 2})
     expected = list(tiny_tfds.as_dataset(split="train", shuffle_files=False).as_numpy_iterator())
     for record in range(6):
         assert source.read(tf.constant(record, tf.int64))["encoded"].dtype == tf.string
         features, video = read(source, record)
         np.testing.assert_array_equal(video, expected[record]["video"])
-        assert features["labels"].numpy().tolist() == [expected[record]["label"]]
+        assert features["labels"]["label"].numpy().tolist() == [expected[record]["label"]]
         assert features["id"].numpy() == b"%d" % record
 
 

@@ -15,7 +15,7 @@ SCALE, RATIO = (0.4, 1.0), (0.75, 4 / 3)
 
 
 def seeded(seed, **features):
-    return {"seed": tf.constant([seed, 1], tf.int64)} | {name: tf.constant(value) for name, value in features.items()}
+    return {"seed": tf.constant([seed, 1], tf.int64)} | tf.nest.map_structure(tf.constant, features)
 
 
 def window(seed, height, width, scale=SCALE, ratio=RATIO):
@@ -110,10 +110,10 @@ def test_three_crops_are_the_ends_and_the_centre_of_the_long_side(is_portrait):
 
 def flip(seed, label, probability=0.5, pairs=(86, 87, 93, 94, 166, 167)):
     video = np.arange(2 * 3 * 4 * 3, dtype=np.uint8).reshape(2, 3, 4, 3)
-    result = transforms.random_flip(seeded(seed, video=video, label=label), probability, pairs)
+    result = transforms.random_flip(seeded(seed, video=video, labels={"label": label}), probability, {"label": pairs})
     is_flipped = not np.array_equal(result["video"], video)
     np.testing.assert_array_equal(result["video"], video[:, :, ::-1] if is_flipped else video)
-    return is_flipped, int(result["label"])
+    return is_flipped, int(result["labels"]["label"])
 
 
 def test_a_flip_reverses_all_frames_and_swaps_paired_labels():
