@@ -1,4 +1,4 @@
-"""Text embeddings of token ids, from CLIP's text tower."""
+"""Text features of token ids, from the text tower of a backbone."""
 
 from functools import partial
 
@@ -7,27 +7,23 @@ import jax.numpy as jnp
 import numpy as np
 
 from dist_jax.errors import UserError
-from dist_jax.models.backbones.clip_text import ClipText, TextConfig
+from dist_jax.models.backbones.base import Backbone
+from dist_jax.models.backbones.clip_text import TextConfig
 from dist_jax.models.layers import matmul_precision, unit
 
 _BATCH_SIZE = 128  # texts per call of the text tower
 
 
-def encode_tokens(config: TextConfig, params: dict, tokens: np.ndarray) -> jax.Array:
-    """Token ids int [K, any length] -> text embeddings float32 [K, E], unit length.
+def encode_tokens(backbone: Backbone, params: dict, tokens: np.ndarray) -> jax.Array:
+    """Token ids int32 [K, context] -> text embeddings float32 [K, E], unit length.
 
-    The text tower always runs in full float32 precision, because it runs only once.
-
-    Raises:
-        UserError: invalid token ids, see `check_tokens`.
+    The text tower always runs in full float32 precision, because it runs only once. `params` is the backbone's tree.
     """
-    module = ClipText(config)
-    tokens = check_tokens(tokens, config)
     size = min(len(tokens), _BATCH_SIZE)
     padding = np.repeat(tokens[:1], -len(tokens) % size, axis=0)  # equal batch sizes: one compilation
     padded = np.concatenate([tokens, padding])
     with matmul_precision(jnp.float32):
-        batches = [_embed_text(module, params, padded[start : start + size]) for start in range(0, len(padded), size)]
+        batches = [_embed_text(backbone, params, padded[start : start + size]) for start in range(0, len(padded), size)]
     return jnp.concatenate(batches)[: len(tokens)]
 
 
@@ -55,5 +51,5 @@ def check_tokens(tokens: np.ndarray, config: TextConfig) -> np.ndarray:
 
 
 @partial(jax.jit, static_argnums=0)
-def _embed_text(module: ClipText, params: dict, tokens: jax.Array) -> jax.Array:
-    return unit(module.apply({"params": params}, tokens))
+def _embed_text(backbone: Backbone, params: dict, tokens: jax.Array) -> jax.Array:
+    return unit(backbone.text_embeddings(params, tokens))

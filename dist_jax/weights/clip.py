@@ -18,7 +18,7 @@ from dist_jax.models.backbones.clip import ClipBackbone
 from dist_jax.models.backbones.clip_text import ClipText, TextConfig
 from dist_jax.models.backbones.clip_vision import ClipVision, VisionConfig
 from dist_jax.text import tokenizer
-from dist_jax.text.text_features import encode_tokens
+from dist_jax.text.text_features import check_tokens, encode_tokens
 from dist_jax.weights import clip_configs, clip_files, clip_formats, dist_official, table
 from dist_jax.weights.checkpoint_files import Tensor, open_sharded, open_tensors
 from dist_jax.weights.positions import resize_positions
@@ -63,7 +63,7 @@ class ClipModel:
         if self.text is None:
             raise UserError(f"{self.name} has no text tower, so it cannot encode texts; use a complete CLIP")
         if hasattr(texts, "dtype"):
-            return encode_tokens(self.text, self.params["text"], np.asarray(texts))
+            return self._encode_tokens(np.asarray(texts))
         if self.tokenizer is None:
             raise UserError(
                 f"{self.name} has no tokenizer files, so it accepts only token ids (int [K, context]); copy the "
@@ -80,9 +80,13 @@ class ClipModel:
             expected = "the highest token id" if self.text.end_token is None else f"token {self.text.end_token}"
             raise UserError(f"{mismatch}: its texts end with {actual}, the text tower expects {expected}")
         try:
-            return encode_tokens(self.text, self.params["text"], tokens)
+            return self._encode_tokens(tokens)
         except UserError as error:
             raise UserError(f"{mismatch}: {error}") from error
+
+    def _encode_tokens(self, tokens: np.ndarray) -> jax.Array:
+        params = {"text": self.params["text"]}
+        return encode_tokens(self.backbone(), params, check_tokens(tokens, self.text))
 
     @cached_property
     def _loaded_tokenizer(self) -> "CLIPTokenizer":
