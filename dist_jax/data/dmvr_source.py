@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import ml_collections
 import tensorflow as tf
 
-from dist_jax.data import record_index, records, transforms
+from dist_jax.data import image_decoding, record_index, records, transforms
 from dist_jax.data.encoded_clips import encoded_clip, encoded_source
 from dist_jax.data.sampling import Features, eval_views, train_frames
 from dist_jax.data.source import Source
@@ -84,7 +84,7 @@ def _clip_factory() -> type:
 
             def decode(features: Features) -> Features:
                 encoded = tf.gather(features["encoded"], tf.reshape(features["indices"], [-1]))
-                return features | {"video": transforms.decode_images(encoded, features["window"])}
+                return features | {"video": image_decoding.decode_images(encoded, features["window"])}
 
             def preprocess(features: Features) -> Features:
                 features["labels"] = {label: tf.cast(features["labels"][label][0], tf.int32)}

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
-from dist_jax.data import record_index, records, transforms
+from dist_jax.data import image_decoding, record_index, records
 from dist_jax.data.sampling import Features
 from dist_jax.data.source import Source
 
@@ -105,12 +105,12 @@ def clip_size(frames: tf.Tensor, first: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor
     """Number of frames (any tensor [num_frames]), and height and width from the header of the first (bytes, one)."""
     num_frames = tf.size(frames)
     with tf.control_dependencies([tf.debugging.assert_positive(num_frames, "the record contains no frames")]):
-        height, width = transforms.image_size(tf.reshape(first, []))
+        height, width = image_decoding.image_size(tf.reshape(first, []))
     return num_frames, height, width
 
 
 def decode_encoded(features: Features) -> Features:
     """Replaces `encoded` by `video`, uint8 [m, h, w, 3]: the frames `indices`, cropped to `window`."""
     encoded = tf.gather(features["encoded"], features["indices"])
-    video = transforms.decode_images(encoded, features["window"])
+    video = image_decoding.decode_images(encoded, features["window"])
     return {key: value for key, value in features.items() if key != "encoded"} | {"video": video}

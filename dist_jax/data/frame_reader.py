@@ -13,7 +13,7 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import DecodeError
 
-from dist_jax.data import record_index, records, transforms
+from dist_jax.data import image_decoding, record_index, records
 from dist_jax.data.encoded_clips import clip_id, clip_size, indexed_reader, parse_context
 from dist_jax.data.sampling import Features
 from dist_jax.data.source import Source
@@ -74,7 +74,7 @@ def open_source(
     def decode(features: Features) -> Features:
         starts = tf.gather(features["starts"], features["indices"])
         encoded = tf.ensure_shape(tf.numpy_function(read_frames, [features["clip"], starts], tf.string), [None])
-        return features | {"video": transforms.decode_images(encoded, features["window"])}
+        return features | {"video": image_decoding.decode_images(encoded, features["window"])}
 
     return Source(len(index), num_classes, read, decode, index.location, index.identity)
 
