@@ -34,7 +34,7 @@ from dist_jax.build_records.shards import ShardReport
 from dist_jax.errors import UserError
 from dist_jax.video import video_list
 
-_SECONDS_PER_FAILURE_LIST = 5.0  # minimum time between two updates of failed.csv
+_FAILURE_LIST_INTERVAL_S = 5.0  # seconds, minimum time between two updates of failed.csv
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,14 +99,14 @@ def _run_processes(
     """Builds shards in worker processes and adds their reports to `reports`."""
     num_done = sum(len(plan.shard_segments(shard)) for shard in reports)
     with tqdm(total=len(plan.segments), initial=num_done, unit="video", desc=args.name) as bar:
-        next_check = time.monotonic() + _SECONDS_PER_FAILURE_LIST
+        next_check = time.monotonic() + _FAILURE_LIST_INTERVAL_S
         for report in runners.run_processes(prefix, unfinished, args.workers, bar.update):
             reports[report.shard] = report
             num_failures = sum(len(report.failures) for report in reports.values())
             too_many = args.max_failures is not None and num_failures > args.max_failures
             if too_many or time.monotonic() > next_check:
                 _check_failures(prefix, plan, reports, args.max_failures)
-                next_check = time.monotonic() + _SECONDS_PER_FAILURE_LIST
+                next_check = time.monotonic() + _FAILURE_LIST_INTERVAL_S
 
 
 def _check_failures(prefix: str, plan: BuildPlan, reports: dict[int, ShardReport], limit: int | None) -> None:

@@ -143,31 +143,31 @@ def _epic100(annotations: str, files: VideoFiles, split: str) -> Annotations:
     fps_by_video = _epic_fps(annotations)
     segments = []
     for line, row in csv_rows(path, read_text(path), ("video_id", "narration", "verb_class", "noun_class")):
-        place, video = f"{path}, line {line}", row["video_id"]
-        verb, noun = _parse_number(row["verb_class"], place), _parse_number(row["noun_class"], place)
+        location, video = f"{path}, line {line}", row["video_id"]
+        verb, noun = _parse_number(row["verb_class"], location), _parse_number(row["noun_class"], location)
         if verb >= len(verbs) or noun >= len(nouns):
             raise UserError(
-                f"{place}: verb {verb} or noun {noun} is not in the class files "
+                f"{location}: verb {verb} or noun {noun} is not in the class files "
                 f"({len(verbs)} verbs, {len(nouns)} nouns)"
             )
         file = files.find(video) or f"{row.get('participant_id') or video.partition('_')[0]}/videos/{video}.MP4"
-        start, end = _epic_times(row, fps_by_video, place)
+        start, end = _epic_times(row, fps_by_video, location)
         key = f"{video} from {start} to {end}"
         segments.append(VideoSegment(file, None, start, end, row["narration"] or None, verb, noun, key))
     names = {"verbs.txt": verbs, "nouns.txt": nouns}
     return Annotations(segments, [], {name: "\n".join(lines) + "\n" for name, lines in names.items()})
 
 
-def _epic_times(row: dict[str, str], fps_by_video: dict[str, float], place: str) -> tuple[float, float]:
+def _epic_times(row: dict[str, str], fps_by_video: dict[str, float], location: str) -> tuple[float, float]:
     """Start and end in seconds, from the timestamps, or else from the frame numbers, which start at 1."""
     if row.get("start_timestamp") and row.get("stop_timestamp"):
-        return parse_seconds(row["start_timestamp"], place), parse_seconds(row["stop_timestamp"], place)
+        return parse_seconds(row["start_timestamp"], location), parse_seconds(row["stop_timestamp"], location)
     if row["video_id"] not in fps_by_video or not row.get("start_frame") or not row.get("stop_frame"):
         raise UserError(
-            f"{place}: no timestamps; frame numbers require the fps of the video in EPIC_100_video_info.csv"
+            f"{location}: no timestamps; frame numbers require the fps of the video in EPIC_100_video_info.csv"
         )
     fps = fps_by_video[row["video_id"]]
-    return (_parse_number(row["start_frame"], place) - 1) / fps, _parse_number(row["stop_frame"], place) / fps
+    return (_parse_number(row["start_frame"], location) - 1) / fps, _parse_number(row["stop_frame"], location) / fps
 
 
 def _epic_fps(annotations: str) -> dict[str, float]:
@@ -198,20 +198,20 @@ def _ucf101(annotations: str, files: VideoFiles, split: str) -> Annotations:
     class_names = {name: re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name) for _, name in rows}  # TaiChi -> Tai Chi
     segments = []
     for line, text in enumerate(read_text(path).splitlines(), 1):
-        listed = text.split(" ")[0].strip()
-        if not listed:
+        listed_path = text.split(" ")[0].strip()
+        if not listed_path:
             continue
-        folder = listed.partition("/")[0]
+        folder = listed_path.partition("/")[0]
         if folder not in class_names:
-            raise UserError(f"{path}, line {line}: the folder of {listed!r} is not a class in classInd.txt")
-        file = files.find(os.path.splitext(listed)[0]) or listed
-        segments.append(VideoSegment(file, class_names[folder], key=listed))
+            raise UserError(f"{path}, line {line}: the folder of {listed_path!r} is not a class in classInd.txt")
+        file = files.find(os.path.splitext(listed_path)[0]) or listed_path
+        segments.append(VideoSegment(file, class_names[folder], key=listed_path))
     return Annotations(segments, list(class_names.values()))
 
 
 def _hmdb51(annotations: str, files: VideoFiles, split: str) -> Annotations:
     kind, number = _official_split(split)
-    code = {"train": "1", "test": "2"}[kind]  # 0: in neither
+    split_code = {"train": "1", "test": "2"}[kind]  # 0: the video is in neither
     suffix = f"_test_split{number}.txt"
     names = sorted(name for name in tf.io.gfile.listdir(annotations) if name.endswith(suffix))
     if not names:
@@ -224,10 +224,10 @@ def _hmdb51(annotations: str, files: VideoFiles, split: str) -> Annotations:
             words = text.split()
             if words and (len(words) != 2 or words[1] not in "012"):
                 raise UserError(f"{annotations}/{name}, line {line}: {text!r} must be `FILE 0`, `FILE 1` or `FILE 2`")
-            if words and words[1] == code:
-                listed = f"{folder}/{words[0]}"
-                file = files.find(os.path.splitext(listed)[0]) or listed
-                segments.append(VideoSegment(file, class_names[-1], key=listed))
+            if words and words[1] == split_code:
+                listed_path = f"{folder}/{words[0]}"
+                file = files.find(os.path.splitext(listed_path)[0]) or listed_path
+                segments.append(VideoSegment(file, class_names[-1], key=listed_path))
     return Annotations(segments, class_names)
 
 
@@ -281,9 +281,9 @@ def _read_json(path: str) -> Any:
         raise UserError(f"{path}: is not valid JSON ({error})") from error
 
 
-def _parse_number(text: str, place: str) -> int:
+def _parse_number(text: str, location: str) -> int:
     if not text.strip().isdecimal():
-        raise UserError(f"{place}: {text!r} is not an integer from 0")
+        raise UserError(f"{location}: {text!r} is not an integer from 0")
     return int(text)
 
 

@@ -1,4 +1,4 @@
-"""Output folder of a build job: start, resume or refuse the job, and write the index, class names and failures."""
+"""Output folder of a build job: prepares new and resumed jobs, writes the index, the class names and the failures."""
 
 import csv
 import io
@@ -28,8 +28,8 @@ def prepare(prefix: str, plan: BuildPlan, video_folder: str, overwrite: bool) ->
         overwrite: delete the files of an existing job of this name.
 
     Raises:
-        UserError: the folder has shards of another job, other class names that existing records use, or cannot be
-            created.
+        UserError: the folder cannot be created, or it contains shards of another job or existing records with other
+            class names.
     """
     existing = None
     if not overwrite and tf.io.gfile.exists(plan_path(prefix)):

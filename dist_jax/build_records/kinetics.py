@@ -68,14 +68,14 @@ def read_videos(path: str, split: str | None = None) -> list[Video]:
     """Reads a published list. Raises UserError for invalid rows, and for rows of other splits if `split` is set."""
     videos = []
     for line, row in csv_rows(path, read_text(path), ("label", "youtube_id", "time_start", "time_end")):
-        place = f"{path}, line {line}"
-        start, end = parse_seconds(row["time_start"], place), parse_seconds(row["time_end"], place)
+        location = f"{path}, line {line}"
+        start, end = parse_seconds(row["time_start"], location), parse_seconds(row["time_end"], location)
         if end <= start or not row["youtube_id"] or not row["label"].strip():
             raise UserError(
-                f"{place}: expected a label, a YouTube id and a start before the end; got {','.join(row.values())}"
+                f"{location}: expected a label, a YouTube id and a start before the end; got {','.join(row.values())}"
             )
         if split is not None and row.get("split", "").strip() not in ("", *SPLITS[split]):
-            raise UserError(f"{place}: belongs to split {row['split']!r}, but --split is {split!r}")
+            raise UserError(f"{location}: belongs to split {row['split']!r}, but --split is {split!r}")
         videos.append(Video(row["youtube_id"], row["label"].strip(), start, end))
     if not videos:
         raise UserError(f"{path}: contains no videos")
@@ -135,7 +135,7 @@ def to_segments(videos: Iterable[Video], files: VideoFiles, trimmed: bool) -> li
         videos: rows of a published list.
         files: files in the folder of the videos. ID_000084_000094.mp4 (start and end with six digits) is the segment.
           ID.mp4 is the full YouTube video, from which the segment is cut.
-        trimmed: ID.mp4 is the segment too.
+        trimmed: ID.mp4 is also the segment.
 
     Returns:
         One segment per video. The key is ID_000084_000094, and also the path (with .mp4) if no file exists.

@@ -27,7 +27,7 @@ _MAX_RECORD_BYTES = 2**31 - 2**20  # of the JPEGs; a protocol buffer is limited 
 
 @dataclasses.dataclass(frozen=True)
 class Failure:
-    """A segment that cannot be read, and the reason."""
+    """An unreadable segment and the reason."""
 
     path: str
     label: str | None
@@ -130,7 +130,7 @@ def _make_record_or_failure(segment: VideoSegment, plan: BuildPlan, video_folder
         return make_record(segment, plan, video_folder)
     except decoding.VideoError as error:
         reason = str(error)
-    except Exception as error:  # one video must not stop the job, whichever error its decoder raises
+    except Exception as error:  # decoders raise many types of errors; one video must not stop the job
         reason = f"{type(error).__name__}: {error}"
     return Failure(segment.path, segment.label, segment.start_s, segment.end_s, reason)
 

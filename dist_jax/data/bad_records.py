@@ -30,8 +30,8 @@ class BadRecords:
 
     Attributes:
         split: "train" or "val", for the list and the messages.
-        path: CSV file with one line per bad record, kept over restarts; None: no list. Any object with pathlib's
-            methods, so remote files work as well. Each host has its own file.
+        path: CSV file with one line per bad record, a pathlib.Path or etils.epath.Path (remote files); None: no list.
+            A restarted run keeps the lines. Each host has its own file.
         data: `Source.identity` of the split. Lines of the file with another identity are dropped.
         num_reads: records read so far, without the replacements of bad ones.
         num_bad_reads: bad records among them. A record counts each time it is read.

@@ -1,8 +1,8 @@
 """DMVR (github.com/google-deepmind/dmvr) factories as a source (data.source=dmvr), and `ClipFactory` for DMVR users.
 
-`open_source` uses the shards and the parser of any factory. Sampling and augmentation follow the configuration, so that
-order and randomness depend only on (seed, epoch, record). `ClipFactory` is a DMVR factory with this project's sampling
-and augmentation. The dmvr package is imported when one of them is used.
+`open_source` uses the shards and the parser of any factory, but not its sampling and augmentation. Those follow the
+configuration, so that order and randomness depend only on (seed, epoch, record). `ClipFactory` is a DMVR factory with
+the sampling and augmentation of dist_jax. Both import the dmvr package at first use.
 """
 
 import functools

@@ -22,8 +22,8 @@ from dist_jax.errors import UserError
 
 Batch = dict[str, Any]  # arrays; `labels` is a dict of arrays
 MakeClip = Callable[[tf.Tensor, tf.Tensor], Features]  # record, epoch (int64 []) -> a row of a batch
-# step -> for each row of this host: candidate records, the first readable one is used (int64 [b, k]); epoch (int64 [b])
-Positions = Callable[[np.int64], tuple[np.ndarray, np.ndarray]]
+# step -> candidate records of each row of this host (int64 [b, k]; the first readable one is used), epochs (int64 [b])
+Candidates = Callable[[np.int64], tuple[np.ndarray, np.ndarray]]
 
 _MAX_CANDIDATES = 64  # this many consecutive bad records stop the run
 
@@ -44,7 +44,7 @@ def train_batches(
         start_step: number of completed optimizer steps.
         rows: the b rows of the global batch that this host holds.
         resolution: H = W, pixels.
-        bad_records: collects the bad records; None: they count against data.max_bad_fraction but are not listed.
+        bad_records: collects the bad records; None: they are not listed (data.max_bad_fraction still applies).
 
     Yields:
         `video` uint8 [b, T, H, W, 3], `labels` ({label name: int32 [b]}), `mask` float32 [b] (ones), `record` int64
@@ -57,11 +57,11 @@ def train_batches(
     """
     rows = np.arange(config.batch_size)[rows]
     bad_records = bad_records or BadRecords("train")
-    positions = _train_positions(config, source.size, rows)
+    candidates_of = _train_candidates(config, source.size, rows)
     make_clip = functools.partial(clips.train_clip, config, source, resolution)
     shape = [config.model.num_frames, resolution, resolution, 3]
     steps = range(start_step, sys.maxsize)
-    for batch in _batches(config, source, steps, positions, make_clip, shape, len(rows)):
+    for batch in _batches(config, source, steps, candidates_of, make_clip, shape, len(rows)):
         _finish_batch(batch, source, make_clip, bad_records)
         bad_records.check(config.data.max_bad_fraction, source.size)
         if np.any(batch["mask"] == 0):
@@ -95,7 +95,7 @@ def eval_batches(
     """
     rows = np.arange(config.eval.batch_size)[rows]
     bad_records = bad_records or BadRecords("val")
-    positions = _eval_positions(config, source.size, rows)
+    candidates_of = _eval_candidates(config, source.size, rows)
     shape = [config.eval.num_views * config.eval.num_crops, config.model.num_frames, resolution, resolution, 3]
 
     def make_clip(record: tf.Tensor, epoch: tf.Tensor) -> Features:
@@ -103,7 +103,7 @@ def eval_batches(
         return clips.eval_clip(config, source, resolution, record)
 
     steps = range(-(-source.size // config.eval.batch_size))
-    for batch in _batches(config, source, steps, positions, make_clip, shape, len(rows)):
+    for batch in _batches(config, source, steps, candidates_of, make_clip, shape, len(rows)):
         _finish_batch(batch, source, make_clip, bad_records)
         bad_records.check(config.data.max_bad_fraction, source.size)
         yield batch
@@ -114,34 +114,34 @@ def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
     return np.random.Generator(np.random.PCG64(np.random.SeedSequence([seed, epoch]))).permutation(size)
 
 
-def _train_positions(config: ml_collections.ConfigDict, size: int, rows: np.ndarray) -> Positions:
+def _train_candidates(config: ml_collections.ConfigDict, size: int, rows: np.ndarray) -> Candidates:
     """The candidates of a row are its record and the records after it in the epoch's order."""
     order = functools.lru_cache(maxsize=2)(lambda epoch: epoch_order(config.seed, epoch, size))
     ahead = np.arange(min(size, _MAX_CANDIDATES))
 
-    def positions(step: np.int64) -> tuple[np.ndarray, np.ndarray]:
-        epoch, place = np.divmod(step * config.batch_size + rows, size)
-        candidates = [order(int(e))[(p + ahead) % size] for e, p in zip(epoch, place, strict=True)]
+    def candidates_of(step: np.int64) -> tuple[np.ndarray, np.ndarray]:
+        epoch, offset = np.divmod(step * config.batch_size + rows, size)
+        candidates = [order(int(e))[(first + ahead) % size] for e, first in zip(epoch, offset, strict=True)]
         return np.stack(candidates), epoch
 
-    return positions
+    return candidates_of
 
 
-def _eval_positions(config: ml_collections.ConfigDict, size: int, rows: np.ndarray) -> Positions:
+def _eval_candidates(config: ml_collections.ConfigDict, size: int, rows: np.ndarray) -> Candidates:
     """The only candidate of a row is its record; -1 after the last record."""
 
-    def positions(step: np.int64) -> tuple[np.ndarray, np.ndarray]:
+    def candidates_of(step: np.int64) -> tuple[np.ndarray, np.ndarray]:
         record = step * config.eval.batch_size + rows
         return np.where(record < size, record, -1)[:, None], np.zeros_like(record)
 
-    return positions
+    return candidates_of
 
 
 def _batches(
     config: ml_collections.ConfigDict,
     source: Source,
     steps: range,
-    positions: Positions,
+    candidates_of: Candidates,
     make_clip: MakeClip,
     shape: list[int],
     num_rows: int,
@@ -154,9 +154,9 @@ def _batches(
 
     # Do not use Dataset.from_generator: with one in the process, TensorFlow returns freed memory to the system at once,
     # and allocating it again for each clip takes as long as decoding.
-    def positions_of(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        candidates, epoch = tf.numpy_function(positions, [step], [tf.int64, tf.int64])
-        return tf.ensure_shape(candidates, [num_rows, None]), tf.ensure_shape(epoch, [num_rows])
+    def find_candidates(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        records, epoch = tf.numpy_function(candidates_of, [step], [tf.int64, tf.int64])
+        return tf.ensure_shape(records, [num_rows, None]), tf.ensure_shape(epoch, [num_rows])
 
     def first_readable(candidates: tf.Tensor, epoch: tf.Tensor) -> Features:
         records = tf.data.Dataset.from_tensor_slices(tf.boolean_mask(candidates, candidates >= 0))
@@ -165,7 +165,7 @@ def _batches(
         return row | {"requested": candidates[0], "epoch": epoch}
 
     num_threads = config.data.num_threads or num_cores()
-    dataset = tf.data.Dataset.range(steps.start, steps.stop).map(positions_of)
+    dataset = tf.data.Dataset.range(steps.start, steps.stop).map(find_candidates)
     dataset = dataset.unbatch().map(first_readable, num_parallel_calls=num_threads, deterministic=True)
     dataset = dataset.batch(num_rows, drop_remainder=True).prefetch(1)
     options = tf.data.Options()

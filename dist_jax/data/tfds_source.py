@@ -31,19 +31,17 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Sequen
     Raises:
         UserError: unknown data set or split, not prepared, not stored as TFRecords, no video or no such label.
     """
-    location = data[split]
-    builder, tfds_split = _builder(location)
+    spec = data[split]
+    builder, tfds_split = _builder(spec)
     video_key = _only_feature(builder, tfds.features.Video, None)
     label_key = _only_feature(builder, tfds.features.ClassLabel, data.label_key)
     if builder.info.file_format is not tfds.core.FileFormat.TFRECORD:
-        raise UserError(
-            f"{location} is stored as {builder.info.file_format.value}; build it as TFRecords (`tfds build`)"
-        )
+        raise UserError(f"{spec} is stored as {builder.info.file_format.value}; build it as TFRecords (`tfds build`)")
     try:
         instructions = builder.info.splits[tfds_split].file_instructions
     except (KeyError, ValueError) as error:
         splits = ", ".join(builder.info.splits)
-        raise UserError(f"{location}: no split {tfds_split!r}; use one of {splits}") from error
+        raise UserError(f"{spec}: no split {tfds_split!r}; use one of {splits}") from error
     index = record_index.load_index_of([instruction.filename for instruction in instructions])
     index = _select_records(index, instructions)
 
@@ -62,10 +60,10 @@ def class_names(data: ml_collections.ConfigDict) -> list[str]:
 
 
 @functools.lru_cache
-def _builder(location: str) -> tuple[tfds.core.DatasetBuilder, str]:
-    match = re.fullmatch(r"(.+):([^:\[\]/]+(?:\[[^\]]*\])?)", location)
+def _builder(spec: str) -> tuple[tfds.core.DatasetBuilder, str]:
+    match = re.fullmatch(r"(.+):([^:\[\]/]+(?:\[[^\]]*\])?)", spec)
     if not match:
-        raise UserError(f"{location!r} has no split; use name/config:split, e.g. ucf101/ucf101_1:train")
+        raise UserError(f"{spec!r} has no split; use name/config:split, e.g. ucf101/ucf101_1:train")
     name, split = match.groups()
     try:
         builder = tfds.builder_from_directory(name) if tf.io.gfile.isdir(name) else tfds.builder(name)

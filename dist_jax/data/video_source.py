@@ -31,14 +31,9 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Sequen
     Raises:
         UserError: no clips, an unknown label, a missing video.
     """
-    location = data[split]
-    segments = _read_segments(location, class_names)
+    segments = _read_segments(data[split], class_names)
     video_list.check_labels(segments, class_names)
-    folder = location if os.path.isdir(location) else data.videos or os.path.dirname(location)
-    paths = [os.path.join(folder, segment.path) for segment in segments]
-    missing = [path for path in paths if not tf.io.gfile.exists(path)]
-    if missing:
-        raise UserError(f"{location}: {len(missing)} of {len(paths)} videos are missing, first {missing[0]}")
+    paths = _video_paths(data[split], data.videos, segments)
     file_states = [(path, *size_and_mtime(path)) for path in paths]
     identity = hashlib.sha256(repr((segments, file_states)).encode()).hexdigest()[:12]
     numbers = {name: number for number, name in enumerate(class_names)}
@@ -75,11 +70,11 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Sequen
         frames = tf.numpy_function(decode_window, arguments, tf.uint8)
         return features | {"video": tf.ensure_shape(frames, [None, None, None, 3])}
 
-    def describe(record: int) -> str:
+    def location(record: int) -> str:
         return f"clip {record} ({paths[record]})"
 
     num_classes = {data.label_key: len(class_names)}
-    return Source(len(segments), num_classes, read, decode, describe, identity)
+    return Source(len(segments), num_classes, read, decode, location, identity)
 
 
 def class_names(data: ml_collections.ConfigDict) -> list[str]:
@@ -91,10 +86,21 @@ def class_names(data: ml_collections.ConfigDict) -> list[str]:
     return sorted({segment.label for segment in _read_segments(data.train)})
 
 
-def _read_segments(location: str, class_names: Sequence[str] | None = None) -> list[VideoSegment]:
-    if os.path.isdir(location):
-        return video_list.read_folders(location)
-    return video_list.read_list(location, class_names, "data.class_names_file")
+def _read_segments(list_or_folder: str, class_names: Sequence[str] | None = None) -> list[VideoSegment]:
+    if os.path.isdir(list_or_folder):
+        return video_list.read_folders(list_or_folder)
+    return video_list.read_list(list_or_folder, class_names, "data.class_names_file")
+
+
+def _video_paths(list_or_folder: str, list_root: str, segments: Sequence[VideoSegment]) -> list[str]:
+    """Path of the video of each segment. Raises UserError if one is missing."""
+    is_folder = os.path.isdir(list_or_folder)
+    root = list_or_folder if is_folder else list_root or os.path.dirname(list_or_folder)
+    paths = [os.path.join(root, segment.path) for segment in segments]
+    missing = [path for path in paths if not tf.io.gfile.exists(path)]
+    if missing:
+        raise UserError(f"{list_or_folder}: {len(missing)} of {len(paths)} videos are missing, first {missing[0]}")
+    return paths
 
 
 def _frame_range(times: np.ndarray, segment: VideoSegment) -> tuple[int, int]:

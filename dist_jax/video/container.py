@@ -22,7 +22,7 @@ _VP8_SHOW_FRAME = 0x10  # bit of a VP8 frame's first byte; frames without it are
 
 
 class VideoError(UserError):
-    """A video that cannot be read: its path and the reason."""
+    """An unreadable video: its path and the reason."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +64,7 @@ def decode_from(path: str, start_s: float | None) -> Iterator[DecodedFrame]:
     """
     with _open(path) as (container, stream):
         if start_s and not _has_no_times(container):
-            # A seek in a format without an index (MPEG-TS) may end after the target: then seek further back.
+            # In a format without an index (MPEG-TS), a seek may end after the target. Then seek to an earlier time.
             for margin in _SEEK_MARGINS_S:
                 frames, first = _seek(container, stream, path, start_s - margin)
                 if first is not None and first.time <= start_s:

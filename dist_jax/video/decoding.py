@@ -94,7 +94,7 @@ def iter_frames(
 
 
 def decode_frames(path: str, indices: Sequence[int], short_side: int | None = None) -> np.ndarray:
-    """Decodes the given frames and the frames that they depend on.
+    """Decodes the frames `indices` and the frames that they depend on.
 
     Args:
         path: see `iter_frames`.

@@ -30,8 +30,8 @@ class VideoSegment:
     caption: str | None = None
     verb: int | None = None  # class number (EPIC-KITCHENS)
     noun: int | None = None  # class number (EPIC-KITCHENS)
-    # Name of the segment in its data set's annotations; `path` and times also depend on which files exist. Not
-    # compared: segments are equal if they are the same part of the same file.
+    # Name of the segment in the annotations of its data set. `path` and the times depend on which files exist; the key
+    # does not. Not compared: segments are equal if they are the same part of the same file.
     key: str | None = dataclasses.field(default=None, compare=False)
 
     @property
@@ -104,29 +104,31 @@ def read_folders(folder: str) -> list[VideoSegment]:
     return segments
 
 
-def check_labels(segments: Sequence[VideoSegment], names: Iterable[str], places: Sequence[str] | None = None) -> None:
+def check_labels(
+    segments: Sequence[VideoSegment], names: Iterable[str], locations: Sequence[str] | None = None
+) -> None:
     """Raises UserError for the first label that is not in `names`, with the most similar name.
 
     Args:
         segments: segments without a label are not checked.
         names: class names.
-        places: file and line of each segment, for the error message. None: the path of the video.
+        locations: file and line of each segment, for the error message. None: the path of the video.
     """
     known = set(names)
     for number, segment in enumerate(segments):
         if segment.label is not None and segment.label not in known:
             nearest = difflib.get_close_matches(segment.label, known, n=1, cutoff=0.0)[0]
-            place = places[number] if places else segment.path
+            location = locations[number] if locations else segment.path
             raise UserError(
-                f"{place}: label {segment.label!r} is not among the {len(known)} class names; "
+                f"{location}: label {segment.label!r} is not among the {len(known)} class names; "
                 f"the nearest is {nearest!r}"
             )
 
 
-def parse_seconds(text: str, place: str) -> float:
-    """Parses `12.5` or `00:01:02.50` to seconds. Raises UserError with `place` for any other text."""
+def parse_seconds(text: str, location: str) -> float:
+    """Parses `12.5` or `00:01:02.50` to seconds. Raises UserError with `location` for any other text."""
     if not re.fullmatch(r"(\d+:){0,2}(\d+\.?\d*|\.\d+)", text):
-        raise UserError(f"{place}: {text!r} is not a time; write seconds (12.5) or HH:MM:SS (00:01:02.5)")
+        raise UserError(f"{location}: {text!r} is not a time; write seconds (12.5) or HH:MM:SS (00:01:02.5)")
     return sum(float(part) * 60**power for power, part in enumerate(reversed(text.split(":"))))
 
 
@@ -170,13 +172,13 @@ def _csv_segments(path: str, text: str) -> list[tuple[int, VideoSegment]]:
     return [(line, _csv_segment(f"{path}, line {line}", row)) for line, row in rows]
 
 
-def _csv_segment(place: str, row: dict[str, str]) -> VideoSegment:
+def _csv_segment(location: str, row: dict[str, str]) -> VideoSegment:
     values = {name: value.strip() or None for name, value in row.items()}
     if not values["path"] or not values["label"]:
-        raise UserError(f"{place}: path and label must not be empty")
-    start, end = (None if values.get(n) is None else parse_seconds(values[n], place) for n in ("start", "end"))
+        raise UserError(f"{location}: path and label must not be empty")
+    start, end = (None if values.get(n) is None else parse_seconds(values[n], location) for n in ("start", "end"))
     if end is not None and end <= (start or 0.0):
-        raise UserError(f"{place}: end {end:g} s must be after start {start or 0:g} s")
+        raise UserError(f"{location}: end {end:g} s must be after start {start or 0:g} s")
     return VideoSegment(values["path"], values["label"], start, end, values.get("caption"))
 
 
