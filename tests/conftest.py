@@ -22,7 +22,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 
 from helpers import small_models
-from helpers.training_run import stopped, training_data, undisturbed  # noqa: F401
+from helpers.training_run import finished_run, preempted_run, training_data  # noqa: F401
 
 from dist_jax.models.backbones.clip import ClipBackbone
 from dist_jax.models.video_model import VideoModel

@@ -73,7 +73,7 @@ def outcomes(training_data, folder, tmp_path_factory):
         if arguments.startswith("--workdir "):  # means: no --workdir flag
             arguments, valid = arguments.removeprefix("--workdir"), valid[:1]
         lines.append([*valid, *arguments.format(folder=folder).split()])
-    return dict(zip(INVALID, training_run.main_in_turn(lines, devices=2), strict=True))
+    return dict(zip(INVALID, training_run.run_mains(lines, num_devices=2), strict=True))
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import signal
 import numpy as np
 import pytest
 from helpers import training_run
-from helpers.training_run import losses, metrics, newest
+from helpers.training_run import newest_checkpoint, read_losses, read_metrics
 
 from dist_jax.distributed import multihost
 from dist_jax.errors import UserError
@@ -14,33 +14,33 @@ from dist_jax.errors import UserError
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
 
 
-def last_step_with_same_losses(workdir, undisturbed) -> int:
-    """The last logged step, after a check that all losses equal those of the undisturbed run."""
-    expected, actual = losses(undisturbed[0]), losses(workdir)
+def last_step_with_same_losses(workdir, finished_run) -> int:
+    """The last logged step, after a check that all losses equal those of the finished run."""
+    expected, actual = read_losses(finished_run[0]), read_losses(workdir)
     np.testing.assert_allclose(list(actual.values()), [expected[step] for step in actual], rtol=1e-5)
     return max(actual)
 
 
 def test_a_run_continues_on_four_processes_until_preemption_and_then_on_two(
-    training_data, undisturbed, stopped, tmp_path
+    training_data, finished_run, preempted_run, tmp_path
 ):
-    workdir = shutil.copytree(stopped[0], tmp_path / "run")
+    workdir = shutil.copytree(preempted_run[0], tmp_path / "run")
     four = training_run.Hosts(4, 2, tmp_path / "four", training_run.flags(training_data, workdir))
-    training_run.wait_for_step(workdir, stopped[1] + 1, four.running)
+    training_run.wait_for_step(workdir, preempted_run[1] + 1, four.running)
     four.processes[2].send_signal(signal.SIGTERM)
     assert four.wait() == [75] * 4, four.output(0)
-    step = newest(workdir)[0]
-    assert stopped[1] < step < training_run.STEPS
-    assert last_step_with_same_losses(workdir, undisturbed) == step
+    step = newest_checkpoint(workdir)[0]
+    assert preempted_run[1] < step < training_run.NUM_STEPS
+    assert last_step_with_same_losses(workdir, finished_run) == step
     assert f"step {step} is saved" in four.output(0)
 
     two = training_run.Hosts(2, 2, tmp_path / "two", training_run.flags(training_data, workdir))
     assert two.wait() == [0, 0], two.output(0)
-    assert last_step_with_same_losses(workdir, undisturbed) == training_run.STEPS
+    assert last_step_with_same_losses(workdir, finished_run) == training_run.NUM_STEPS
     assert f"resuming at step {step}" in two.output(0)
     assert "step" not in two.output(1)  # only process 0 prints and writes
-    folders = (workdir, undisturbed[0])
-    evaluations = [[line for line in metrics(folder) if "eval_top1" in line] for folder in folders]
+    folders = (workdir, finished_run[0])
+    evaluations = [[line for line in read_metrics(folder) if "eval_top1" in line] for folder in folders]
     assert evaluations[0] == evaluations[1]
 
 

@@ -1,4 +1,4 @@
-"""Finds the collectives in the text of a compiled program."""
+"""Lists the collectives in the HLO text of a compiled program."""
 
 import dataclasses
 import math
@@ -10,7 +10,7 @@ _SHAPE = re.compile(r"\b(pred|[sufb]+\d+)\[([\d,]*)\]")
 _NAME = re.compile(r"%?([\w.-]+) \(.*\{$")
 _CALLED = re.compile(r"(?:body|to_apply|calls|true_computation|false_computation)=%?([\w.-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
-_TRIPS = re.compile(r'known_trip_count.{1,6}n":"(\d+)"')
+_TRIP_COUNT = re.compile(r'known_trip_count.{1,6}n":"(\d+)"')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,36 +18,39 @@ class Collective:
     """One collective instruction."""
 
     kind: str
-    times: int  # executions per run of the program: product of the trip counts of the enclosing loops
+    num_executions: int  # per run of the program: product of the trip counts of the enclosing loops
     shapes: tuple[tuple[str, tuple[int, ...]], ...]  # dtype and shape of each result
     op_name: str  # name of the JAX operation
 
     @property
     def bytes(self) -> int:
         """Bytes of the results, summed over all executions."""
-        width = lambda dtype: 1 if dtype == "pred" else int(re.sub(r"\D", "", dtype)) // 8
-        return self.times * sum(width(dtype) * math.prod(shape) for dtype, shape in self.shapes)
+        return self.num_executions * sum(_item_size(dtype) * math.prod(shape) for dtype, shape in self.shapes)
+
+
+def _item_size(dtype: str) -> int:
+    return 1 if dtype == "pred" else int(re.sub(r"\D", "", dtype)) // 8
 
 
 def collectives(compiled_text: str) -> list[Collective]:
-    """All collectives of a compiled program, in order of decreasing bytes."""
-    computation, bodies = "", {}
+    """All collectives of a compiled program, largest first."""
+    computation, bodies = "", {}  # bodies: name of a computation -> its lines
     for line in compiled_text.splitlines():
         header = _NAME.match(line.removeprefix("ENTRY ")) if not line.startswith(" ") else None
         computation = header[1] if header else computation
         bodies.setdefault(computation, []).append(line)
-    callers = {}
+    callers = {}  # name of a computation -> name of its caller, executions per execution of the caller
     for name, lines in bodies.items():
         for line in lines:
-            trips = _TRIPS.search(line)
+            trip_count = _TRIP_COUNT.search(line)
             branches = _BRANCHES.search(line)
             callees = _CALLED.findall(line) + (re.findall(r"[\w.-]+", branches[1]) if branches else [])
             for callee in callees:
-                callers[callee] = (name, int(trips[1]) if trips and "body=" in line else 1)
+                callers[callee] = (name, int(trip_count[1]) if trip_count and "body=" in line else 1)
 
-    def times(name: str) -> int:
-        caller, trips = callers.get(name, ("", 1))
-        return trips * times(caller) if caller else 1
+    def num_executions(name: str) -> int:
+        caller, executions = callers.get(name, ("", 1))
+        return executions * num_executions(caller) if caller else 1
 
     result = []
     for name, lines in bodies.items():
@@ -55,7 +58,10 @@ def collectives(compiled_text: str) -> list[Collective]:
             match = _COLLECTIVE.search(line)
             if match:
                 text = re.sub(r"/\*.*?\*/", "", match["shapes"])
-                shapes = tuple((d, tuple(int(n) for n in s.split(",") if n)) for d, s in _SHAPE.findall(text))
+                shapes = tuple(
+                    (dtype, tuple(int(size) for size in sizes.split(",") if size))
+                    for dtype, sizes in _SHAPE.findall(text)
+                )
                 op_name = re.search(r'op_name="([^"]*)"', line)
-                result.append(Collective(match["kind"], times(name), shapes, op_name[1] if op_name else ""))
-    return sorted(result, key=lambda one: -one.bytes)
+                result.append(Collective(match["kind"], num_executions(name), shapes, op_name[1] if op_name else ""))
+    return sorted(result, key=lambda collective: -collective.bytes)

@@ -1,9 +1,9 @@
-"""Runs `python -m dist_jax.main` with several command lines in turn, with one import of all modules.
+"""Runs `python -m dist_jax.main` with several command lines, one after the other. Imports all modules only once.
 
-    python tests/helpers/many_mains.py < command lines (one JSON list of strings per line)
+    python tests/helpers/many_mains.py < COMMAND_LINES
 
-Prints one JSON line per command line: exit status and output. Each command line runs in its own process, forked after
-the imports.
+COMMAND_LINES has one JSON list of flags per line. For each line, prints a JSON object with the exit status and the
+output. Each command line runs in a child process, forked after the imports.
 """
 
 import json
@@ -17,14 +17,14 @@ from dist_jax import main
 from dist_jax.errors import exit_with_message
 
 
-def run(arguments: list[str]) -> dict:
+def run(flags: list[str]) -> dict[str, int | str]:
     with tempfile.TemporaryFile() as output:
         child = os.fork()
         if child == 0:
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
             try:
-                sys.argv = ["main", *arguments]  # ml_collections reads the overrides from sys.argv
+                sys.argv = ["main", *flags]  # ml_collections reads the overrides from sys.argv
                 exit_with_message(lambda: app.run(main.main, sys.argv, main.parse_flags))
             except SystemExit as error:
                 sys.stdout.flush()

@@ -1,6 +1,7 @@
-"""A whole training run that takes seconds: records, a CLIP directory and a configuration; in this process or in others.
+"""A complete training run that takes seconds: records, a CLIP directory, a configuration, and functions to run it.
 
-As a configuration file it takes the folder of `make_data`: --config=tests/helpers/training_run.py:FOLDER
+This file is also the configuration file of the run: --config=tests/helpers/training_run.py:FOLDER, where FOLDER is the
+output of `make_data`.
 """
 
 import json
@@ -11,7 +12,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -25,17 +26,17 @@ from dist_jax.training import train
 from dist_jax.workdir import checkpoints
 
 ROOT = Path(__file__).parents[2]
-TRAIN, VAL = 20, 11  # records: neither is a multiple of anything else here
-STEPS = 10  # of batch_size clips: eight passes over the training records
-EIGHT, ONE, CUBE = (8, 1, 1), (1, 1, 1), (2, 2, 2)  # meshes: data, fsdp, tensor
-LABELS = ("push", "pull", "lift", "turn", "fold")  # words of the tiny tokenizer
+NUM_TRAIN, NUM_VAL = 20, 11  # records; not multiples of the batch sizes or of the number of shards
+NUM_STEPS = 10  # 8 epochs
+SINGLE_DEVICE, DATA_PARALLEL, ALL_AXES = (1, 1, 1), (8, 1, 1), (2, 2, 2)  # mesh shapes: data, fsdp, tensor
+CLASS_NAMES = ("push", "pull", "lift", "turn", "fold")
 
 
 def get_config(folder: str) -> ml_collections.ConfigDict:
-    """Sixteen clips a batch, checkpoints and evaluations at different steps, all numbers logged."""
+    """Batch size 16. Checkpoints and evaluations are at different steps, and every step is logged."""
     config = settings.defaults()
     config.batch_size = 16
-    config.steps = STEPS
+    config.steps = NUM_STEPS
     config.backbone.weights = f"{folder}/clip"
     config.model.num_frames = 4
     config.model.integration_width = 64
@@ -58,19 +59,19 @@ def get_config(folder: str) -> ml_collections.ConfigDict:
 
 
 def make_data(folder: Path) -> Path:
-    """Records, labels and a CLIP with a tokenizer, as `get_config` names them."""
-    from helpers import small_records  # here, because a process that only reads the configuration needs none of it
+    """Writes the records, the class names and the CLIP directory that `get_config` names."""
+    from helpers import small_records  # a local import: a process that only reads the configuration does not need it
 
-    examples = [small_records.example(number) for number in range(TRAIN + VAL)]
-    small_records.write_shards(folder, examples[:TRAIN], 3, "train")
-    small_records.write_shards(folder, examples[TRAIN:], 2, "val")
-    (folder / "labels.txt").write_text("".join(f"{label}\n" for label in LABELS))
+    examples = [small_records.example(number) for number in range(NUM_TRAIN + NUM_VAL)]
+    small_records.write_shards(folder, examples[:NUM_TRAIN], 3, "train")
+    small_records.write_shards(folder, examples[NUM_TRAIN:], 2, "val")
+    (folder / "labels.txt").write_text("".join(f"{name}\n" for name in CLASS_NAMES))
     save_clip(folder / "clip")
     return folder
 
 
 def save_clip(folder: Path, seed: int = 0) -> str:
-    """A CLIP directory as Hugging Face lays it out, of random parameters."""
+    """Writes a Hugging Face CLIP directory with random parameters and a tokenizer."""
     from dist_jax.weights.clip import save_huggingface
     from helpers import small_models
 
@@ -78,147 +79,158 @@ def save_clip(folder: Path, seed: int = 0) -> str:
     return small_models.write_tokenizer(folder)
 
 
-def flags(data: Path, workdir: Path, *more: str) -> list[str]:
-    """Of dist_jax.main."""
-    return [f"--config={ROOT}/tests/helpers/training_run.py:{data}", f"--workdir={workdir}", *more]
+def flags(data: Path, workdir: Path) -> list[str]:
+    """Flags of dist_jax.main for a run on the data in folder `data`."""
+    return [f"--config={ROOT}/tests/helpers/training_run.py:{data}", f"--workdir={workdir}"]
 
 
-def environment(devices: int = 1) -> dict[str, str]:
-    """For processes with so many simulated devices, which compile as fast as the tests do."""
+def environment(num_devices: int = 1) -> dict[str, str]:
+    """Environment variables of a process with `num_devices` simulated devices and fast compilation."""
     from helpers.compile_flags import FAST_COMPILE
 
     path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
-    xla = f"{FAST_COMPILE} --xla_force_host_platform_device_count={devices}"
+    xla = f"{FAST_COMPILE} --xla_force_host_platform_device_count={num_devices}"
     return {**os.environ, "PYTHONPATH": path, "XLA_FLAGS": xla, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2"}
 
 
-def main_in_turn(command_lines: list[list[str]], devices: int = 1) -> list[tuple[int, str]]:
-    """Exit status and output of dist_jax.main for each list of flags."""
-    run = subprocess.run(
+def run_mains(command_lines: list[list[str]], num_devices: int = 1) -> list[tuple[int, str]]:
+    """Runs dist_jax.main with each list of flags. Returns the exit statuses and outputs."""
+    process = subprocess.run(
         [sys.executable, ROOT / "tests" / "helpers" / "many_mains.py"],
         input="".join(json.dumps(line) + "\n" for line in command_lines),
-        env=environment(devices),
+        env=environment(num_devices),
         cwd=ROOT,
         capture_output=True,
         text=True,
         check=True,
     )
-    found = [json.loads(line) for line in run.stdout.splitlines()]
-    return [(one["status"], one["output"]) for one in found]
+    results = [json.loads(line) for line in process.stdout.splitlines()]
+    return [(result["status"], result["output"]) for result in results]
 
 
 class Hosts:
-    """`python -m dist_jax.main` in several processes that form one system, each with its own simulated devices."""
+    """Starts `python -m dist_jax.main` on several simulated hosts, one process each."""
 
     def __init__(
-        self, count: int, devices: int, log: Path, arguments: list[str], of_last: tuple[str, ...] = ()
+        self, num_hosts: int, num_devices: int, log: Path, flags: list[str], last_host_flags: tuple[str, ...] = ()
     ) -> None:
-        """Starts them; `of_last` are further flags of the last process, `log` the beginning of the logs' names."""
-        with socket.socket() as found:
-            found.bind(("localhost", 0))
-            port = found.getsockname()[1]
-        self.logs = [log.with_name(f"{log.name}-{number}.log") for number in range(count)]
+        """Starts `num_hosts` processes with `num_devices` devices each.
+
+        The output of process i is written to LOG-i.log. Only the last process has `last_host_flags`.
+        """
+        with socket.socket() as free_socket:
+            free_socket.bind(("localhost", 0))
+            port = free_socket.getsockname()[1]
+        self.logs = [log.with_name(f"{log.name}-{index}.log") for index in range(num_hosts)]
         self.processes = []
-        for number, file in enumerate(self.logs):
-            of_hosts = [f"--coordinator=localhost:{port}", f"--processes={count}", f"--process={number}"]
-            extra = of_last if number == count - 1 else ()
-            command = [sys.executable, "-m", "dist_jax.main", *arguments, *of_hosts, *extra]
-            with file.open("wb") as output:
+        for index, log_file in enumerate(self.logs):
+            host_flags = [f"--coordinator=localhost:{port}", f"--processes={num_hosts}", f"--process={index}"]
+            if index == num_hosts - 1:
+                host_flags += last_host_flags
+            command = [sys.executable, "-m", "dist_jax.main", *flags, *host_flags]
+            with log_file.open("wb") as output:
                 process = subprocess.Popen(
-                    command, env=environment(devices), cwd=ROOT, stdout=output, stderr=subprocess.STDOUT
+                    command, env=environment(num_devices), cwd=ROOT, stdout=output, stderr=subprocess.STDOUT
                 )
             self.processes.append(process)
 
     def wait(self) -> list[int]:
-        """Their exit statuses."""
+        """Waits for all processes. Returns their exit statuses."""
         return [process.wait() for process in self.processes]
 
-    def output(self, number: int) -> str:
-        """What a process said."""
-        return self.logs[number].read_text()
+    def output(self, index: int) -> str:
+        """Standard output and error of process `index`."""
+        return self.logs[index].read_text()
 
     def running(self) -> bool:
-        """Whether all still run."""
+        """Whether all processes are running."""
         return all(process.poll() is None for process in self.processes)
 
 
-def metrics(workdir: Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl."""
+def read_metrics(workdir: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl; empty if the file does not exist."""
     file = workdir / "metrics.jsonl"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def losses(workdir: Path) -> dict[int, float]:
-    """Loss of each step; an assertion fails if a step is missing or doubled."""
-    lines = [line for line in metrics(workdir) if "loss" in line]
+def read_losses(workdir: Path) -> dict[int, float]:
+    """Step -> loss. Asserts that every step is logged exactly once."""
+    lines = [line for line in read_metrics(workdir) if "loss" in line]
     assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
     return {line["step"]: line["loss"] for line in lines}
 
 
-def wait_for_step(workdir: Path, step: int, running: object) -> None:
-    """Returns when the run in `workdir` has logged `step`, or when `running()` is no longer so."""
-    while running() and max((line["step"] for line in metrics(workdir)), default=0) < step:
+def wait_for_step(workdir: Path, step: int, is_running: Callable[[], bool]) -> None:
+    """Returns when the run in `workdir` has logged `step`, or when `is_running()` is False."""
+    while is_running() and max((line["step"] for line in read_metrics(workdir)), default=0) < step:
         time.sleep(0.02)
 
 
-def configured(data: Path, shape: tuple[int, int, int] = EIGHT, **changes: object) -> ml_collections.ConfigDict:
-    """The configuration on a mesh; `optimizer__eps` changes optimizer.eps."""
+def make_config(
+    data: Path, mesh_shape: tuple[int, int, int] = DATA_PARALLEL, **changes: object
+) -> ml_collections.ConfigDict:
+    """The configuration with a mesh shape and changed settings; `optimizer__eps` means optimizer.eps."""
     config = get_config(str(data))
-    config.mesh.update(dict(zip(AXES, shape, strict=True)))
+    config.mesh.update(dict(zip(AXES, mesh_shape, strict=True)))
     config.update_from_flattened_dict({name.replace("__", "."): value for name, value in changes.items()})
     return config
 
 
-def run(data: Path, workdir: Path, shape: tuple[int, int, int] = EIGHT, **changes: object) -> dict[str, float]:
-    """Trains in this process, compiling what no run on this mesh has compiled; returns the last evaluation."""
-    config = configured(data, shape, **changes)
-    mesh = make_mesh(config.mesh, jax.devices()[: np.prod(shape)])
+def run(
+    data: Path, workdir: Path, mesh_shape: tuple[int, int, int] = DATA_PARALLEL, **changes: object
+) -> dict[str, float]:
+    """Trains in this process. Returns the last evaluation. For the arguments see `make_config`."""
+    config = make_config(data, mesh_shape, **changes)
+    mesh = make_mesh(config.mesh, jax.devices()[: np.prod(mesh_shape)])
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         return train.train(config, str(workdir), mesh)
 
 
-def newest(workdir: Path) -> tuple[int, dict]:
+def newest_checkpoint(workdir: Path) -> tuple[int, dict]:
     """Step and parameters of the newest checkpoint."""
     return checkpoints.load_params(workdir)
 
 
 @pytest.fixture(scope="session")
 def training_data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of `make_data`; while it is there, no program is compiled twice."""
+    """The folder of `make_data`. Enables JAX's compilation cache: the runs of a session compile each program once."""
     folder = make_data(tmp_path_factory.mktemp("training_data"))
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
-    before = {name: getattr(jax.config, name) for name in names}
-    for name, value in zip(names, (str(folder / "compiled-by-tests"), 0.0), strict=True):
+    cache_settings = {
+        "jax_compilation_cache_dir": str(folder / "compiled-by-tests"),
+        "jax_persistent_cache_min_compile_time_secs": 0.0,
+    }
+    previous_settings = {name: getattr(jax.config, name) for name in cache_settings}
+    for name, value in cache_settings.items():
         jax.config.update(name, value)
     yield folder
-    for name, value in before.items():
+    for name, value in previous_settings.items():
         jax.config.update(name, value)
 
 
 @pytest.fixture(scope="session")
-def undisturbed(training_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
-    """The workdir of a run from beginning to end on eight devices, and the frozen parameters after it."""
-    workdir = tmp_path_factory.mktemp("undisturbed")
-    used, build = [], train.build
+def finished_run(training_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
+    """Workdir of a run on eight devices without interruption, and the frozen parameters at its end."""
+    workdir = tmp_path_factory.mktemp("finished_run")
+    experiments, build = [], train.build
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train, "build", lambda *arguments: used.append(build(*arguments)) or used[-1])
+        patch.setattr(train, "build", lambda *arguments: experiments.append(build(*arguments)) or experiments[-1])
         run(training_data, workdir)
-    return workdir, used[0].frozen
+    return workdir, experiments[0].frozen
 
 
 @pytest.fixture(scope="session")
-def stopped(training_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
-    """The workdir of such a run that a SIGTERM stopped on the way, and the step where it did."""
-    workdir = tmp_path_factory.mktemp("stopped")
+def preempted_run(training_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """Workdir of the same run, stopped by a SIGTERM, and its last step."""
+    workdir = tmp_path_factory.mktemp("preempted_run")
 
-    def stop() -> None:
-        wait_for_step(workdir, 4, running=lambda: True)
+    def send_sigterm() -> None:
+        wait_for_step(workdir, 4, is_running=lambda: True)
         signal.raise_signal(signal.SIGTERM)
 
-    threading.Thread(target=stop).start()
-    with pytest.raises(train.Preempted) as left:
+    threading.Thread(target=send_sigterm).start()
+    with pytest.raises(train.Preempted) as preempted:
         run(training_data, workdir)
-    assert left.value.code == 75
-    step, _ = newest(workdir)
-    assert 4 <= step < STEPS
+    assert preempted.value.code == 75
+    step, _ = newest_checkpoint(workdir)
+    assert 4 <= step < NUM_STEPS
     return workdir, step

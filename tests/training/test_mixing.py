@@ -19,7 +19,7 @@ def mix_config(**changes) -> ml_collections.ConfigDict:
     )
 
 
-def test_mixup_of_a_group_of_two_by_hand():
+def test_mixup_of_a_group_of_two_equals_the_hand_computed_result():
     video = jnp.asarray([10.0, 20.0]).reshape(2, 1, 1, 1, 1) * jnp.ones((2, 1, 2, 2, 3))
     targets = jnp.eye(2)
     draw = mixing.MixDraw(jnp.asarray([0.75]), jnp.zeros((1, 4), jnp.int32), jnp.asarray([0.75]))
@@ -40,10 +40,10 @@ def test_cutmix_pastes_the_partners_box_into_all_frames():
     np.testing.assert_allclose(targets, [[0.75, 0.25], [0.25, 0.75]])
 
 
-def test_a_group_is_paired_with_its_own_reverse():
+def test_each_group_is_mixed_with_its_own_reverse():
     video = jnp.arange(6.0).reshape(6, 1, 1, 1, 1)
-    all_partner = mixing.MixDraw(jnp.zeros(2), jnp.zeros((2, 4), jnp.int32), jnp.zeros(2))
-    mixed, _ = mixing.apply(video, jnp.ones((6, 2)), all_partner)
+    only_partner = mixing.MixDraw(jnp.zeros(2), jnp.zeros((2, 4), jnp.int32), jnp.zeros(2))
+    mixed, _ = mixing.apply(video, jnp.ones((6, 2)), only_partner)
     np.testing.assert_array_equal(mixed.ravel(), [2, 1, 0, 5, 4, 3])
 
 
@@ -60,13 +60,13 @@ def test_the_pairs_of_a_batch_are_the_pairs_of_its_groups(num_groups, num_pairs)
     group_size, batch_size = 2 * num_pairs, 2 * num_pairs * num_groups
     rows = mixing.order(batch_size, group_size)
     assert sorted(rows) == list(range(batch_size))
-    partners = np.arange(batch_size).reshape(num_groups, group_size)[:, ::-1].reshape(-1)  # by row
+    partners = np.arange(batch_size).reshape(num_groups, group_size)[:, ::-1].reshape(-1)  # of each row
     np.testing.assert_array_equal(rows.reshape(-1, 2)[:, ::-1].reshape(-1), partners[rows])
     np.testing.assert_array_equal(rows // group_size, np.arange(batch_size) // group_size)
 
 
 @functools.cache
-def compiled_draw(size: tuple[int, int]):
+def jitted_draw(size: tuple[int, int]):
     return jax.jit(lambda key: mixing.draw(key, 4, size, mix_config()))
 
 
@@ -74,13 +74,10 @@ def compiled_draw(size: tuple[int, int]):
 @given(seed=st.integers(0, 2**31), size=st.sampled_from([(4, 40), (40, 7), (32, 32)]))
 def test_the_target_weight_is_the_mean_pixel_weight(seed, size):
     height, width = size
-    draws = compiled_draw(size)(jax.random.key(seed))
-    mixed = mixing.apply(
-        jnp.concatenate([jnp.ones((1, 1, height, width, 1)), jnp.zeros((1, 1, height, width, 1))] * 4),
-        jnp.zeros((8, 2)),
-        draws,
-    )[0][::2]
-    np.testing.assert_allclose(mixed.mean(axis=(1, 2, 3, 4)), draws.target_weight, atol=1e-5)
+    draws = jitted_draw(size)(jax.random.key(seed))
+    white, black = jnp.ones((1, 1, height, width, 1)), jnp.zeros((1, 1, height, width, 1))
+    mixed, _ = mixing.apply(jnp.concatenate([white, black] * 4), jnp.zeros((8, 2)), draws)
+    np.testing.assert_allclose(mixed[::2].mean(axis=(1, 2, 3, 4)), draws.target_weight, atol=1e-5)
     assert np.all((draws.target_weight >= 0) & (draws.target_weight <= 1))
     boxes = np.asarray(draws.box)
     assert np.all(boxes >= 0)
@@ -88,25 +85,28 @@ def test_the_target_weight_is_the_mean_pixel_weight(seed, size):
     assert np.all(boxes[:, 3] <= width)
 
 
-def test_switch_prob_and_disabled_mixup_or_cutmix():
-    both = mixing.draw(jax.random.key(0), 2000, (32, 32), mix_config())
-    is_cutmix = np.asarray(both.pixel_weight) == 1.0
+def draw_2000(**changes) -> mixing.MixDraw:
+    """Draws for 2000 groups of 32 x 32 pixels."""
+    return mixing.draw(jax.random.key(0), 2000, (32, 32), mix_config(**changes))
+
+
+def test_switch_prob_is_the_share_of_cutmix():
+    draws = draw_2000()
+    is_cutmix = np.asarray(draws.pixel_weight) == 1.0
     assert 0.45 < is_cutmix.mean() < 0.55
-    assert np.all(np.asarray(both.box)[~is_cutmix] == 0)
-    only_mixup = mixing.draw(jax.random.key(0), 2000, (32, 32), mix_config(cutmix_alpha=0.0))
-    assert np.all(only_mixup.box == 0)
-    only_cutmix = mixing.draw(jax.random.key(0), 2000, (32, 32), mix_config(mixup_alpha=0.0))
-    assert np.all(only_cutmix.pixel_weight == 1)
-    assert np.all(mixing.draw(jax.random.key(0), 2000, (32, 32), mix_config(mix_prob=0.0)).target_weight == 1)
-    assert np.all(
-        mixing.draw(jax.random.key(0), 2000, (32, 32), mix_config(mixup_alpha=0.0, cutmix_alpha=0.0)).target_weight == 1
-    )
+    assert np.all(np.asarray(draws.box)[~is_cutmix] == 0)
+
+
+def test_an_alpha_or_mix_prob_of_zero_disables_mixing():
+    assert np.all(draw_2000(cutmix_alpha=0.0).box == 0)
+    assert np.all(draw_2000(mixup_alpha=0.0).pixel_weight == 1)
+    assert np.all(draw_2000(mix_prob=0.0).target_weight == 1)
+    assert np.all(draw_2000(mixup_alpha=0.0, cutmix_alpha=0.0).target_weight == 1)
 
 
 @pytest.mark.parametrize("alpha", [0.8, 1.0])
 def test_mixup_weights_follow_the_beta_distribution(alpha):
-    weights = np.asarray(
-        mixing.draw(jax.random.key(1), 2000, (8, 8), mix_config(mixup_alpha=alpha, cutmix_alpha=0.0)).target_weight
-    )
+    draws = mixing.draw(jax.random.key(1), 2000, (8, 8), mix_config(mixup_alpha=alpha, cutmix_alpha=0.0))
+    weights = np.asarray(draws.target_weight)
     assert abs(weights.mean() - 0.5) < 0.025
     assert abs(weights.var() - 1 / (4 * (2 * alpha + 1))) < 0.007  # variance of Beta(alpha, alpha)

@@ -1,4 +1,4 @@
-"""The training step: the same numbers on any mesh and in any number of parts, and nothing of CLIP in its state."""
+"""The training step: equal results on all meshes and with gradient accumulation; no CLIP parameters in its state."""
 
 import functools
 from collections.abc import Callable
@@ -20,58 +20,60 @@ from dist_jax.training.optimizer import lr_schedule, make_optimizer
 from dist_jax.training.train_step import TrainStep
 from dist_jax.workdir.train_state import TrainState
 
-# Optax raises Python numbers to integer powers, which strict promotion refuses; the network itself is tested strictly.
+# Optax needs standard dtype promotion: it raises Python numbers to integer powers.
 pytestmark = [pytest.mark.usefixtures("standard_promotion"), pytest.mark.xdist_group("test_steps")]
 
 
-def trainer_of(model, config, replicated=None) -> TrainStep:
-    optimizer, rate = make_optimizer(config.optimizer), lr_schedule(config.optimizer, config.epochs, 1 / 8)
-    return TrainStep(model, optimizer, rate, ml_collections.FrozenConfigDict(config), replicated)
+def make_train_step(model, config, replicated=None) -> TrainStep:
+    learning_rate = lr_schedule(config.optimizer, config.epochs, epochs_per_step=1 / 8)
+    return TrainStep(
+        model, make_optimizer(config.optimizer), learning_rate, ml_collections.FrozenConfigDict(config), replicated
+    )
 
 
-class Trained(NamedTuple):
-    """What some steps with `clips` gave."""
-
-    trainer: TrainStep
-    step: Callable  # compiled
-    losses: np.ndarray  # [steps]
-    states: list[TrainState]  # [1 + steps], the first before any step
+class ReferenceRun(NamedTuple):
+    train_step: TrainStep
+    step_fn: Callable  # the jitted train_step
+    losses: np.ndarray  # [num_steps]
+    states: list[TrainState]  # [1 + num_steps], the first one before all steps
 
 
 @pytest.fixture(scope="module")
-def reference(tiny_model, tiny_frozen, tiny_text) -> Trained:
-    """Ten steps on one device, which keep an average of the parameters."""
+def reference(tiny_model, tiny_frozen, tiny_text) -> ReferenceRun:
+    """Ten steps on one device, with a moving average of the parameters."""
     config = make_config()
     config.ema_decay = 0.75
     with jax.numpy_dtype_promotion("standard"):
-        trainer = trainer_of(tiny_model, config)
-        state = jax.jit(trainer.init)(jax.random.key(0))
-        step = jax.jit(trainer)
+        train_step = make_train_step(tiny_model, config)
+        state = jax.jit(train_step.init)(jax.random.key(0))
+        step_fn = jax.jit(train_step)
         losses, states = [], [state]
-        for number in range(10):
-            state, metrics = step(state, tiny_frozen, {"label": tiny_text}, random_batch(number))
+        for step in range(10):
+            state, metrics = step_fn(state, tiny_frozen, {"label": tiny_text}, random_batch(step))
             losses.append(float(metrics["loss"]))
             states.append(state)
-    return Trained(trainer, step, np.asarray(losses), states)
+    return ReferenceRun(train_step, step_fn, np.asarray(losses), states)
 
 
-def run(trainer: TrainStep, frozen, text, first: TrainState, steps: int, mesh=None) -> tuple[np.ndarray, TrainState]:
-    """Trains some steps from `first`, which has an average that is left out; the losses and the final state."""
-    state = first.replace(ema=None)
+def run(
+    train_step: TrainStep, frozen, text, state: TrainState, num_steps: int, mesh=None
+) -> tuple[np.ndarray, TrainState]:
+    """Trains from `state`, without its moving average. Returns the losses and the last state."""
+    state = state.replace(ema=None)
     if mesh is None:
-        step = jax.jit(trainer)
+        step_fn = jax.jit(train_step)
     else:
-        layout = sharding.tree_shardings(mesh, state)
+        state_shardings = sharding.tree_shardings(mesh, state)
         state = sharding.place_tree(mesh, state)
-        step = jax.jit(trainer, donate_argnums=0, out_shardings=(layout, sharding.replicated(mesh)))
+        step_fn = jax.jit(train_step, donate_argnums=0, out_shardings=(state_shardings, sharding.replicated(mesh)))
         frozen = jax.device_put(frozen, sharding.tree_shardings(mesh, frozen))
         text = jax.device_put(text, sharding.replicated(mesh))
     losses = []
-    for number in range(steps):
-        batch = random_batch(number)
+    for step in range(num_steps):
+        batch = random_batch(step)
         if mesh is not None:
             batch = jax.device_put(batch, sharding.batch_sharding(mesh))
-        state, metrics = step(state, frozen, {"label": text}, batch)
+        state, metrics = step_fn(state, frozen, {"label": text}, batch)
         losses.append(float(metrics["loss"]))
     return np.asarray(losses), state
 
@@ -83,107 +85,109 @@ def mesh_of(config, data: int, fsdp: int = 1, tensor: int = 1):
 
 def test_ten_steps_on_eight_devices_equal_ten_on_one(reference, tiny_model, tiny_frozen, tiny_text, tiny_config):
     mesh = mesh_of(tiny_config, 8)
-    eight, _ = run(trainer_of(tiny_model, tiny_config), tiny_frozen, tiny_text, reference.states[0], 10, mesh)
-    np.testing.assert_allclose(eight, reference.losses, rtol=1e-5)
-    assert not np.allclose(eight[1:], eight[:-1])  # it is training on something
+    losses, _ = run(make_train_step(tiny_model, tiny_config), tiny_frozen, tiny_text, reference.states[0], 10, mesh)
+    np.testing.assert_allclose(losses, reference.losses, rtol=1e-5)
+    assert not np.allclose(losses[1:], losses[:-1])  # the loss changes
 
 
-@pytest.mark.parametrize("shape", [(2, 2, 2), (1, 4, 2)])
-def test_parameters_spread_over_fsdp_and_tensor_give_the_same_losses(
-    shape, reference, tiny_model, tiny_frozen, tiny_text, tiny_config
+@pytest.mark.parametrize("mesh_shape", [(2, 2, 2), (1, 4, 2)])
+def test_sharded_parameters_give_the_same_losses(
+    mesh_shape, reference, tiny_model, tiny_frozen, tiny_text, tiny_config
 ):
-    trainer, mesh = trainer_of(tiny_model, tiny_config), mesh_of(tiny_config, *shape)
-    spread, state = run(trainer, tiny_frozen, tiny_text, reference.states[0], 4, mesh)
-    np.testing.assert_allclose(spread, reference.losses[:4], rtol=1e-5)
+    train_step, mesh = make_train_step(tiny_model, tiny_config), mesh_of(tiny_config, *mesh_shape)
+    losses, state = run(train_step, tiny_frozen, tiny_text, reference.states[0], 4, mesh)
+    np.testing.assert_allclose(losses, reference.losses[:4], rtol=1e-5)
     kernel = state.params["layers"]["ffn"]["fc"]["kernel"]
-    assert kernel.addressable_shards[0].data.shape[1] == kernel.shape[1] // shape[1]
+    assert kernel.addressable_shards[0].data.shape[1] == kernel.shape[1] // mesh_shape[1]
 
 
-def test_mixing_sends_no_clip_though_a_group_and_a_part_span_all_devices(
-    tiny_model, tiny_frozen, tiny_text, tiny_config
-):
+def test_mixing_moves_no_clip_between_devices(tiny_model, tiny_frozen, tiny_text, tiny_config):
     tiny_config.update(batch_size=32, grad_accum_steps=2)
-    tiny_config.mix.group_size = 32  # a device holds four clips of it, two in each part
+    tiny_config.mix.group_size = 32  # one group on all devices: four clips each, two in each part of the batch
     mesh = mesh_of(tiny_config, 8)
-    trainer = trainer_of(tiny_model, tiny_config, sharding.replicated(mesh))
+    replicated = sharding.replicated(mesh)
+    train_step = make_train_step(tiny_model, tiny_config, replicated)
     batch = jax.device_put(random_batch(0, 32), sharding.batch_sharding(mesh))
-    layout = sharding.replicated(mesh)
     state = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=layout),
-        jax.eval_shape(trainer.init, jax.random.key(0)),
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=replicated),
+        jax.eval_shape(train_step.init, jax.random.key(0)),
     )
-    step = jax.jit(trainer, out_shardings=layout)
-    compiled = step.lower(state, *jax.device_put((tiny_frozen, {"label": tiny_text}), layout), batch).compile()
-    assert {one.kind for one in collectives(compiled.as_text())} == {"all-reduce"}
+    step_fn = jax.jit(train_step, out_shardings=replicated)
+    constants = jax.device_put((tiny_frozen, {"label": tiny_text}), replicated)
+    compiled = step_fn.lower(state, *constants, batch).compile()
+    assert {collective.kind for collective in collectives(compiled.as_text())} == {"all-reduce"}
 
 
-@pytest.mark.parametrize("parts", [2, 4])
-def test_accumulation_changes_nothing(parts, reference, tiny_model, tiny_frozen, tiny_text, tiny_config):
-    tiny_config.grad_accum_steps = parts
-    trainer = trainer_of(tiny_model, tiny_config)
-    losses, state_of_parts = run(trainer, tiny_frozen, tiny_text, reference.states[0], 5)
+@pytest.mark.parametrize("grad_accum_steps", [2, 4])
+def test_gradient_accumulation_gives_the_same_losses_and_parameters(
+    grad_accum_steps, reference, tiny_model, tiny_frozen, tiny_text, tiny_config
+):
+    tiny_config.grad_accum_steps = grad_accum_steps
+    train_step = make_train_step(tiny_model, tiny_config)
+    losses, state = run(train_step, tiny_frozen, tiny_text, reference.states[0], 5)
     np.testing.assert_allclose(losses, reference.losses[:5], rtol=1e-5)
-    state = reference.states[5]
-    ours, theirs = (jax.tree_util.tree_flatten_with_path(one.params)[0] for one in (state, state_of_parts))
-    for (path, a), (_, b) in zip(ours, theirs, strict=True):
-        # A key's bias moves all scores of a query alike: its gradient is rounding, which Adam makes a whole step of.
-        if not sharding.path_name(path).endswith("attention/key/bias"):
-            np.testing.assert_allclose(a, b, rtol=2e-3, atol=2e-5, err_msg=sharding.path_name(path))
+    expected_params = jax.tree.leaves(reference.states[5].params)
+    params = jax.tree_util.tree_flatten_with_path(state.params)[0]
+    for (path, actual), expected in zip(params, expected_params, strict=True):
+        if not is_key_bias(path):  # Adam scales its gradient, a rounding error, to a full step
+            np.testing.assert_allclose(actual, expected, rtol=2e-3, atol=2e-5, err_msg=sharding.path_name(path))
 
 
-def test_the_state_holds_no_frozen_parameter(tiny_model, tiny_frozen, tiny_text, tiny_config):
-    state = jax.eval_shape(lambda: trainer_of(tiny_model, tiny_config).init(jax.random.key(0)))
+def is_key_bias(path: tuple) -> bool:
+    """Whether the exact gradient is 0: a key bias adds the same value to all scores of a query before the softmax."""
+    return sharding.path_name(path).endswith("attention/key/bias")
+
+
+def test_the_state_contains_no_frozen_parameters(tiny_model, tiny_frozen, tiny_text, tiny_config):
+    state = jax.eval_shape(lambda: make_train_step(tiny_model, tiny_config).init(jax.random.key(0)))
     names = {sharding.path_name(path) for path, _ in jax.tree_util.tree_flatten_with_path(state)[0]}
     assert not any("blocks" in name or "vision" in name for name in names)
-    size = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
-    counters = 2  # the step and Adam's
-    assert size(state) == 3 * size(state.params) + counters
+    num_values = lambda tree: sum(leaf.size for leaf in jax.tree.leaves(tree))
+    num_counters = 2  # the step, and the count of Adam
+    assert num_values(state) == 3 * num_values(state.params) + num_counters
 
 
-def test_gradients_reach_every_parameter_but_the_last_exchange(reference, tiny_frozen, tiny_text):
-    trainer, params = reference.trainer, reference.states[0].params
+def test_all_parameters_have_gradients_except_the_last_integration_to_temporal_linear(
+    reference, tiny_frozen, tiny_text
+):
+    model, params = reference.train_step.model, reference.states[0].params
     video = jax.random.normal(jax.random.key(1), (2, 4, 8, 8, 3))
-    loss = lambda params, frozen: jnp.sum(jnp.sin(trainer.model.logits(params, frozen, tiny_text, video)))
-    grads, of_frozen = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, tiny_frozen)
-    exchange = grads["layers"].pop("to_temporal")
-    assert all(np.any(leaf[:-1] != 0) and np.all(leaf[-1] == 0) for leaf in jax.tree.leaves(exchange))
-    # A key's bias moves all scores of a query alike, so its gradient is zero but for rounding.
-    silent = [
-        sharding.path_name(path)
-        for path, leaf in jax.tree_util.tree_flatten_with_path(grads)[0]
-        if np.abs(leaf).max() < 1e-7
-    ]
-    assert all(name.endswith("attention/key/bias") for name in silent)
-    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(of_frozen["vision"]))
+    loss = lambda params, frozen: jnp.sum(jnp.sin(model.logits(params, frozen, tiny_text, video)))
+    grads, frozen_grads = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, tiny_frozen)
+    to_temporal = grads["layers"].pop("to_temporal")
+    assert all(np.any(leaf[:-1] != 0) and np.all(leaf[-1] == 0) for leaf in jax.tree.leaves(to_temporal))
+    grads_with_path = jax.tree_util.tree_flatten_with_path(grads)[0]
+    assert all(is_key_bias(path) for path, leaf in grads_with_path if np.abs(leaf).max() < 1e-7)
+    assert all(np.all(leaf == 0) for leaf in jax.tree.leaves(frozen_grads["vision"]))
 
 
-def test_the_average_of_parameters_is_exact(reference):
+def test_the_moving_average_of_the_parameters_is_exact(reference):
     expected = reference.states[0].params
     for state in reference.states[1:]:
         expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, expected, state.params)
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7), state.ema, expected)
 
 
-def test_a_loss_that_is_not_finite_changes_nothing_but_the_steps_number(reference, tiny_frozen, tiny_text):
+def test_a_step_with_a_nonfinite_loss_changes_only_the_step_number(reference, tiny_frozen, tiny_text):
     state = reference.states[3]
-    broken = tiny_frozen | {"logit_scale": jnp.asarray(jnp.inf)}
-    after, metrics = reference.step(state, broken, {"label": tiny_text}, random_batch(3))
+    invalid_frozen = tiny_frozen | {"logit_scale": jnp.asarray(jnp.inf)}
+    next_state, metrics = reference.step_fn(state, invalid_frozen, {"label": tiny_text}, random_batch(3))
     assert metrics["skipped"] == 1
-    assert after.step == 4  # the schedule goes on
-    jax.tree.map(np.testing.assert_array_equal, after.replace(step=state.step), state)
+    assert next_state.step == 4
+    jax.tree.map(np.testing.assert_array_equal, next_state.replace(step=state.step), state)
 
 
-def test_views_are_summed_after_the_softmax(reference, tiny_model, tiny_frozen, tiny_text):
+def test_evaluation_sums_the_softmax_scores_of_the_views(reference, tiny_model, tiny_frozen, tiny_text):
     params = reference.states[0].params
     video = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 8, 8, 3), dtype=np.uint8)
-    step = jax.jit(functools.partial(eval_step, tiny_model, 0.0))
-    scores = step(params, tiny_frozen, tiny_text, video)
-    views = [step(params, tiny_frozen, tiny_text, video[:, [v]]) for v in range(3)]
-    np.testing.assert_allclose(scores, sum(views), rtol=1e-5)
+    step_fn = jax.jit(functools.partial(eval_step, tiny_model, 0.0))
+    scores = step_fn(params, tiny_frozen, tiny_text, video)
+    view_scores = [step_fn(params, tiny_frozen, tiny_text, video[:, [view]]) for view in range(3)]
+    np.testing.assert_allclose(scores, sum(view_scores), rtol=1e-5)
     np.testing.assert_allclose(np.sum(scores, axis=1), 3.0, rtol=1e-5)
 
 
-def test_a_step_draws_anew_but_always_the_same(tiny_model, tiny_config):
-    first, again, other = (draw(tiny_config, tiny_model.backbone.resolution, jnp.asarray(step)) for step in (3, 3, 4))
-    jax.tree.map(np.testing.assert_array_equal, first, again)
+def test_random_draws_depend_only_on_the_step(tiny_model, tiny_config):
+    first, same, other = (draw(tiny_config, tiny_model.backbone.resolution, jnp.asarray(step)) for step in (3, 3, 4))
+    jax.tree.map(np.testing.assert_array_equal, first, same)
     assert not np.allclose(first.mix.target_weight, other.mix.target_weight)
