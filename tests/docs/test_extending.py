@@ -14,17 +14,17 @@ PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 
 
 @pytest.fixture
-def tables():
-    """Restores the tables that the page extends."""
-    before = [(table, dict(table)) for table in (SOURCES, METRICS, NETWORKS)]
+def restored_tables():
+    """Restores the registries that the page extends."""
+    tables_before = [(table, dict(table)) for table in (SOURCES, METRICS, NETWORKS)]
     yield
-    for table, entries in before:
+    for table, entries in tables_before:
         table.clear()
         table.update(entries)
 
 
-@pytest.mark.usefixtures("tables")
-def test_the_code_blocks_run_in_order(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("restored_tables")
+def test_all_code_blocks_of_the_page_run_in_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sharding, "PARTITIONS", sharding.PARTITIONS)

@@ -1,15 +1,15 @@
-"""The whole network against figures of the published PyTorch one: forward, gradients and twelve optimizer steps."""
+"""Parity with the published PyTorch network (see golden/tiny.py): forward pass, gradients, twelve optimizer steps."""
 
 from functools import partial
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 from golden.tiny import GOLDEN, TOKENS_SEED, inputs, state_dict
 
 from dist_jax import config as settings
+from dist_jax.models.dist_network import DistConfig
 from dist_jax.models.layers import unit
 from dist_jax.models.video_model import VideoModel
 from dist_jax.training.losses import soft_cross_entropy
@@ -17,7 +17,7 @@ from dist_jax.training.optimizer import lr_schedule, make_optimizer, update
 from dist_jax.weights import clip, dist_official, table
 
 NETWORK = dist_official.NETWORK
-AS_USERS_COMPILE = {"xla_cpu_use_fusion_emitters": True}  # conftest.py sets it otherwise, for less time
+COMPILER_OPTIONS = {"xla_cpu_use_fusion_emitters": True}  # XLA's default; conftest.py disables it to compile faster
 
 
 @pytest.fixture(scope="module")
@@ -27,125 +27,128 @@ def clip_model() -> clip.ClipModel:
 
 
 @pytest.fixture(scope="module")
-def network() -> tuple:
-    names = {name.removeprefix(NETWORK): value for name, value in state_dict().items() if name.startswith(NETWORK)}
-    config, params = dist_official.params_from_published(names, "golden")
+def dist_network() -> tuple[DistConfig, dict]:
+    tensors = {name.removeprefix(NETWORK): value for name, value in state_dict().items() if name.startswith(NETWORK)}
+    config, params = dist_official.params_from_published(tensors, "golden")
     return config, jax.tree.map(jnp.asarray, params)
 
 
 @pytest.fixture(scope="module")
-def model(clip_model, network) -> VideoModel:
-    return VideoModel(clip_model.backbone(), network[0])
+def params(dist_network) -> dict:
+    """Parameters of the DiST network."""
+    return dist_network[1]
 
 
 @pytest.fixture(scope="module")
-def text(clip_model) -> jax.Array:
+def model(clip_model, dist_network) -> VideoModel:
+    return VideoModel(clip_model.backbone(), dist_network[0])
+
+
+@pytest.fixture(scope="module")
+def text_features(clip_model) -> jax.Array:
     _, tokens, _ = inputs(TOKENS_SEED)
     return clip_model.backbone().text_embeddings(clip_model.params, jnp.asarray(tokens))  # [K, E]
 
 
-def batch(model: VideoModel, seed: int) -> tuple[jax.Array, jax.Array]:
+def make_batch(model: VideoModel, seed: int) -> tuple[jax.Array, jax.Array]:
+    """Normalized video [B, T, H, W, 3] and soft labels [B, K]."""
     video, _, soft_labels = inputs(seed)
     return model.normalize(jnp.asarray(video)), jnp.asarray(soft_labels)
 
 
-def close(actual: jax.Array, golden: np.ndarray, tolerance: float) -> None:
-    """Equal within `tolerance` of the largest golden value."""
+def assert_close(actual: jax.Array, golden: np.ndarray, tolerance: float) -> None:
+    """Asserts that the largest difference is at most `tolerance` times the largest absolute golden value."""
     golden = np.asarray(golden)
     assert np.shape(actual) == golden.shape
     np.testing.assert_allclose(actual, golden, rtol=0, atol=tolerance * np.abs(golden).max())
 
 
-def test_features_of_every_layer(model, clip_model):
-    video, _ = batch(model, TOKENS_SEED)
+def test_features_of_every_layer_equal_the_published_ones(model, clip_model):
+    video, _ = make_batch(model, TOKENS_SEED)
     features = np.asarray(model.features(clip_model.params, video))  # [L, B, S, 1+N, D]
     assert len(features) == 3
-    for layer, found in enumerate(features):
-        tokens_first = np.moveaxis(found.reshape(-1, *found.shape[2:]), 0, 1)  # [1+N, B*S, D]
-        size = GOLDEN[f"layer{layer}_abs"]
-        np.testing.assert_allclose(tokens_first.mean(), GOLDEN[f"layer{layer}_mean"], rtol=0, atol=1e-6 * size)
-        np.testing.assert_allclose(np.abs(tokens_first).mean(), size, rtol=1e-6)
-        close(tokens_first[:2, :2, :8], GOLDEN[f"layer{layer}_slice"], 3e-6)
+    for layer, layer_features in enumerate(features):
+        tokens_first = np.moveaxis(layer_features.reshape(-1, *layer_features.shape[2:]), 0, 1)  # [1+N, B*S, D]
+        mean_abs = GOLDEN[f"layer{layer}_abs"]
+        np.testing.assert_allclose(tokens_first.mean(), GOLDEN[f"layer{layer}_mean"], rtol=0, atol=1e-6 * mean_abs)
+        np.testing.assert_allclose(np.abs(tokens_first).mean(), mean_abs, rtol=1e-6)
+        assert_close(tokens_first[:2, :2, :8], GOLDEN[f"layer{layer}_slice"], 3e-6)
 
 
-def test_frame_embeddings(model, clip_model):
-    video, _ = batch(model, TOKENS_SEED)
+def test_frame_embeddings_equal_the_published_ones(model, clip_model):
+    video, _ = make_batch(model, TOKENS_SEED)
     frames = video[:, :: model.dist.alpha].reshape(-1, *video.shape[2:])
     backbone = model.backbone
-    last = backbone.features(clip_model.params, frames, (backbone.num_layers - 1,))[0]
-    embeddings = backbone.frame_embeddings(clip_model.params, last)
-    close(embeddings, GOLDEN["frame_embedding"], 3e-6)
+    last_features = backbone.features(clip_model.params, frames, (backbone.num_layers - 1,))[0]
+    embeddings = backbone.frame_embeddings(clip_model.params, last_features)
+    assert_close(embeddings, GOLDEN["frame_embedding"], 3e-6)
 
 
-def test_text_features(text):
-    close(text, GOLDEN["text_features"], 3e-6)
+def test_text_features_equal_the_published_ones(text_features):
+    assert_close(text_features, GOLDEN["text_features"], 3e-6)
 
 
-def test_video_embedding(model, clip_model, network):
-    video, _ = batch(model, TOKENS_SEED)
-    close(unit(model.embed(network[1], clip_model.params, video)), GOLDEN["video_embedding"], 3e-6)
+def test_video_embedding_equals_the_published_one(model, clip_model, params):
+    video, _ = make_batch(model, TOKENS_SEED)
+    assert_close(unit(model.embed(params, clip_model.params, video)), GOLDEN["video_embedding"], 3e-6)
 
 
-def test_logits(model, clip_model, network, text):
-    video, _ = batch(model, TOKENS_SEED)
-    close(model.logits(network[1], clip_model.params, text, video), GOLDEN["logits"], 3e-6)
+def test_logits_equal_the_published_ones(model, clip_model, params, text_features):
+    video, _ = make_batch(model, TOKENS_SEED)
+    assert_close(model.logits(params, clip_model.params, text_features, video), GOLDEN["logits"], 3e-6)
 
 
 @pytest.fixture(scope="module")
-def loss_and_gradient(model, clip_model, text):
-    @partial(jax.jit, compiler_options=AS_USERS_COMPILE)
+def loss_and_grads(model, clip_model, text_features):
+    @partial(jax.jit, compiler_options=COMPILER_OPTIONS)
     @jax.value_and_grad
     def compute(params: dict, video: jax.Array, soft_labels: jax.Array) -> jax.Array:
-        logits = model.logits(params, clip_model.params, text, video)
+        logits = model.logits(params, clip_model.params, text_features, video)
         return jnp.mean(soft_cross_entropy(logits, soft_labels))
 
     return compute
 
 
 def published_norms(tree: dict) -> dict[str, float]:
-    """Norm of every tensor by its published name."""
+    """Published name -> norm, for every tensor of a tree like `params`."""
     leaves = {path: np.asarray(leaf) for path, leaf in table.flatten(tree).items()}
     return {NETWORK + name: float(np.linalg.norm(x)) for name, x in table.to_theirs(dist_official.TABLE, leaves)}
 
 
-def test_loss_and_the_gradient_of_every_parameter(model, loss_and_gradient, network):
-    loss, gradient = loss_and_gradient(network[1], *batch(model, TOKENS_SEED))
+def test_loss_and_gradient_norms_equal_the_published_ones(model, loss_and_grads, params):
+    loss, grads = loss_and_grads(params, *make_batch(model, TOKENS_SEED))
     np.testing.assert_allclose(loss, GOLDEN["loss"], rtol=2e-6)
-    norms = published_norms(gradient)
-    golden = dict(zip(GOLDEN["grad_names"], GOLDEN["grad_norms"], strict=True))
-    without_gradient = {name for name in norms if name not in golden}
-    assert without_gradient == {f"{NETWORK}integration2temporal_nets.2.linear_fuse.{x}" for x in ("weight", "bias")}
-    assert all(norms[name] == 0 for name in without_gradient)
-    assert len(golden) == len(norms) - 2
-    for name, norm in golden.items():
-        np.testing.assert_allclose(norms[name], norm, rtol=1e-5, err_msg=name)
+    norms = published_norms(grads)
+    golden_norms = dict(zip(GOLDEN["grad_names"], GOLDEN["grad_norms"], strict=True))
+    names_without_grad = {name for name in norms if name not in golden_norms}
+    assert names_without_grad == {f"{NETWORK}integration2temporal_nets.2.linear_fuse.{x}" for x in ("weight", "bias")}
+    assert all(norms[name] == 0 for name in names_without_grad)
+    assert len(golden_norms) == len(norms) - 2
+    for name, golden_norm in golden_norms.items():
+        np.testing.assert_allclose(norms[name], golden_norm, rtol=1e-5, err_msg=name)
 
 
-@pytest.fixture(scope="module")
-def recipe() -> ml_collections.ConfigDict:
-    optimizer = settings.defaults().optimizer
-    optimizer.warmup_epochs = 4.0
-    return optimizer
+def test_losses_and_parameter_norms_of_twelve_optimizer_steps_equal_the_published_ones(model, loss_and_grads, params):
+    num_steps = len(GOLDEN["train_losses"])
+    config = settings.defaults().optimizer
+    config.warmup_epochs = 4.0
+    optimizer = make_optimizer(config)
+    learning_rate = lr_schedule(config, num_epochs=float(num_steps), epochs_per_step=1.0)
 
+    @partial(jax.jit, compiler_options=COMPILER_OPTIONS)
+    def update_params(step: int, grads: dict, opt_state: tuple, params: dict) -> tuple:
+        with jax.numpy_dtype_promotion("standard"):  # Optax raises a float to the power of the step, an integer
+            return update(optimizer, learning_rate(step), grads, opt_state, params)
 
-def test_twelve_steps_of_the_optimizer(model, loss_and_gradient, network, recipe):
-    steps = len(GOLDEN["train_losses"])
-    optimizer, rate = make_optimizer(recipe), lr_schedule(recipe, num_epochs=float(steps), epochs_per_step=1.0)
-
-    @partial(jax.jit, compiler_options=AS_USERS_COMPILE)
-    def step_of(step: int, gradient: dict, state: tuple, params: dict) -> tuple:
-        with jax.numpy_dtype_promotion("standard"):  # optax raises a float to the power of the step, an integer
-            return update(optimizer, rate(step), gradient, state, params)
-
-    params = network[1]
-    state = optimizer.init(params)
+    opt_state = optimizer.init(params)
     losses = []
-    for step in range(steps):
-        loss, gradient = loss_and_gradient(params, *batch(model, 1000 + step))
+    for step in range(num_steps):
+        loss, grads = loss_and_grads(params, *make_batch(model, 1000 + step))
         losses.append(float(loss))
-        params, state = step_of(step, gradient, state, params)
+        params, opt_state = update_params(step, grads, opt_state, params)
     np.testing.assert_allclose(losses, GOLDEN["train_losses"], rtol=1e-5)
     norms = published_norms(params)
-    for (name, norm), golden in zip(sorted(norms.items()), GOLDEN["trained_norms"], strict=True):
-        # Part of an in_proj_bias is the keys', whose gradient is rounding, which Adam makes a whole step of.
-        np.testing.assert_allclose(norm, golden, rtol=1e-4 if name.endswith("in_proj_bias") else 5e-6, err_msg=name)
+    for (name, norm), golden_norm in zip(sorted(norms.items()), GOLDEN["trained_norms"], strict=True):
+        # in_proj_bias contains the key bias. Its gradient is a rounding error, which Adam scales to a full step.
+        rtol = 1e-4 if name.endswith("in_proj_bias") else 5e-6
+        np.testing.assert_allclose(norm, golden_norm, rtol=rtol, err_msg=name)

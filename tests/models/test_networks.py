@@ -1,6 +1,7 @@
-"""Shapes, sizes and program size of the networks. Their values are compared with published figures in test_golden."""
+"""Shapes, numbers of parameters, program size and properties of the networks. test_golden.py compares their values."""
 
 import dataclasses
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -19,162 +20,175 @@ B16 = VisionConfig(width=768, num_layers=12, num_heads=12, patch_size=16, resolu
 L14 = VisionConfig(width=1024, num_layers=24, num_heads=16, patch_size=14, resolution=224, embed_dim=768)
 
 
-def dist_of(vision: VisionConfig, frames: int, **changes) -> DistConfig:
-    sizes = dict(alpha=2, layers=tuple(range(vision.num_layers)), integration_width=384, temporal_width=96)
-    sizes |= dict(
-        num_pooling_layers=4, patch_size=vision.patch_size, backbone_width=vision.width, embed_dim=vision.embed_dim
+def dist_config(vision: VisionConfig, num_frames: int, **changes) -> DistConfig:
+    """Published sizes of the DiST network for this backbone, with changes."""
+    sizes = dict(
+        num_frames=num_frames,
+        alpha=2,
+        layers=tuple(range(vision.num_layers)),
+        patch_size=vision.patch_size,
+        backbone_width=vision.width,
+        embed_dim=vision.embed_dim,
+        integration_width=384,
+        temporal_width=96,
+        num_pooling_layers=4,
     )
-    return DistConfig(num_frames=frames, **(sizes | changes))
+    return DistConfig(**(sizes | changes))
 
 
-def shapes_of(vision: VisionConfig, dist: DistConfig):
+def param_shapes(vision: VisionConfig, dist: DistConfig):
+    """Abstract trainable parameters."""
     return jax.eval_shape(VideoModel(ClipBackbone(vision), dist).init, jax.random.key(0))
 
 
 @pytest.mark.parametrize(
-    ("vision", "frames", "pooling", "millions"),
+    ("vision", "num_frames", "num_pooling_layers", "millions"),
     [(B16, 16, 4, 26.1), (B16, 16, 2, 19.0), (L14, 64, 4, 39.9), (L14, 64, 2, 32.7)],
 )
-def test_trainable_parameters_of_the_published_models(vision, frames, pooling, millions):
-    shapes = shapes_of(vision, dist_of(vision, frames, num_pooling_layers=pooling))
+def test_the_number_of_trainable_parameters_is_the_published_one(vision, num_frames, num_pooling_layers, millions):
+    shapes = param_shapes(vision, dist_config(vision, num_frames, num_pooling_layers=num_pooling_layers))
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6 == pytest.approx(millions, abs=0.06)
 
 
-@pytest.mark.parametrize(("vision", "frames"), [(B16, 16), (L14, 64)])
-def test_shapes_of_the_published_models(vision, frames):
-    dist = dist_of(vision, frames)
+@pytest.mark.parametrize(("vision", "num_frames"), [(B16, 16), (L14, 64)])
+def test_shapes_and_dtypes_of_features_and_logits_of_the_published_models(vision, num_frames):
+    dist = dist_config(vision, num_frames)
     model = VideoModel(ClipBackbone(vision, dtype=jnp.bfloat16), dist, dtype=jnp.bfloat16)
-    video = jax.ShapeDtypeStruct((2, frames, 224, 224, 3), jnp.bfloat16)
-    tower = jax.eval_shape(
-        ClipVision(vision).init, jax.random.key(0), jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
-    )["params"]
-    frozen = {"vision": tower, "logit_scale": jax.ShapeDtypeStruct((), jnp.float32)}
+    video = jax.ShapeDtypeStruct((2, num_frames, 224, 224, 3), jnp.bfloat16)
+    frozen = abstract_frozen(vision)
     features = jax.eval_shape(model.features, frozen, video)
-    assert features.shape == (vision.num_layers, 2, frames // 2, 1 + vision.num_patches, vision.width)
+    assert features.shape == (vision.num_layers, 2, num_frames // 2, 1 + vision.num_patches, vision.width)
     assert features.dtype == jnp.bfloat16
     text = jax.ShapeDtypeStruct((400, vision.embed_dim), jnp.float32)
-    logits = jax.eval_shape(model.logits, shapes_of(vision, dist), frozen, text, video)
+    logits = jax.eval_shape(model.logits, param_shapes(vision, dist), frozen, text, video)
     assert (logits.shape, logits.dtype) == ((2, 400), jnp.float32)
 
 
+def abstract_frozen(vision: VisionConfig) -> dict:
+    """Abstract frozen parameters."""
+    image = jax.ShapeDtypeStruct((1, vision.resolution, vision.resolution, 3), jnp.float32)
+    params = jax.eval_shape(ClipVision(vision).init, jax.random.key(0), image)["params"]
+    return {"vision": params, "logit_scale": jax.ShapeDtypeStruct((), jnp.float32)}
+
+
 def test_the_program_size_does_not_depend_on_the_number_of_layers():
-    def lines(layers: int) -> int:
-        vision = VisionConfig(width=16, num_layers=layers, num_heads=2, patch_size=4, resolution=8, embed_dim=8)
-        dist = dist_of(vision, 4, integration_width=64, temporal_width=8, num_pooling_layers=2)
+    def program_lines(num_layers: int) -> int:
+        vision = VisionConfig(width=16, num_layers=num_layers, num_heads=2, patch_size=4, resolution=8, embed_dim=8)
+        dist = dist_config(vision, 4, integration_width=64, temporal_width=8, num_pooling_layers=2)
         model = VideoModel(ClipBackbone(vision), dist)
-        tower = jax.eval_shape(ClipVision(vision).init, jax.random.key(0), jnp.zeros((1, 8, 8, 3)))["params"]
-        frozen = {"vision": tower, "logit_scale": jnp.zeros(())}
-        loss = lambda params, video: jnp.sum(model.embed(params, frozen_of(frozen), video))
-        lowered = jax.jit(jax.grad(loss)).lower(shapes_of(vision, dist), jnp.zeros((1, 4, 8, 8, 3)))
+        frozen = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract_frozen(vision))
+        loss = lambda params, video: jnp.sum(model.embed(params, frozen, video))
+        lowered = jax.jit(jax.grad(loss)).lower(param_shapes(vision, dist), jnp.zeros((1, 4, 8, 8, 3)))
         return len(lowered.as_text().splitlines())
 
-    def frozen_of(shapes):
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-
-    assert lines(24) <= lines(12) * 1.02
+    assert program_lines(24) <= program_lines(12) * 1.02
 
 
-def test_selected_features_are_those_of_all_layers(tiny_model, tiny_frozen):
+def test_features_of_selected_layers_equal_those_of_all_layers(tiny_model, tiny_frozen):
     video = jax.random.normal(jax.random.key(0), (2, 4, 8, 8, 3))
-    every = tiny_model.features(tiny_frozen, video)
-    for selected in ((0,), (1,), (0, 2), (1, 2)):
-        model = dataclasses.replace(tiny_model, dist=dataclasses.replace(tiny_model.dist, layers=selected))
-        np.testing.assert_allclose(model.features(tiny_frozen, video), every[np.asarray(selected)], rtol=1e-6)
+    all_features = tiny_model.features(tiny_frozen, video)
+    for layers in ((0,), (1,), (0, 2), (1, 2)):
+        model = dataclasses.replace(tiny_model, dist=dataclasses.replace(tiny_model.dist, layers=layers))
+        np.testing.assert_allclose(model.features(tiny_frozen, video), all_features[np.asarray(layers)], rtol=1e-6)
 
 
-def test_the_backbone_sees_every_alphath_frame_from_the_first(tiny_model, tiny_frozen):
+def test_the_backbone_sees_every_alphath_frame_from_frame_0(tiny_model, tiny_frozen):
     video = jax.random.normal(jax.random.key(0), (1, 4, 8, 8, 3))
-    changed = video.at[:, 1::2].set(0.0)  # frames that the backbone does not see
-    np.testing.assert_array_equal(tiny_model.features(tiny_frozen, video), tiny_model.features(tiny_frozen, changed))
-    different = video.at[:, 2].set(0.0)
-    assert not np.allclose(tiny_model.features(tiny_frozen, video), tiny_model.features(tiny_frozen, different))
+    features = tiny_model.features(tiny_frozen, video)
+    other_unseen = video.at[:, 1::2].set(0.0)
+    np.testing.assert_array_equal(tiny_model.features(tiny_frozen, other_unseen), features)
+    other_seen = video.at[:, 2].set(0.0)
+    assert not np.allclose(tiny_model.features(tiny_frozen, other_seen), features)
 
 
-def test_only_the_backbones_frames_are_embedded(tiny_model, tiny_frozen):
+def test_the_backbone_computes_only_the_frames_that_it_sees(tiny_model, tiny_frozen):
     video = jnp.zeros((2, 4, 8, 8, 3))
     jaxpr = jax.make_jaxpr(tiny_model.features)(tiny_frozen, video)
-    convolutions = [eqn for eqn in jax.tree.leaves(_equations(jaxpr.jaxpr)) if "conv" in eqn.primitive.name]
+    convolutions = [eqn for eqn in all_equations(jaxpr.jaxpr) if "conv" in eqn.primitive.name]
     assert [eqn.invars[0].aval.shape for eqn in convolutions] == [(4, 8, 8, 3)]  # B * S frames
 
 
-def _equations(jaxpr) -> list:
-    found = []
+def all_equations(jaxpr) -> list:
+    """The equations of a jaxpr and of the jaxprs inside it."""
+    equations = []
     for eqn in jaxpr.eqns:
-        found.append(eqn)
+        equations.append(eqn)
         for value in eqn.params.values():
             inner = getattr(value, "jaxpr", value)
             if hasattr(inner, "eqns"):
-                found += _equations(inner)
-    return found
+                equations += all_equations(inner)
+    return equations
 
 
-def test_order_matters_to_the_temporal_encoder(tiny_model, tiny_frozen):
+def test_the_video_embedding_depends_on_the_order_of_frames(tiny_model, tiny_frozen):
     video = jax.random.normal(jax.random.key(0), (1, 4, 8, 8, 3))
     params = jax.jit(tiny_model.init)(jax.random.key(1))
     embed = jax.jit(lambda video: tiny_model.embed(params, tiny_frozen, video))
     assert not np.allclose(embed(video), embed(video[:, ::-1]), rtol=1e-4)
 
 
-def test_temporal_convolution_by_hand():
+def test_temporal_convolution_equals_the_hand_computed_result():
     x = jnp.asarray([1.0, 10.0, 100.0]).reshape(1, 3, 1)
     params = {"params": {"kernel": jnp.asarray([1.0, 2.0, 3.0]).reshape(3, 1, 1), "bias": jnp.asarray([0.5])}}
     y = TemporalConv(1, 3, jnp.float32).apply(params, x)
     np.testing.assert_allclose(y.ravel(), [2 + 30 + 0.5, 1 + 20 + 300 + 0.5, 10 + 200 + 0.5])
 
 
-def test_the_spatial_convolution_is_the_same_on_every_platform():
+def test_the_spatial_convolution_of_cpu_equals_that_of_accelerators():
     x = jax.random.normal(jax.random.key(0), (2, 3, 4, 5, 6))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 6, 7))
     np.testing.assert_allclose(gather_and_multiply(x, kernel), convolve(x, kernel), atol=1e-4)
 
 
-def test_patches_are_taken_row_by_row():
+def test_the_pixels_of_a_patch_are_flattened_row_by_row():
     video = jnp.arange(4 * 4 * 3, dtype=jnp.float32).reshape(1, 1, 4, 4, 3)
     patches = space_to_channels(video, 2)
     assert patches.shape == (1, 1, 2, 2, 12)
     np.testing.assert_array_equal(patches[0, 0, 0, 1], video[0, 0, 0:2, 2:4].ravel())
 
 
-def test_the_first_layers_of_a_backbone_give_the_same_features(tiny_model, tiny_frozen):
+def test_a_truncated_backbone_gives_the_same_features(tiny_model, tiny_frozen):
     frames = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
-    whole = tiny_model.backbone.features(tiny_frozen, frames, (0, 1, 2))
+    expected = tiny_model.backbone.features(tiny_frozen, frames, (0, 1, 2))[:2]
     backbone, frozen = tiny_model.backbone.first_layers(tiny_frozen, 2)
-    cut = backbone.features(frozen, frames, (0, 1))
+    features = backbone.features(frozen, frames, (0, 1))
     assert (backbone.num_layers, len(frozen["vision"]["blocks"]["ln_1"]["scale"])) == (2, 2)
-    np.testing.assert_allclose(cut, whole[:2], rtol=1e-6)
+    np.testing.assert_allclose(features, expected, rtol=1e-6)
 
 
-def test_features_must_end_with_the_towers_last_block(tiny_model, tiny_frozen):
-    tower = ClipVision(tiny_model.backbone.vision)
+def test_features_without_the_last_block_are_refused(tiny_model, tiny_frozen):
+    clip_vision = ClipVision(tiny_model.backbone.vision)
     with pytest.raises(ValueError, match="the last chosen block is 1, the tower's last is 2"):
-        tower.apply({"params": tiny_frozen["vision"]}, jnp.zeros((1, 8, 8, 3)), (0, 1), method="features")
+        clip_vision.apply({"params": tiny_frozen["vision"]}, jnp.zeros((1, 8, 8, 3)), (0, 1), method="features")
 
 
-def test_text_is_read_at_its_end_token_and_attention_is_causal():
+def test_the_text_embedding_is_read_at_the_end_token_and_ignores_later_tokens():
     config = TextConfig(width=16, num_layers=2, num_heads=2, vocab_size=20, context_length=6, embed_dim=8)
     tokens = jnp.asarray([[18, 3, 4, 19, 0, 0], [18, 3, 4, 19, 7, 7]], jnp.int32)
     params = ClipText(config).init(jax.random.key(0), tokens)
     first, second = ClipText(config).apply(params, tokens)
     np.testing.assert_allclose(first, second, rtol=1e-6)
-    by_number = dataclasses.replace(config, end_token=4)
-    assert not np.allclose(ClipText(by_number).apply(params, tokens)[0], first)
+    other_end_token = dataclasses.replace(config, end_token=4)
+    assert not np.allclose(ClipText(other_end_token).apply(params, tokens)[0], first)
 
 
 @pytest.mark.parametrize("remat", ["layers", "dots"])
-def test_rematerialisation_changes_no_gradient(remat, tiny_model):
-    d = tiny_model.dist
+def test_rematerialization_gives_the_same_gradients(remat, tiny_model):
+    dist = tiny_model.dist
     features = jax.random.normal(jax.random.key(0), (3, 1, 2, 5, 128))
     video = jax.random.normal(jax.random.key(1), (1, 4, 8, 8, 3))
     summary = features[-1, :, :, 0]
-    params = jax.jit(DistNetwork(d).init)(jax.random.key(2), features, summary, video)
-    grads = [
-        jax.jit(jax.grad(lambda p, net=net: jnp.sum(jnp.sin(net.apply(p, features, summary, video)))))(params)
-        for net in (DistNetwork(d), DistNetwork(d, remat=remat))
-    ]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), *grads)
+    params = jax.jit(DistNetwork(dist).init)(jax.random.key(2), features, summary, video)
+
+    def grads(network: DistNetwork) -> dict:
+        loss = lambda params: jnp.sum(jnp.sin(network.apply(params, features, summary, video)))
+        return jax.jit(jax.grad(loss))(params)
+
+    assert_allclose = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
+    jax.tree.map(assert_allclose, grads(DistNetwork(dist, remat=remat)), grads(DistNetwork(dist)))
 
 
-def test_a_backbone_without_prefix_tokens_needs_no_class_token(tiny_model):
+def test_features_without_a_class_token_need_no_class_token_parameter(tiny_model):
     network = DistNetwork(tiny_model.dist)
     features, summary = jnp.zeros((3, 1, 2, 4, 128)), jnp.zeros((1, 2, 128))  # 4 patches, no class token
     video = jnp.zeros((1, 4, 8, 8, 3))
