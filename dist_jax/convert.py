@@ -89,7 +89,7 @@ def describe(model: Model) -> str:
     num_params = sum(math.prod(leaf.shape) for leaf in table.flatten(model.dist_params).values())
     classes = f"{len(model.class_names)} classes" if model.class_names else "no class names"
     return (
-        f"DiST with {num_params / 1e6:.1f} M parameters, {dist.sparse_frames}+{dist.num_frames} frames of "
+        f"DiST with {num_params / 1e6:.1f} M parameters, {dist.num_sparse_frames}+{dist.num_frames} frames of "
         f"{clip_model.vision.resolution} pixels, reads {len(dist.layers)} of {clip_model.vision.num_layers} blocks of "
         f"{clip_model.name}; {classes}, {'with' if clip_model.tokenizer else 'without'} tokenizer"
     )

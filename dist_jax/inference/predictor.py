@@ -56,12 +56,12 @@ def _place(mesh: Mesh, dtype: jnp.dtype, path: str, value: np.ndarray) -> jax.Ar
 class Predictor:
     """A trained model on its devices. Every method compiles once per input shape.
 
-    Symbols: B clips, T frames per clip, S = T / alpha frames for CLIP, N patches per frame, D CLIP width, E embedding
-    size, K texts. Methods raise UserError for invalid inputs.
+    Symbols: B clips, T frames per clip, S = T / alpha frames for CLIP, N patches per frame, L_selected CLIP blocks that
+    the network reads, D CLIP width, E embedding size, K texts. Methods raise UserError for invalid inputs.
     """
 
     def __init__(self, model: Model, mesh: Mesh, dtype: jnp.dtype) -> None:
-        """Takes a model with its parameters on `mesh`. Use `dist_jax.load` instead of this constructor."""
+        """`dist_jax.load` calls this constructor. The parameters of `model` are on `mesh`."""
         self._model, self._mesh, self._dtype = model, mesh, dtype
         self._video_model = VideoModel(model.clip_model.backbone(dtype), model.dist, dtype)
         self._frozen = {name: model.clip_model.params[name] for name in ("vision", "logit_scale")}
@@ -97,7 +97,7 @@ class Predictor:
             video: pixels, uint8 [B, T, H, W, 3].
 
         Returns:
-            [selected layers, B, S, 1+N, D] in the dtype given to `dist_jax.load`; the class token is first.
+            [L_selected, B, S, 1+N, D] in the `dtype` of `dist_jax.load`; the class token is first.
         """
         return self._run(_features, video, batch_axis=1)
 
@@ -150,7 +150,7 @@ class Predictor:
     def for_frames(self, num_frames: int) -> "Predictor":
         """The same model for clips of `num_frames` frames, a multiple of alpha.
 
-        Per-frame tokens and positions are interpolated, without training: expect a lower accuracy.
+        Per-frame tokens and positions are interpolated. Without further training, the accuracy is lower.
         """
         source = self._model.dist
         if num_frames < 1 or num_frames % source.alpha:

@@ -32,7 +32,7 @@ class Prediction:
 def classify_video(
     model: Predictor, path: str, class_names: Sequence[str], text_features: jax.Array | None, top: int
 ) -> Prediction:
-    """Classifies a video file with the model's evaluation protocol. The device holds one view at a time.
+    """Classifies a video file with the model's evaluation protocol, one view at a time to limit device memory.
 
     Args:
         model: from `dist_jax.load`.
@@ -74,7 +74,7 @@ def read_crops(path: str, frame_indices: np.ndarray, resolution: int, num_crops:
     Raises:
         VideoError: the video cannot be read.
     """
-    distinct, positions = np.unique(frame_indices, return_inverse=True)
-    # Records store a short side of 256 pixels for a resolution of 224: the decoder reduces frames to the same ratio.
+    distinct, order = np.unique(frame_indices, return_inverse=True)
+    # Records have a short side of 256 pixels for a resolution of 224. Scale decoded frames by the same ratio.
     frames = decoding.decode_frames(path, distinct.tolist(), short_side=round(resolution * 8 / 7))
-    return short_side_crops(frames, resolution, num_crops)[:, positions.reshape(frame_indices.shape)]
+    return short_side_crops(frames, resolution, num_crops)[:, order.reshape(frame_indices.shape)]

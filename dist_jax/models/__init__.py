@@ -1,1 +1,1 @@
-"""The networks, as Flax linen modules: the only place in dist_jax that knows Flax modules."""
+"""The networks, as Flax linen modules, and the video model that combines them."""

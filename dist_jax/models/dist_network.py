@@ -1,8 +1,8 @@
 """The DiST network (arXiv 2309.07911, section 3): temporal encoder, integration branch and pooling.
 
 Symbols: B clips, T frames, S = T / alpha frames of the backbone, N = h * w patches, D backbone width, C integration
-width, M temporal width, E joint embedding, L_selected backbone blocks that are read. "1+N" stands for the tokens of a
-frame: the backbone's prefix tokens (1 for CLIP, the class token), then N patches.
+width, M temporal width, E joint embedding, L_selected backbone blocks that are read. "1+N" means the tokens of a frame:
+the backbone's prefix tokens (1 for CLIP, the class token), then N patches.
 """
 
 import dataclasses
@@ -30,7 +30,7 @@ class DistConfig:
     num_pooling_layers: int  # P
 
     @property
-    def sparse_frames(self) -> int:
+    def num_sparse_frames(self) -> int:
         """S, frames that the backbone sees."""
         return self.num_frames // self.alpha
 
@@ -98,7 +98,7 @@ class DistNetwork(nn.Module):
             length=c.num_pooling_layers,
         )
         tokens = y.reshape(batch * frames, -1, width)  # [B*S, 1+N, C]
-        (_, a), _ = pooling(c.sparse_frames, self.dtype, name="pooling")((s, a), tokens)
+        (_, a), _ = pooling(c.num_sparse_frames, self.dtype, name="pooling")((s, a), tokens)
         return a[:, 0]
 
 
@@ -113,8 +113,8 @@ def space_to_channels(video: jax.Array, patch: int) -> jax.Array:
 class TemporalConv(nn.Module):
     """Convolution along axis 1 (time), zero-padded to keep the length.
 
-    One matrix product computes all taps; their results are shifted and added. It reads the input once and makes no copy
-    of the input, forward and backward, on any backend.
+    One matrix product computes all taps. Their results are shifted and added. The product reads the input once, without
+    a copy, in the forward and the backward pass, on all backends.
     """
 
     width: int
@@ -147,7 +147,7 @@ class SpatialConv(nn.Module):
         """[B, T, h, w, in] -> [B, T, h, w, width] in `dtype`."""
         kernel = self.param("kernel", TOKEN_INIT, (3, 3, x.shape[-1], self.width))
         bias = self.param("bias", nn.initializers.zeros_init(), (self.width,)).astype(self.dtype)
-        # On CPU, XLA runs a convolution inside a loop on one core. One matrix product over the gathered neighbours is
+        # On CPU, XLA uses one core for a convolution inside a loop. One matrix product over the gathered neighbours is
         # about eight times as fast.
         convolve = partial(jax.lax.platform_dependent, cpu=_gather_and_multiply, default=_convolve)
         return convolve(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.reshape(1, 1, 1, 1, -1)
@@ -167,7 +167,7 @@ def _gather_and_multiply(x: jax.Array, kernel: jax.Array) -> jax.Array:
 
 
 class TemporalBlock(nn.Module):
-    """g(z + conv(1,3,3)(g(conv(3,1,1)(LN z))))."""
+    """Residual block of the temporal encoder: g(z + conv(1,3,3)(g(conv(3,1,1)(LN z))))."""
 
     dtype: jnp.dtype
 
@@ -194,7 +194,7 @@ class TemporalFfn(nn.Module):
 
 
 class DistLayer(nn.Module):
-    """What happens beside one CLIP block: the temporal block, the two exchanges, the integration."""
+    """The layer that reads one CLIP block: temporal block, exchanges in both directions, integration."""
 
     config: DistConfig
     dtype: jnp.dtype
@@ -206,8 +206,8 @@ class DistLayer(nn.Module):
         """One layer.
 
         Args:
-            carry: z [B, T, h, w, M], r [B, S, 1+N, C] and m' [B, S, 1+N, C] (not read) of the layer before.
-            feature: f_i, the stream after the CLIP block, [B, S, 1+N, D].
+            carry: z [B, T, h, w, M], r [B, S, 1+N, C] and m' [B, S, 1+N, C] (not read) of the previous layer.
+            feature: f_i, the residual stream after the CLIP block, [B, S, 1+N, D].
 
         Returns:
             (z', r, m') with the shapes of `carry`, and None (a scan's outputs).
@@ -231,15 +231,15 @@ class DistLayer(nn.Module):
     def _to_integration(self, z: jax.Array, num_prefix: int) -> jax.Array:
         """[B, T, h, w, M] -> [B, S, 1+N, C]: convolution (alpha,1,1) of stride alpha after a learned prefix token."""
         c = self.config
-        grouped = z.reshape(z.shape[0], c.sparse_frames, c.alpha, -1, c.temporal_width)  # [B, S, alpha, N, M]
+        grouped = z.reshape(z.shape[0], c.num_sparse_frames, c.alpha, -1, c.temporal_width)  # [B, S, alpha, N, M]
         conv = nn.DenseGeneral(
             c.integration_width, axis=(2, 4), dtype=self.dtype, kernel_init=TOKEN_INIT, name="to_integration"
         )
         patches = conv(grouped)  # [B, S, N, C]
         if not num_prefix:
             return patches
-        token = self.param("class_token", TOKEN_INIT, (c.sparse_frames, c.integration_width)).astype(self.dtype)
-        shape = (z.shape[0], c.sparse_frames, num_prefix, c.integration_width)
+        token = self.param("class_token", TOKEN_INIT, (c.num_sparse_frames, c.integration_width)).astype(self.dtype)
+        shape = (z.shape[0], c.num_sparse_frames, num_prefix, c.integration_width)
         return jnp.concatenate([jnp.broadcast_to(token[None, :, None], shape), patches], axis=2)
 
 
@@ -258,7 +258,7 @@ class CrossAttention(nn.Module):
 class PoolingLayer(nn.Module):
     """A spatial query per frame attends to the frame's tokens; a video query attends to the spatial queries."""
 
-    frames: int  # S
+    num_frames: int  # S
     dtype: jnp.dtype
 
     @nn.compact
@@ -268,8 +268,8 @@ class PoolingLayer(nn.Module):
         width = y.shape[-1]
         s = s + CrossAttention(self.dtype, name="spatial")(s, y)
         s = s + self._mlp(s, "spatial")
-        positions = self.param("positions", TOKEN_INIT, (self.frames, width)).astype(self.dtype)
-        c = s.reshape(-1, self.frames, width) + positions[None]  # [B, S, C]
+        positions = self.param("positions", TOKEN_INIT, (self.num_frames, width)).astype(self.dtype)
+        c = s.reshape(-1, self.num_frames, width) + positions[None]  # [B, S, C]
         a = a + CrossAttention(self.dtype, name="temporal")(a, c)
         a = a + self._mlp(a, "temporal")
         return (s, a), None

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 Activation = Callable[[jax.Array], jax.Array]
 
-# The released code truncates a normal of standard deviation 0.02 at +-2, i.e. at 100 deviations: the truncated normal
-# of the paper is a normal.
+# Normal with standard deviation 0.02. The released code truncates it at +-2. This is 100 standard deviations and has no
+# effect.
 TOKEN_INIT = nn.initializers.normal(0.02)
 
 
@@ -24,10 +24,8 @@ def exact_gelu(x: jax.Array) -> jax.Array:
     return nn.gelu(x, approximate=False)
 
 
-ACTIVATIONS: dict[str, Activation] = {
-    "quick_gelu": quick_gelu,
-    "gelu": exact_gelu,
-}  # keys are the names in CLIP configs
+# Name in CLIP configs -> function.
+ACTIVATIONS: dict[str, Activation] = {"quick_gelu": quick_gelu, "gelu": exact_gelu}
 
 
 class LayerNorm(nn.Module):
@@ -122,7 +120,7 @@ class Block(nn.Module):
 
 
 def matmul_precision(dtype: jnp.dtype) -> AbstractContextManager:
-    """The precision of matrix products: full for float32, which accelerators otherwise multiply with fewer bits."""
+    """Context manager: full precision of float32 matrix products. Accelerators use fewer bits by default."""
     return jax.default_matmul_precision("highest" if dtype == jnp.float32 else "default")
 
 
@@ -132,7 +130,7 @@ def unit(x: jax.Array) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.sum(jnp.square(x), axis=-1, keepdims=True))
 
 
-def similarity_logits(embedding: jax.Array, text: jax.Array, logit_scale: jax.Array) -> jax.Array:
-    """Embeddings [..., E], class texts [K, E], CLIP's log scale [] -> exp(scale) * cosine, float32 [..., K]."""
-    cosine = jnp.einsum("...e,ke->...k", unit(embedding), unit(text), precision=jax.lax.Precision.HIGHEST)
+def similarity_logits(embedding: jax.Array, text_features: jax.Array, logit_scale: jax.Array) -> jax.Array:
+    """Embeddings [..., E], text features [K, E], CLIP's log scale [] -> exp(scale) * cosine, float32 [..., K]."""
+    cosine = jnp.einsum("...e,ke->...k", unit(embedding), unit(text_features), precision=jax.lax.Precision.HIGHEST)
     return jnp.exp(logit_scale.astype(jnp.float32)) * cosine

@@ -1,4 +1,4 @@
-"""From uint8 pixels to what the backbone was trained on. Runs on the accelerator."""
+"""Pixel normalisation with the statistics of the backbone's training. Runs on the accelerator."""
 
 import jax
 import jax.numpy as jnp

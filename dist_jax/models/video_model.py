@@ -1,4 +1,4 @@
-"""The whole classifier: frames -> frozen backbone -> trained network -> cosine with class texts -> logits."""
+"""The complete classifier: frames -> frozen backbone -> trained network -> cosine with text features -> logits."""
 
 import dataclasses
 
@@ -35,8 +35,8 @@ class VideoModel:
         """Initial parameters of the network."""
         d, b = self.dist, self.backbone
         tokens = b.num_prefix_tokens + b.num_patches
-        features = jnp.zeros((len(d.layers), 1, d.sparse_frames, tokens, b.width))
-        summary = jnp.zeros((1, d.sparse_frames, b.width))
+        features = jnp.zeros((len(d.layers), 1, d.num_sparse_frames, tokens, b.width))
+        summary = jnp.zeros((1, d.num_sparse_frames, b.width))
         video = jnp.zeros((1, d.num_frames, b.resolution, b.resolution, 3))
         return self.network.init(key, features, summary, video)["params"]
 
@@ -67,35 +67,35 @@ class VideoModel:
         return self._embed_features(params, frozen, self.features(frozen, video), video)
 
     def logits(
-        self, params: dict, frozen: dict, text: jax.Array, video: jax.Array, zero_shot_weight: float = 0.0
+        self, params: dict, frozen: dict, text_features: jax.Array, video: jax.Array, zero_shot_weight: float = 0.0
     ) -> jax.Array:
         """Class logits of clips.
 
         Args:
             params: the network's.
             frozen: see the class.
-            text: class texts in the joint space, float32 [K, E].
+            text_features: of the class names, float32 [K, E].
             video: normalised frames [B, T, H, W, 3].
-            zero_shot_weight: weight of the plain backbone in the logits, 0 to 1: the mean over the S frames of its
-              per-frame logits (the paper's zero-shot setting is 0.5).
+            zero_shot_weight: weight of the backbone's own logits (the mean of its per-frame logits over the S frames),
+              0 to 1; 0.5 in the paper's zero-shot protocol.
 
         Returns:
             float32 [B, K].
         """
         if zero_shot_weight == 0.0:
-            return self.similarity(frozen, self.embed(params, frozen, video), text)
+            return self.similarity(frozen, self.embed(params, frozen, video), text_features)
         last = self.backbone.num_layers - 1
         layers = self.dist.layers if self.dist.layers[-1] == last else (*self.dist.layers, last)
         features = self.features(frozen, video, layers)
         embedding = self._embed_features(params, frozen, features[: len(self.dist.layers)], video)
-        trained = self.similarity(frozen, embedding, text)
+        trained = self.similarity(frozen, embedding, text_features)
         frames = self.backbone.frame_embeddings(frozen, features[-1])  # [B, S, E]
-        plain = self.similarity(frozen, unit(frames), text)  # [B, S, K]
+        plain = self.similarity(frozen, unit(frames), text_features)  # [B, S, K]
         return (1.0 - zero_shot_weight) * trained + zero_shot_weight * jnp.mean(plain, axis=1)
 
-    def similarity(self, frozen: dict, embedding: jax.Array, text: jax.Array) -> jax.Array:
-        """Embeddings [..., E] and class texts [K, E] -> logits float32 [..., K]: exp(logit_scale) * cosine."""
-        return similarity_logits(embedding, text, frozen["logit_scale"])
+    def similarity(self, frozen: dict, embedding: jax.Array, text_features: jax.Array) -> jax.Array:
+        """Embeddings [..., E] and text features [K, E] -> logits float32 [..., K]: exp(logit_scale) * cosine."""
+        return similarity_logits(embedding, text_features, frozen["logit_scale"])
 
     def _embed_features(self, params: dict, frozen: dict, features: jax.Array, video: jax.Array) -> jax.Array:
         summary = self.backbone.frame_summary(frozen, features[-1])  # [B, S, D]

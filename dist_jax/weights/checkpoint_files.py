@@ -138,7 +138,7 @@ def _open_torch(path: Path) -> dict[str, Tensor]:
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
         raise UserError(
-            f"{path}: refused because opening it could run code: it holds other objects than tensors "
+            f"{path}: refused because opening it could run code: it contains objects that are not tensors "
             f"({_cause(error)}); save only the state dict"
         ) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
@@ -162,7 +162,7 @@ def _state_dict(content: object, path: Path) -> dict:
             content = content[key]
             break
     if not isinstance(content, Mapping):
-        raise UserError(f"{path}: holds a {type(content).__name__}; expected a state dict")
+        raise UserError(f"{path}: contains a {type(content).__name__}; expected a state dict")
     others = [str(name) for name, value in content.items() if not isinstance(value, torch.Tensor)]
     if others or not content:
         raise UserError(
@@ -190,7 +190,7 @@ def to_torch(array: np.ndarray) -> "torch.Tensor":
     """Copies an array to a PyTorch tensor of the same dtype, including bfloat16."""
     import torch
 
-    array = np.array(array)  # PyTorch warns about read-only memory, which a file may give
+    array = np.array(array)  # a copy: PyTorch warns about read-only memory, e.g. of a memory-mapped file
     if array.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
     return torch.from_numpy(array)
@@ -204,9 +204,9 @@ def _is_torchscript(path: Path) -> bool:
 def _load_torchscript(path: Path) -> dict:
     """The tensors of a TorchScript archive (OpenAI's format for CLIP), by dotted names.
 
-    torch.jit.load would run code of the archive: `__setstate__` and default arguments. An archive is also a checkpoint
-    of objects whose classes it defines. This function copies its data without its code and loads the copy with
-    weights_only; each class of the archive becomes a class that only stores attributes.
+    torch.jit.load would run code of the archive (`__setstate__`, default arguments). This function copies the data
+    without the code and loads the copy with weights_only=True. Each class that the archive defines becomes a class that
+    only stores attributes.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""CLIP models with a ViT image tower, loaded from all formats in which they are published."""
+"""Loads CLIP models with a ViT image tower from all published formats."""
 
 import dataclasses
 import hashlib
@@ -29,9 +29,8 @@ if TYPE_CHECKING:
 
 Texts = Sequence[str] | np.ndarray | jax.Array  # strings, or their token ids int [K, any length]
 
-_DEFAULT_LOGIT_SCALE = np.log(
-    np.full((), 100, np.float32)
-)  # the upper limit in CLIP's training; trained models reach it
+# The upper limit in CLIP's training; trained models reach it.
+_DEFAULT_LOGIT_SCALE = np.log(np.full((), 100, np.float32))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +42,8 @@ class ClipModel:
     params: dict  # {"vision": of ClipVision, "text": of ClipText (optional), "logit_scale": float32 []}
     tokenizer: str | None  # directory of its tokenizer files
     name: str  # the `weights` argument of `load`
-    fingerprint: (
-        str  # of the float32 values before casts and interpolation; the same for the same weights in any format
-    )
+    # Hash of the float32 values before casts and interpolation: equal for the same weights in all formats.
+    fingerprint: str
 
     def backbone(self, dtype: jnp.dtype = jnp.float32) -> ClipBackbone:
         """The backbone for the model; `dtype` of the image tower's arithmetic."""
@@ -102,7 +100,7 @@ def load(weights: str, *, resolution: int = 0, place: Place = keep) -> ClipModel
         resolution: height and width of the input frames in pixels; 0: the resolution of its training. The position
           embeddings are interpolated for another resolution.
         place: function of each parameter's path ("vision/...", "text/...", "logit_scale") and value. Parameters are
-          read one at a time: if `place` moves them to a device, the host holds at most two copies of the largest.
+          read one at a time. If `place` moves them to a device, host memory for two copies of the largest is enough.
 
     Raises:
         UserError: no such weights, another architecture, or tensors that are missing, unknown or of wrong shape.

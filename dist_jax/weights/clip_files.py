@@ -84,5 +84,5 @@ def read_json(file: Path) -> dict:
     except (OSError, ValueError) as error:
         raise UserError(f"{file}: cannot be read as JSON ({error})") from error
     if not isinstance(content, dict):
-        raise UserError(f"{file}: holds a {type(content).__name__}, must be a JSON object")
+        raise UserError(f"{file}: contains a {type(content).__name__}, must be a JSON object")
     return content

@@ -119,14 +119,14 @@ def split(names: Iterable[str], source: str) -> tuple[dict[str, str], dict[str, 
 def param_shapes(config: DistConfig) -> Mapping[str, Shape]:
     """Shape of every DiST parameter, by path; allocates no arrays."""
     c = config
-    features = jax.ShapeDtypeStruct((len(c.layers), 1, c.sparse_frames, 2, c.backbone_width), jnp.float32)
+    features = jax.ShapeDtypeStruct((len(c.layers), 1, c.num_sparse_frames, 2, c.backbone_width), jnp.float32)
     video = jax.ShapeDtypeStruct((1, c.num_frames, c.patch_size, c.patch_size, 3), jnp.float32)
-    summary = jax.ShapeDtypeStruct((1, c.sparse_frames, c.backbone_width), jnp.float32)
+    summary = jax.ShapeDtypeStruct((1, c.num_sparse_frames, c.backbone_width), jnp.float32)
     params = jax.eval_shape(DistNetwork(c).init, jax.random.key(0), features, summary, video)["params"]
     return MappingProxyType({path: leaf.shape for path, leaf in table.flatten(params).items()})
 
 
-_SIZES = {  # symbol of a size -> (tensor, axis) pairs with this size; the majority counts
+_SIZES = {  # symbol of a size -> (tensor, axis) pairs with this size; the most frequent value is used
     "C": (("proj", 0), ("aggregated_cls_token", 2), ("ln_post.weight", 0)),
     "M": (("temporal_stem.weight", 0), ("temporal_stem.bias", 0), ("temporal_nets.0.ln.weight", 0)),
     "patch": (("temporal_stem.weight", 4), ("temporal_stem.weight", 3)),
@@ -226,7 +226,7 @@ def read(
     tensors = checkpoint_files.open_tensors(path)
     dist_names, clip_names = split(tensors, str(path))
     if not dist_names:
-        raise UserError(f"{path} holds no DiST network ({NETWORK}*); use --clip for CLIP weights")
+        raise UserError(f"{path} contains no DiST network ({NETWORK}*); use --clip for CLIP weights")
     dist_tensors = {current: tensors[name] for current, name in dist_names.items()}
     config, params = params_from_published(dist_tensors, str(path), layers)
     return config, params, {current: tensors[name] for current, name in clip_names.items()}

@@ -17,14 +17,14 @@ FRAME_AXES = {"layers/class_token": 1, "pooling/positions": 1}
 
 
 def load_initial(path: str | Path, target: DistConfig, backbone: Mapping[str, str], same_backbone: bool) -> dict:
-    """Initial parameters of the network `target`, float32, from the model at `path`; see `adapt`.
+    """Initial parameters of the network `target`, float32, from the model at `path`, converted by `adapt`.
 
     Args:
         path: a model directory, a training workdir or a published .pyth file.
         target: sizes of the network.
         backbone: "name" and "fingerprint" of the CLIP that the network reads.
         same_backbone: True: raise an error if the model was trained on another CLIP (for evaluation). False: print a
-          warning (for training). A model without this information passes.
+          warning (for training). A model without this information is accepted.
 
     Raises:
         UserError: no model at `path`; sizes that differ in more than the number of frames; another CLIP.
@@ -33,7 +33,7 @@ def load_initial(path: str | Path, target: DistConfig, backbone: Mapping[str, st
         source = read_dist(path)
         dist = source.dist
         if Path(path).is_file() and len(dist.layers) == len(target.layers):
-            dist = dataclasses.replace(dist, layers=target.layers)  # a published file does not contain them
+            dist = dataclasses.replace(dist, layers=target.layers)  # published files do not contain the block numbers
         params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), source.params)  # files may have float16
         params = adapt(params, dist, target)
     except UserError as error:
@@ -75,11 +75,11 @@ def adapt(params: dict, source: DistConfig, target: DistConfig) -> dict:
     ]
     if differences:
         raise UserError(f"the weights belong to a different network: {'; '.join(differences)}")
-    if source.sparse_frames == target.sparse_frames:
+    if source.num_sparse_frames == target.num_sparse_frames:
         return params
     leaves = table.flatten(params)
     for path, axis in FRAME_AXES.items():
-        leaves[path] = interpolate(np.asarray(leaves[path]), target.sparse_frames, axis)
+        leaves[path] = interpolate(np.asarray(leaves[path]), target.num_sparse_frames, axis)
     return table.unflatten(leaves)
 
 

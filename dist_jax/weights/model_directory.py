@@ -3,7 +3,7 @@
 config.json          sizes of the DiST network and of CLIP's towers, evaluation protocol, CLIP's name and fingerprint
 model.safetensors    "dist/...", "clip/vision/...", "clip/text/...", "clip/logit_scale", "text_features"
 labels.txt           class names, one per line, in the order of text_features (optional)
-tokenizer files      copied from the CLIP directory (optional; without them the model encodes only token ids)
+tokenizer files      copied from the CLIP directory (optional; without them, the model accepts only token ids)
 """
 
 import dataclasses
@@ -108,7 +108,7 @@ def read(directory: str | Path, place: Place = keep) -> Model:
         place: function of each tensor's name and value; default: keep NumPy arrays.
 
     Raises:
-        UserError: missing, unknown or misshapen tensors, a truncated file, or an invalid config.json.
+        UserError: missing or unknown tensors, tensors of wrong shape, a truncated file, or an invalid config.json.
     """
     directory = Path(directory)
     model = _read_config(directory / CONFIG)

@@ -22,8 +22,8 @@ KINDS = "a model directory, a training workdir or a published .pyth file"
 
 
 @dataclasses.dataclass(frozen=True)
-class Network:
-    """A trained DiST network without its CLIP."""
+class DistWeights:
+    """Sizes and parameters of a trained DiST network, without its CLIP."""
 
     dist: DistConfig
     params: dict  # NumPy, in the dtype of the file
@@ -67,7 +67,7 @@ def read_model(
     return model
 
 
-def read_dist(path: str | Path) -> Network:
+def read_dist(path: str | Path) -> DistWeights:
     """Reads only the DiST network of a model.
 
     A published file does not contain `dist.layers`. They are set to the first blocks, one per DiST layer.
@@ -76,18 +76,18 @@ def read_dist(path: str | Path) -> Network:
         UserError: no model at `path`, or a damaged model.
     """
     if _is_workdir(path):
-        run = read_run_metadata(str(path))
-        return Network(*_run_network(str(path), run), run.backbone)
+        metadata = read_run_metadata(str(path))
+        return DistWeights(*_run_network(str(path), metadata), metadata.backbone)
     if model_directory.is_model_directory(path):
         model = model_directory.read_dist(path)
-        return Network(model.dist, model.dist_params, _identity(model.clip_model))
+        return DistWeights(model.dist, model.dist_params, _name_and_fingerprint(model.clip_model))
     if Path(path).is_file():
         dist, params, clip_tensors = dist_official.read(Path(path))
         if not clip_tensors:
-            return Network(dist, params, None)
-        # The fingerprint reads every CLIP parameter; `place` discards them.
+            return DistWeights(dist, params, None)
+        # Computing the fingerprint reads every CLIP parameter; `place` discards them.
         clip_model = clip_weights.from_openai(clip_tensors, str(path), place=lambda *_: None)
-        return Network(dist, params, _identity(clip_model))
+        return DistWeights(dist, params, _name_and_fingerprint(clip_model))
     raise UserError(_not_a_model(Path(path)))
 
 
@@ -96,7 +96,7 @@ def activations(clip_model: ClipModel) -> list[str]:
     return [tower.activation for tower in (clip_model.vision, clip_model.text) if tower is not None]
 
 
-def _identity(clip_model: ClipModel) -> dict[str, str]:
+def _name_and_fingerprint(clip_model: ClipModel) -> dict[str, str]:
     return {"name": clip_model.name, "fingerprint": clip_model.fingerprint}
 
 
@@ -125,7 +125,7 @@ def _read_pyth(path: Path, clip: str, use_clip: str, layers: tuple[int, ...] | N
     elif clip:
         clip_model = clip_weights.load(clip, place=_clip_place(place))
     else:
-        raise UserError(f"{path} holds a DiST network without CLIP; set the CLIP weights with --clip")
+        raise UserError(f"{path} contains a DiST network without CLIP; set the CLIP weights with --clip")
     if layers is None and len(dist.layers) != clip_model.vision.num_layers:
         raise UserError(
             f"{path} has {len(dist.layers)} DiST layers, but its CLIP has {clip_model.vision.num_layers} blocks; list "
@@ -135,12 +135,12 @@ def _read_pyth(path: Path, clip: str, use_clip: str, layers: tuple[int, ...] | N
 
 
 def _read_workdir(path: str, clip: str, use_clip: str, place: Place) -> Model:
-    run = read_run_metadata(path)
-    dist, params = _run_network(path, run)
-    original = run.config["backbone"]["weights"]
+    metadata = read_run_metadata(path)
+    dist, params = _run_network(path, metadata)
+    original = metadata.config["backbone"]["weights"]
     weights = original if use_clip == "inside" or not clip else clip
     try:
-        clip_model = clip_weights.load(weights, resolution=run.model["resolution"], place=_clip_place(place))
+        clip_model = clip_weights.load(weights, resolution=metadata.model["resolution"], place=_clip_place(place))
     except UserError as error:
         if weights != original:
             raise
@@ -149,33 +149,34 @@ def _read_workdir(path: str, clip: str, use_clip: str, place: Place) -> Model:
             "dist_jax.load(path, clip=...) or python -m dist_jax.convert --clip ..."
         ) from error
     if use_clip != "given":
-        _check_same_clip(path, run, clip_model)
-    eval_protocol = EvalProtocol.from_config(run.config)
-    return Model(dist, _place_dist(params, place), clip_model, tuple(run.class_names), None, eval_protocol)
+        _check_same_clip(path, metadata, clip_model)
+    eval_protocol = EvalProtocol.from_config(metadata.config)
+    return Model(dist, _place_dist(params, place), clip_model, tuple(metadata.class_names), None, eval_protocol)
 
 
-def _check_same_clip(path: str, run: RunMetadata, clip_model: ClipModel) -> None:
+def _check_same_clip(path: str, metadata: RunMetadata, clip_model: ClipModel) -> None:
     """Raises UserError if the run was trained with another CLIP."""
     solution = "set --clip to the weights of the training, or use --use-clip given to accept these"
-    if clip_model.fingerprint != run.backbone["fingerprint"]:
+    trained_on = metadata.backbone
+    if clip_model.fingerprint != trained_on["fingerprint"]:
         raise UserError(
-            f"{path} was trained with the CLIP {run.backbone['name']} ({run.backbone['fingerprint'][:12]}), but "
+            f"{path} was trained with the CLIP {trained_on['name']} ({trained_on['fingerprint'][:12]}), but "
             f"{clip_model.name} is a different one ({clip_model.fingerprint[:12]}); {solution}"
         )
-    trained = run.model.get("activations")
-    if trained and trained != activations(clip_model):
+    trained_activations = metadata.model.get("activations")
+    if trained_activations and trained_activations != activations(clip_model):
         raise UserError(
-            f"{path} was trained with a CLIP with the activations {', '.join(trained)}, but {clip_model.name} has "
-            f"{', '.join(activations(clip_model))}; {solution}"
+            f"{path} was trained with a CLIP with the activations {', '.join(trained_activations)}, but "
+            f"{clip_model.name} has {', '.join(activations(clip_model))}; {solution}"
         )
 
 
-def _run_network(workdir: str, run: RunMetadata) -> tuple[DistConfig, dict]:
+def _run_network(workdir: str, metadata: RunMetadata) -> tuple[DistConfig, dict]:
     from dist_jax.workdir import checkpoints  # imports Orbax, which takes seconds; only workdirs need it
 
-    sizes = {field.name: run.model[field.name] for field in dataclasses.fields(DistConfig)}
+    sizes = {field.name: metadata.model[field.name] for field in dataclasses.fields(DistConfig)}
     dist = DistConfig(**sizes | {"layers": tuple(sizes["layers"])})
-    return dist, checkpoints.load_params(workdir, best_metric=run.config["checkpoint"]["best_metric"])[1]
+    return dist, checkpoints.load_params(workdir, best_metric=metadata.config["checkpoint"]["best_metric"])[1]
 
 
 def _is_workdir(path: str | Path) -> bool:
@@ -186,7 +187,7 @@ def _not_a_model(path: Path) -> str:
     if not path.exists():
         return f"{path} does not exist; expected {KINDS}"
     if (path / "config.json").is_file():
-        return f"{path} holds no DiST network (a directory with only a CLIP is for --clip); expected {KINDS}"
+        return f"{path} contains no DiST network (a directory with only a CLIP is for --clip); expected {KINDS}"
     return f"{path} is not {KINDS}"
 
 

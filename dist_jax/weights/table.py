@@ -122,7 +122,7 @@ def unflatten(leaves: Mapping) -> dict:
 def infer_size(shapes: Shapes, *axes_of_size: tuple[str, int]) -> int | None:
     """The most frequent length of the axes (name, axis); None if no such tensor exists.
 
-    The majority counts, so that `check` reports a single tensor of wrong shape by its name.
+    The most frequent value is used, so that `check` can report a single tensor of wrong shape by its name.
     """
     lengths = Counter(
         shapes[name][axis]

@@ -149,13 +149,15 @@ class Dist(nn.Module):
         )
         self.temporal2integration_nets = nn.ModuleList(
             [
-                Exchange(nn.Conv3d(temporal_width, width, (c.alpha, 1, 1), (c.alpha, 1, 1)), (c.sparse_frames, width))
+                Exchange(
+                    nn.Conv3d(temporal_width, width, (c.alpha, 1, 1), (c.alpha, 1, 1)), (c.num_sparse_frames, width)
+                )
                 for _ in range(num_layers)
             ]
         )
         self.temporal_nets = nn.ModuleList([TemporalBlock(temporal_width) for _ in range(num_layers)])
         self.integration_nets = nn.ModuleList([Integration(width) for _ in range(num_layers)])
-        self.adapooling_nets = nn.ModuleList([Pooling(c.sparse_frames, width) for _ in range(c.num_pooling_layers)])
+        self.adapooling_nets = nn.ModuleList([Pooling(c.num_sparse_frames, width) for _ in range(c.num_pooling_layers)])
         self.proj_spatial_cls_token = nn.Linear(c.backbone_width, width)
         self.ln_post = nn.LayerNorm(width)
         self.proj = nn.Parameter(torch.empty(width, c.embed_dim))

@@ -290,7 +290,7 @@ def test_a_file_without_state_dict_is_an_error(tmp_path):
     with pytest.raises(UserError, match="no state dict"):
         clip_weights.load(str(tmp_path / "x.pt"))
     torch.save([torch.ones(2)], tmp_path / "y.pt")
-    with pytest.raises(UserError, match="holds a list"):
+    with pytest.raises(UserError, match="contains a list"):
         clip_weights.load(str(tmp_path / "y.pt"))
 
 

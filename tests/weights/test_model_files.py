@@ -151,9 +151,9 @@ def test_a_directory_without_tokenizer_files_is_an_error(tmp_path):
 
 
 def test_a_clip_without_dist_network_is_an_error(tmp_path, clip_directory):
-    with pytest.raises(UserError, match=r"holds no DiST network \(a directory with only a CLIP is for --clip\)"):
+    with pytest.raises(UserError, match=r"contains no DiST network \(a directory with only a CLIP is for --clip\)"):
         run("--input", clip_directory, "--output", tmp_path / "new")
-    with pytest.raises(UserError, match=r"holds no DiST network \(dist_net\.\*\); use --clip"):
+    with pytest.raises(UserError, match=r"contains no DiST network \(dist_net\.\*\); use --clip"):
         run("--input", f"{clip_directory}/model.safetensors", "--output", tmp_path / "new")
 
 

@@ -1,7 +1,7 @@
-"""The interface of a frozen image-text encoder, as the video model sees it.
+"""The interface of a frozen image-text encoder.
 
 A backbone object holds sizes only. Its parameters are an argument of every method: one frozen tree with the entries
-"vision", "text" (absent where the weights have no text tower) and "logit_scale". `docs/extending.md` shows how to add a
+"vision", "text" (absent if the weights have no text tower) and "logit_scale". `docs/extending.md` shows how to add a
 backbone.
 """
 

@@ -29,27 +29,27 @@ class ClipBackbone(Backbone):
 
     @property
     def num_layers(self) -> int:
-        """L."""
+        """L, blocks of the image tower."""
         return self.vision.num_layers
 
     @property
     def width(self) -> int:
-        """D."""
+        """D, width of the image tower."""
         return self.vision.width
 
     @property
     def embed_dim(self) -> int:
-        """E."""
+        """E, size of the joint embedding."""
         return self.vision.embed_dim
 
     @property
     def patch_size(self) -> int:
-        """Pixels."""
+        """Height and width of a patch, pixels."""
         return self.vision.patch_size
 
     @property
     def resolution(self) -> int:
-        """Pixels."""
+        """Height and width of a frame, pixels."""
         return self.vision.resolution
 
     def features(self, params: dict, frames: jax.Array, layers: Sequence[int]) -> jax.Array:
@@ -59,17 +59,17 @@ class ClipBackbone(Backbone):
         return module.apply({"params": params["vision"]}, frames, tuple(layers), method="features")
 
     def frame_summary(self, params: dict, last: jax.Array) -> jax.Array:
-        """The class token."""
+        """The class token of each frame: [..., 1 + N, D] -> [..., D]."""
         del params
         return last[..., 0, :]
 
     def frame_embeddings(self, params: dict, last: jax.Array) -> jax.Array:
-        """CLIP's image embedding: LayerNorm and projection of the class token."""
+        """CLIP's image embeddings: LayerNorm and projection of the class token. See `Backbone.frame_embeddings`."""
         module = ClipVision(self.vision, self.dtype)
         return module.apply({"params": params["vision"]}, last[..., 0, :], method="embed")
 
     def text_embeddings(self, params: dict, tokens: jax.Array) -> jax.Array:
-        """Computed in float32, whatever `dtype` is: the text tower runs once."""
+        """See `Backbone.text_embeddings`. Always computed in float32: the text tower runs only once."""
         return ClipText(self.text).apply({"params": params["text"]}, tokens)
 
     def first_layers(self, params: dict, num_layers: int) -> tuple["ClipBackbone", dict]:
