@@ -1,4 +1,4 @@
-"""DiST for JAX: a frozen CLIP, a temporal encoder and an integration branch, for video classification."""
+"""Video classification with DiST in JAX: a frozen CLIP, a temporal encoder and an integration branch."""
 
 from typing import TYPE_CHECKING
 

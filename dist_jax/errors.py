@@ -1,11 +1,11 @@
-"""Errors that a user can fix, how a program exits on them, and warnings."""
+"""Errors that a user can fix, exit statuses of programs, and warnings."""
 
 import sys
 from collections.abc import Callable
 
 
 class UserError(Exception):
-    """What is wrong, the values, and what to do, in one line. Printed without a traceback."""
+    """An error that the user can fix. The message is one line: what is wrong, the values, what to do. No traceback."""
 
 
 def first_line(error: Exception) -> str:

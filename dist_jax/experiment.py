@@ -1,4 +1,4 @@
-"""What a run consists of, built from its configuration: classes, frozen backbone, class texts, model."""
+"""Builds the constant parts of a run from its configuration: class names, frozen backbone, text features, model."""
 
 import dataclasses
 import os
@@ -30,26 +30,26 @@ class Experiment:
     class_names: list[str]  # K names
     model: VideoModel
     frozen: dict  # {"vision", "logit_scale"}, placed on the mesh
-    text: dict[str, jax.Array]  # class text features by label name, float32 [K, E], unit length, replicated
-    backbone: dict[str, str]  # name and fingerprint of the backbone's weights
-    activations: list[str]  # of the backbone's towers; the fingerprint does not include them
+    text_features: dict[str, jax.Array]  # of the class names, by label name; float32 [K, E], unit length, replicated
+    backbone_weights: dict[str, str]  # their "name" and "fingerprint"
+    backbone_activations: list[str]  # of the backbone's towers; the fingerprint does not include them
 
     def run_metadata(self, num_records: int) -> RunMetadata:
         """The metadata of a run of this experiment on `num_records` training records."""
         sizes = dataclasses.asdict(self.model.dist) | {"resolution": self.model.backbone.resolution}
-        sizes |= {"layers": list(self.model.dist.layers), "activations": self.activations}
+        sizes |= {"layers": list(self.model.dist.layers), "activations": self.backbone_activations}
         settings = _tuples_to_lists(self.config.to_dict())
         weights = os.path.expanduser(settings["backbone"]["weights"])
         if os.path.exists(weights):  # absolute, so that the model loads from any folder; a hub id stays
             settings["backbone"]["weights"] = os.path.abspath(weights)
-        return RunMetadata(settings, self.class_names, self.backbone, sizes, num_records)
+        return RunMetadata(settings, self.class_names, self.backbone_weights, sizes, num_records)
 
 
 def build(config: ml_collections.ConfigDict, mesh: Mesh) -> Experiment:
-    """Loads the backbone, encodes the class texts and makes the model of `config`.
+    """Loads the backbone, encodes the class names and makes the model of `config`.
 
     Raises:
-        UserError: weights, class names or settings that do not fit together.
+        UserError: invalid weights, class names or settings, or a combination that does not fit.
     """
     class_names = sources.class_names(config.data)
     on_cpu = mesh.devices.flat[0].platform == "cpu"
@@ -61,12 +61,12 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> Experiment:
         return sharding.place(array, sharding.leaf_sharding(mesh, name, array.shape))
 
     clip_model = clip_weights.load(config.backbone.weights, resolution=config.data.resolution, place=place)
-    text = jax.device_put(clip_model.encode_texts(class_names), sharding.replicated(mesh))
+    text_features = jax.device_put(clip_model.encode_texts(class_names), sharding.replicated(mesh))
     backbone = clip_model.backbone(backbone_dtype)
     layers = tuple(config.backbone.layers) or tuple(range(backbone.num_layers))
     if layers[-1] >= backbone.num_layers:
         raise UserError(f"backbone.layers={layers}: {clip_model.name} has blocks 0 to {backbone.num_layers - 1}")
-    # Blocks after the last one that is read take no memory, unless plain zero-shot logits need the whole tower.
+    # Drop the blocks after the last one that is read, to save memory. Plain CLIP logits need all blocks.
     num_layers = backbone.num_layers if config.eval.zero_shot_weight > 0 else layers[-1] + 1
     frozen = {name: clip_model.params[name] for name in ("vision", "logit_scale")}
     backbone, frozen = backbone.first_layers(frozen, num_layers)
@@ -90,9 +90,9 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> Experiment:
         class_names=class_names,
         model=VideoModel(backbone, dist, dtype, config.model.remat, config.model.network),
         frozen=frozen,
-        text={config.data.label_key: text},
-        backbone={"name": clip_model.name, "fingerprint": clip_model.fingerprint},
-        activations=model_files.activations(clip_model),
+        text_features={config.data.label_key: text_features},
+        backbone_weights={"name": clip_model.name, "fingerprint": clip_model.fingerprint},
+        backbone_activations=model_files.activations(clip_model),
     )
 
 

@@ -2,8 +2,8 @@
 
     python -m dist_jax.show_clips --config=configs/NAME.py --split=train --count=8 --output=clips.png [--npz=clips.npz]
 
-Training clips are made by the input pipeline and augmentation of a run: they are augmented and mixed, and the titles
-give the weights of the mixed classes. Validation clips are the views of the first videos.
+Training clips are augmented and mixed exactly as in a run. Their titles give the weights of the mixed classes.
+Validation clips are the views of the first videos.
 """
 
 import itertools
@@ -18,13 +18,13 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from dist_jax import experiment
 from dist_jax.command_line import parse_flags, read_config
 from dist_jax.config import mix_group
 from dist_jax.data import pipeline, sources
 from dist_jax.data.source import Source
 from dist_jax.distributed.mesh import make_mesh
 from dist_jax.errors import UserError, exit_with_message
+from dist_jax.experiment import build, check_flip_labels
 from dist_jax.inference.plots import montage
 from dist_jax.models.backbones.base import Backbone
 from dist_jax.models.video_model import VideoModel
@@ -47,18 +47,18 @@ class InputClips(NamedTuple):
 def main() -> None:
     """Runs the command."""
     args, config = _parse_arguments()
-    run = experiment.build(config, make_mesh(config.mesh))
+    experiment = build(config, make_mesh(config.mesh))
     source = sources.open_source(config.data, args.split)
     if args.split == "train":
-        experiment.check_flip_labels(config, run.class_names)
-        clips = training_clips(run.config, run.model, source, args.step, args.count)
+        check_flip_labels(config, experiment.class_names)
+        clips = training_clips(experiment.config, experiment.model, source, args.step, args.count)
     else:
-        clips = validation_clips(run.config, run.model, source, args.count)
-    draw_sheet(clips, run.model.backbone, run.class_names, args.output)
+        clips = validation_clips(experiment.config, experiment.model, source, args.count)
+    draw_sheet(clips, experiment.model.backbone, experiment.class_names, args.output)
     print(f"{len(clips.video)} clips of {args.split} in {args.output}")
     if args.npz:
         try:
-            np.savez_compressed(args.npz, **clips._asdict(), classes=np.array(run.class_names))
+            np.savez_compressed(args.npz, **clips._asdict(), classes=np.array(experiment.class_names))
         except OSError as error:
             raise UserError(f"--npz={args.npz}: {error}") from error
 

@@ -1,4 +1,4 @@
-"""Several hosts: start-up, and a failure on one host that ends all of them with its message."""
+"""Several hosts: start-up, and the end of all processes with the same message if one of them fails."""
 
 import os
 import sys
@@ -62,7 +62,7 @@ def initialize(coordinator: str | None = None, num_processes: int | None = None,
 
 @contextmanager
 def share_failures() -> Iterator[None]:
-    """Ends the processes on all hosts with status 1 and the same message if the body fails on one of them.
+    """If the body raises an error on one host, ends the processes on all hosts with status 1 and the same message.
 
     SystemExit is not a failure: all hosts raise it at the same point.
     """

@@ -1,4 +1,4 @@
-"""Preemption: SIGTERM announces that the machine will be taken away. All hosts stop at the same step."""
+"""Preemption: SIGTERM announces that the machine stops soon. All hosts stop the run at the same step."""
 
 import signal
 from collections.abc import Iterator
@@ -20,12 +20,11 @@ class Preempted(SystemExit):
 class PreemptionNotice:
     """Whether this run must save and stop. Once set, it stays set.
 
-    On several hosts JAX's coordination service distributes the notice. It identifies a synchronisation point by the
-    number of the `requested` call, and all hosts see the notice at the same call. So all hosts must call `requested`
-    equally often, between the same global computations.
+    On several hosts, JAX's coordination service distributes the notice, and all hosts see it at the same `requested`
+    call. So all hosts must call `requested` equally often, between the same global computations.
 
     Attributes:
-        received: whether a notice has arrived, as of the last `requested` call.
+        received: the result of the last `requested` call.
     """
 
     def __init__(self) -> None:
@@ -33,7 +32,7 @@ class PreemptionNotice:
         self._num_calls = 0
 
     def requested(self) -> bool:
-        """Whether to stop now; the same on all hosts."""
+        """Whether a notice has arrived; equal on all hosts."""
         if jax.process_count() > 1 and not self.received:
             self.received = multihost_utils.reached_preemption_sync_point(self._num_calls)
             self._num_calls += 1

@@ -16,8 +16,8 @@ BATCH = PartitionSpec(("data", "fsdp"))  # the first axis of every batch
 # layers and pooling are stacked: their first axis is the layer. The path of an optimizer moment ends with the path of
 # its parameter, so the same patterns match it.
 PARTITIONS: tuple[tuple[str, PartitionSpec], ...] = (
-    # Frozen CLIP towers. Heads and hidden units are sharded over tensor. fsdp shards a contracted axis: the activations
-    # are sharded over fsdp by clip, so XLA gathers the parameters of a block, not the activations.
+    # Frozen CLIP towers. tensor shards heads and hidden units. fsdp shards a contracted axis. fsdp also shards the
+    # activations by clip, so XLA gathers the parameters of a block, not the activations.
     (r"blocks/attention/(query|key|value)/kernel$", PartitionSpec(None, "fsdp", "tensor", None)),
     (r"blocks/attention/(query|key|value)/bias$", PartitionSpec(None, "tensor", None)),
     (r"blocks/attention/out/kernel$", PartitionSpec(None, "tensor", "fsdp", None)),
@@ -30,7 +30,7 @@ PARTITIONS: tuple[tuple[str, PartitionSpec], ...] = (
     (r"vision/(class_token|positions|proj|ln_(pre|post)/(scale|bias))$", PartitionSpec()),
     (r"text/(token_embedding|positions|proj|ln_final/(scale|bias))$", PartitionSpec()),
     (r"logit_scale$", PartitionSpec()),
-    # DiST network: small compared with CLIP. Its state is sharded over fsdp and gathered for use (see TrainStep).
+    # DiST network. fsdp shards its parameters and optimizer state; TrainStep gathers the parameters for a step.
     (r"layers/temporal/", PartitionSpec()),
     (r"layers/(input|to_integration)/kernel$", PartitionSpec()),
     (r"layers/(ffn/(fc|proj)|to_temporal|temporal_ffn/reduce)/kernel$", PartitionSpec(None, "fsdp")),
@@ -79,7 +79,7 @@ def leaf_sharding(mesh: Mesh, name: str, shape: tuple[int, ...]) -> NamedShardin
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-    """The sharding of an array that every device holds in full."""
+    """The sharding of an array with a full copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
 
 
@@ -89,7 +89,7 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
 
 
 def check_batch(mesh: Mesh, name: str, batch_size: int, parts: int = 1) -> None:
-    """Raises UserError unless the devices on the axes data and fsdp divide each of the `parts` of a batch equally."""
+    """Raises UserError unless the devices of the axes data and fsdp divide each of the `parts` of a batch evenly."""
     num_devices = mesh.shape["data"] * mesh.shape["fsdp"]
     unit = num_devices * parts
     if batch_size % unit:
@@ -103,14 +103,14 @@ def check_batch(mesh: Mesh, name: str, batch_size: int, parts: int = 1) -> None:
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
-    """The rows of a global batch that the devices of this host hold: int64, increasing."""
+    """The rows of a global batch on the devices of this host: int64, increasing."""
     indices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
     rows = {row for (rows,) in indices.values() for row in range(*rows.indices(batch_size))}
     return np.asarray(sorted(rows), np.int64)
 
 
 def place(array: np.ndarray, sharding: NamedSharding) -> jax.Array:
-    """Places an array that every host has in full: each device receives its shard."""
+    """Places an array on the devices: each device receives its shard. Every host must have the full array."""
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 

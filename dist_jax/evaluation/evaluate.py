@@ -1,4 +1,4 @@
-"""Evaluation over V views. Every video counts exactly once, on any number of devices and hosts."""
+"""Evaluation with V views. Every video counts exactly once, on any number of devices and hosts."""
 
 from collections.abc import Callable
 
@@ -34,13 +34,13 @@ EvalFunction = Callable[[dict, jax.Array], jax.Array]  # (params, video uint8 [B
 def evaluate(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh, name: str) -> dict[str, float]:
     """Evaluates the best checkpoint of `workdir`, or the weights config.init_from, and writes results/NAME.*.
 
-    The classes may differ from those of the training: the zero-shot setting (see eval.zero_shot_weight).
+    The classes may differ from those of the training (zero-shot evaluation, see eval.zero_shot_weight).
 
     Returns:
         videos, and the metrics of METRICS.
 
     Raises:
-        UserError: no parameters, or those of a different model.
+        UserError: there are no parameters, or they belong to a different model.
     """
     sharding.check_batch(mesh, "eval.batch_size", config.eval.batch_size)
     check_best_metric(config.checkpoint.best_metric)
@@ -62,22 +62,25 @@ def check_best_metric(name: str) -> None:
 
 
 def _trained_params(config: ml_collections.ConfigDict, workdir: str, experiment: Experiment) -> tuple[int, dict]:
-    """Step and network parameters to evaluate, on this host; raises as `evaluate` does."""
-    run = read_run_metadata(workdir)
-    if run is not None:
-        raise_if_conflicts(workdir, run.network_conflicts(experiment.run_metadata(run.num_records)))
-        if config.init_from not in ("", run.config["init_from"]):  # the flag that the run started with may stay
+    """Step and network parameters to evaluate, on this host. Raises the errors of `evaluate`."""
+    metadata = read_run_metadata(workdir)
+    if metadata is not None:
+        raise_if_conflicts(workdir, metadata.network_conflicts(experiment.run_metadata(metadata.num_records)))
+        if config.init_from not in ("", metadata.config["init_from"]):  # the value of the training run is allowed
             raise UserError(
-                f"{workdir} holds a training run, and config.init_from={config.init_from} is given: choose one"
+                f"{workdir} contains a training run, but config.init_from={config.init_from} is set; use another "
+                "--workdir, or remove config.init_from"
             )
         return load_params(workdir, config.checkpoint.best_metric)
     if not config.init_from:
-        raise UserError(f"{workdir} holds no training run; use another --workdir, or set config.init_from to weights")
-    return 0, load_initial(config.init_from, experiment.model.dist, experiment.backbone, same_backbone=True)
+        raise UserError(
+            f"{workdir} contains no training run; use another --workdir, or set config.init_from to weights"
+        )
+    return 0, load_initial(config.init_from, experiment.model.dist, experiment.backbone_weights, same_backbone=True)
 
 
 class Evaluator:
-    """Scores the videos of data.val with given parameters and writes WORKDIR/results/NAME.*.
+    """Scores the videos of data.val and writes WORKDIR/results/NAME.*. Compiles at the first call.
 
     Attributes:
         num_views: V * crops; the scores of a video are a sum over them.
@@ -85,7 +88,6 @@ class Evaluator:
     """
 
     def __init__(self, experiment: Experiment, source: Source, workdir: str, name: str) -> None:
-        """Compiles at the first call."""
         self.num_views = experiment.config.eval.num_views * experiment.config.eval.num_crops
         self.file = epath.Path(workdir) / "results" / f"{name}.json"
         self._experiment, self._source = experiment, source
@@ -93,7 +95,7 @@ class Evaluator:
         self._bad_records = BadRecords("val", bad_records_file(workdir), source.identity)
 
     def __call__(self, step: int, params: dict, should_stop: Callable[[], bool] = lambda: False) -> Scores | None:
-        """Scores all videos with `params`, placed on the mesh, of training step `step`.
+        """Scores all videos with the parameters of training step `step`, which are placed on the mesh.
 
         `should_stop` is called after every batch and must agree on all hosts. If it returns True, nothing is written
         and None is returned.
@@ -111,20 +113,20 @@ def bad_records_file(workdir: str) -> epath.Path:
 
 
 def make_eval_function(experiment: Experiment) -> EvalFunction:
-    """The jitted evaluation step with the frozen parameters and class texts of an experiment."""
+    """The jitted evaluation step with the frozen parameters and text features of an experiment."""
     model, zero_shot_weight = experiment.model, experiment.config.eval.zero_shot_weight
-    (text,) = experiment.text.values()
+    (text_features,) = experiment.text_features.values()
 
-    def scores(params: dict, frozen: dict, text: jax.Array, video: jax.Array) -> jax.Array:
-        return eval_step(model, zero_shot_weight, params, frozen, text, video)
+    def step(params: dict, frozen: dict, text_features: jax.Array, video: jax.Array) -> jax.Array:
+        return eval_step(model, zero_shot_weight, params, frozen, text_features, video)
 
-    step = jax.jit(scores, out_shardings=sharding.replicated(experiment.mesh))
+    jitted_step = jax.jit(step, out_shardings=sharding.replicated(experiment.mesh))
 
-    def run(params: dict, video: jax.Array) -> jax.Array:
+    def eval_fn(params: dict, video: jax.Array) -> jax.Array:
         with matmul_precision(model.dtype):
-            return step(params, experiment.frozen, text, video)
+            return jitted_step(params, experiment.frozen, text_features, video)
 
-    return run
+    return eval_fn
 
 
 def score_videos(
@@ -135,9 +137,10 @@ def score_videos(
     bad_records: BadRecords,
     should_stop: Callable[[], bool],
 ) -> Scores | None:
-    """Scores every readable video of `source`; the same result on all hosts.
+    """Scores every readable video of `source`. All hosts return the same result.
 
-    `bad_records` collects the unreadable videos. `should_stop` is called after every batch; None if it returns True.
+    `bad_records` collects the unreadable videos. `should_stop` is called after every batch. If it returns True, the
+    function stops and returns None.
     """
     config, mesh = experiment.config, experiment.mesh
     rows = sharding.local_rows(mesh, config.eval.batch_size)
@@ -157,7 +160,7 @@ def score_videos(
                 jax.block_until_ready(results[-_BATCHES_AHEAD][1])
             if should_stop():
                 return None
-    (label_name,) = experiment.text
+    (label_name,) = experiment.text_features
     return _gather(results, rows, label_name, bad_records)
 
 
@@ -172,7 +175,7 @@ def _gather(
     local["kind"] = np.array([bad_records.kind(int(record)) for record in local["record"]], np.int32)
     gathered = multihost_utils.process_allgather(local, tiled=True) if jax.process_count() > 1 else local
     read = np.flatnonzero(gathered["mask"])
-    # Several hosts read the same rows where a tensor axis spans hosts.
+    # If the tensor axis of the mesh spans several hosts, they read the same rows.
     _, first = np.unique(gathered["record"][read], return_index=True)
     order = read[first]
     if not order.size:

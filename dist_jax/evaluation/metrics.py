@@ -1,4 +1,4 @@
-"""Metrics of whole-video scores, in NumPy, and the table of those that an evaluation reports."""
+"""Metrics of video scores, in NumPy, and the table of the metrics that an evaluation reports."""
 
 from collections.abc import Callable
 
@@ -19,7 +19,7 @@ def top_k_accuracy(scores: np.ndarray, labels: np.ndarray, k: int) -> float:
 
 
 def mean_class_accuracy(scores: np.ndarray, labels: np.ndarray) -> float:
-    """Mean over the classes that occur of the share of correct videos, 0 to 1. Scores [n, K], labels [n], n > 0."""
+    """Accuracy per class, averaged over the classes that have videos, 0 to 1. Scores [n, K], labels [n], n > 0."""
     return float(np.nanmean(class_accuracies(confusion_matrix(scores, labels))))
 
 

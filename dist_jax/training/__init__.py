@@ -1,1 +1,1 @@
-"""The training loop, the training step and everything that runs only during training."""
+"""Training: loop, training step, optimizer, augmentation on the accelerator, logs."""

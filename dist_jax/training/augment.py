@@ -1,4 +1,4 @@
-"""Augmentation on the accelerator: from uint8 clips and labels to the network's inputs and soft targets."""
+"""Augmentation on the accelerator: uint8 clips and labels -> inputs of the network and soft targets."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
@@ -17,7 +17,7 @@ class Draws(NamedTuple):
 
     gray: jax.Array  # bool [B]
     jitter: jax.Array  # float32 [B, 3], factors of brightness, contrast, saturation
-    mix: mixing.MixDraw  # one entry per pair of mixed clips; equal for all pairs of a group
+    mix: mixing.MixDraw  # one entry per pair of mixed clips; all pairs of a group have equal entries
 
 
 def draw(config: ml_collections.FrozenConfigDict, resolution: int, step: jax.Array) -> Draws:

@@ -1,4 +1,4 @@
-"""--find_batch: searches the largest batch_size whose training step fits into device memory. Compiles, never runs."""
+"""--find_batch: searches the largest batch_size whose training step fits into device memory. Runs no training step."""
 
 import ml_collections
 from jax.sharding import Mesh

@@ -19,8 +19,8 @@ from dist_jax.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
 HEARTBEAT_FILE = "heartbeat.json"
-_HEARTBEAT_SECONDS = 10.0  # shortest time between two writes of the heartbeat
-_STEPS_BEHIND = 2  # metrics are read this many steps late: logging never waits for the newest step
+_HEARTBEAT_SECONDS = 10.0  # minimum time between two writes of the heartbeat
+_STEPS_BEHIND = 2  # delay of reading metrics, in steps: logging does not wait for the newest step
 
 
 class TrainLogger:
@@ -37,16 +37,16 @@ class TrainLogger:
         workdir: epath.PathLike,
         first_step: int,
         num_steps: int,
-        learning_rate: Callable[[int], jax.Array],
+        lr_schedule: Callable[[int], jax.Array],
         config: ml_collections.FrozenConfigDict,
     ) -> None:
         """Continues the log of `workdir` after step `first_step` of `num_steps`.
 
-        `learning_rate` maps completed steps to the rate of the next step. It runs on the device, behind the queued
-        steps, so it is called only for the lines that are written.
+        `lr_schedule` maps completed steps to the learning rate of the next step. It runs on the device after the queued
+        steps, so the logger calls it only for the lines that it writes.
         """
         self._folder = epath.Path(workdir)
-        self._config, self._num_steps, self._learning_rate = config, num_steps, learning_rate
+        self._config, self._num_steps, self._lr_schedule = config, num_steps, lr_schedule
         self._writes = jax.process_index() == 0
         self._pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
         self._sums: dict[str, float] = collections.defaultdict(float)
@@ -55,7 +55,7 @@ class TrainLogger:
         self._newest: tuple[int, float, dict[str, int]] = (first_step, 0.0, {})
         self._warned_slow_input = self._tracing = False
         self._last_heartbeat = 0.0
-        self._first_interval_end = first_step + config.log.every_steps  # the pipeline starts up: no warning
+        self._first_interval_end = first_step + config.log.every_steps  # no warning about slow input before: start-up
         self._lines = lines_until(self._folder / METRICS_FILE, first_step)
         self._writer = metric_writers.create_default_writer(self._folder, just_logging=not self._writes)
         self._progress = periodic_actions.ReportProgress(num_train_steps=num_steps, writer=self._writer)
@@ -93,13 +93,13 @@ class TrainLogger:
             write_text(str(self._folder / HEARTBEAT_FILE), heartbeat)
 
     def log(self) -> None:
-        """Writes a line about the steps since the last line, if there are any. Raises as `step` does."""
+        """Writes a line for the steps since the previous line, if there are any. Raises the errors of `step`."""
         self.flush()
         if self._sums["steps"]:
             self._write_interval(*self._newest)
 
     def profile(self, step: int) -> None:
-        """Starts or stops the profiler trace before `step`, as config.profile_steps says."""
+        """Starts or stops the profiler trace of config.profile_steps. Call before `step`."""
         steps = self._config.profile_steps
         if not steps:
             return
@@ -120,7 +120,7 @@ class TrainLogger:
         self._interval_start = (step, interval_start + time.monotonic() - start, waited)
 
     def flush(self) -> None:
-        """Waits for all steps so far and reads their metrics. Raises as `step` does."""
+        """Waits for all steps so far and reads their metrics. Raises the errors of `step`."""
         self._read_metrics(0)
 
     def write(self, step: int, values: dict[str, float], prefix: str = "") -> None:
@@ -136,7 +136,7 @@ class TrainLogger:
         self.beat()
 
     def evaluation(self, step: int) -> dict[str, float] | None:
-        """The evaluation of `step` in metrics.jsonl when the run started; None if it has none."""
+        """The evaluation of `step` that metrics.jsonl contained at the start of the run; None if there is none."""
         for line in map(json.loads, self._lines):
             if line["step"] == step and "eval_videos" in line:
                 values = {name.removeprefix("eval_"): v for name, v in line.items() if name.startswith("eval_")}
@@ -145,9 +145,9 @@ class TrainLogger:
 
     def warn(self, message: str) -> None:
         """Prints a warning above the progress bar."""
-        self.say(f"warning: {message}")
+        self.info(f"warning: {message}")
 
-    def say(self, message: str) -> None:
+    def info(self, message: str) -> None:
         """Prints a line above the progress bar."""
         if self._writes:
             tqdm.write(message, file=sys.stderr)
@@ -160,11 +160,11 @@ class TrainLogger:
         self._writer.close()
 
     def _stop_trace(self) -> None:
-        if not self._tracing:  # e.g. a run that resumed between the two steps
+        if not self._tracing:  # e.g. the run resumed between the two steps
             return
         self._tracing = False
         jax.profiler.stop_trace()
-        self.say(f"a trace of steps {self._config.profile_steps} is in {self._folder / 'profile'} (use tensorboard)")
+        self.info(f"a trace of steps {self._config.profile_steps} is in {self._folder / 'profile'} (use tensorboard)")
 
     def _read_metrics(self, num_pending: int) -> None:
         """Adds the metrics of all but the newest `num_pending` steps to the sums."""
@@ -180,7 +180,7 @@ class TrainLogger:
                 )
             self._sums["steps"] += 1
             self._sums["skipped"] += values.pop("skipped")
-            if not skipped:  # the metrics of a dropped update say nothing about the network
+            if not skipped:  # the metrics of a skipped step are not finite
                 for name, value in values.items():
                     self._sums[name] += value
 
@@ -191,7 +191,7 @@ class TrainLogger:
         skipped = self._sums.pop("skipped")
         values = {name: total / (num_steps - skipped) for name, total in self._sums.items()}  # empty if all skipped
         values |= {
-            "learning_rate": float(self._learning_rate(step - 1)),
+            "learning_rate": float(self._lr_schedule(step - 1)),
             "clips_per_second": (step - first_step) * self._config.batch_size / seconds,
             "input_wait": (waited - waited_before) / seconds,
             "skipped": skipped,
@@ -209,7 +209,7 @@ class TrainLogger:
             self._warned_slow_input = True
             self.warn(
                 f"{input_wait:.0%} of the time is spent waiting for input; raise data.num_threads or store smaller "
-                "frames (python -m scripts.bench_input shows what takes the time)"
+                "frames (python -m scripts.bench_input measures each stage)"
             )
 
     def _show(self, step: int, values: dict[str, float]) -> None:
@@ -219,7 +219,7 @@ class TrainLogger:
             "input wait": f"{values['input_wait']:.0%}",
         }
         if self._bar.disable:
-            self.say(f"step {step}/{self._num_steps}: " + ", ".join(f"{name} {text}" for name, text in shown.items()))
+            self.info(f"step {step}/{self._num_steps}: " + ", ".join(f"{name} {text}" for name, text in shown.items()))
         else:
             self._bar.set_postfix(shown)
 

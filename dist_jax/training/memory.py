@@ -68,7 +68,7 @@ def device_limit() -> int:
 
 @contextmanager
 def raise_too_large() -> Iterator[None]:
-    """Turns XLA's out-of-memory errors into TooLarge. TPUs raise them when compiling, other devices when running."""
+    """Converts XLA's out-of-memory errors to TooLarge. TPUs raise them at compile time, other devices at run time."""
     try:
         yield
     except JaxRuntimeError as error:
@@ -90,7 +90,7 @@ def largest_batch(memory_of: Callable[[int], StepMemory], size: Callable[[int], 
         limit: memory of a device, bytes.
 
     Returns:
-        A batch size that fits, while the next valid size, or one at most 1/16 larger, does not; 0 if none fits.
+        A batch size that fits; the next valid size, or one at most 1/16 larger, does not fit. 0 if none fits.
     """
 
     def fits(number: int) -> bool:

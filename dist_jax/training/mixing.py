@@ -1,9 +1,9 @@
 """Mixup (arXiv 1710.09412) and CutMix (arXiv 1905.04899) within groups of consecutive clips.
 
 All clips of a group share one draw. Clip i of a group of n is mixed with clip n - 1 - i of the same group, so the
-result does not depend on the number of devices. The rows of a batch are in the order of `order`, which makes the two
-clips of a pair neighbours: no clip moves between devices, even if a device holds only a part of a group. `draw` samples
-a few numbers for the whole batch; `apply` mixes any whole pairs of it.
+result does not depend on the number of devices. `order` makes the two clips of a pair neighbours in the batch, so that
+no clip moves between devices, even if a device has only a part of a group. `draw` samples one entry per group. The
+caller repeats it for each pair of the group, and `apply` mixes the pairs.
 """
 
 from typing import NamedTuple
@@ -17,11 +17,11 @@ from dist_jax.typing import PyTree
 
 
 class MixDraw(NamedTuple):
-    """The random choices for G groups. The weights refer to the clip itself; its partner has the rest."""
+    """Random choices for G sets of clips (groups or pairs). A weight w belongs to the clip, 1 - w to its partner."""
 
     target_weight: jax.Array  # float32 [G], 0 to 1
     box: jax.Array  # int32 [G, 4], CutMix box: top, left, bottom, right, pixels; empty for Mixup
-    pixel_weight: jax.Array  # float32 [G], outside the box; it is 0 inside
+    pixel_weight: jax.Array  # float32 [G], for pixels outside the box; the weight inside is 0
 
 
 def pair_size(group_size: int) -> int:
@@ -30,7 +30,7 @@ def pair_size(group_size: int) -> int:
 
 
 def order(batch_size: int, group_size: int) -> np.ndarray:
-    """Row of the global batch at each place of the mixed batch: 0, n - 1, 1, n - 2, ... per group of n; int64 [B]."""
+    """Order of the clips that makes partners neighbours: 0, n - 1, 1, n - 2, ... in each group of n; int64 [B]."""
     rows = np.arange(batch_size, dtype=np.int64).reshape(-1, group_size)  # [B / n, n]
     partners = rows[:, ::-1]
     return np.stack([rows, partners], axis=2).reshape(len(rows), -1)[:, :group_size].reshape(-1)
@@ -79,21 +79,20 @@ def _draw_box(key: jax.Array, weight: jax.Array, size: tuple[int, int]) -> jax.A
 
 
 def apply(video: jax.Array, targets: PyTree, draws: MixDraw) -> tuple[jax.Array, PyTree]:
-    """Mixes each clip and its targets with those of its partner in the group.
+    """Mixes each clip and its targets with those of its partner.
 
     Args:
-        video: float [B, T, H, W, 3], B = G * group size.
+        video: float [B, T, H, W, 3]: G sets of n = B / G consecutive clips. Clip i of a set has the partner n - 1 - i.
         targets: float32 [B, K], or a tree of such arrays.
-        draws: for the G groups, in order.
+        draws: for the G sets, in order.
 
     Returns:
         Mixed video and targets, with the same shapes and dtypes.
     """
     num_groups = draws.target_weight.shape[0]
     grouped = video.reshape(num_groups, -1, *video.shape[1:])  # [G, n, T, H, W, 3]
-    weights = _pixel_weights(draws, video.shape[2:4])[:, None, None, :, :, None].astype(
-        video.dtype
-    )  # [G, 1, 1, H, W, 1]
+    weights = _pixel_weights(draws, video.shape[2:4])  # [G, H, W]
+    weights = weights[:, None, None, :, :, None].astype(video.dtype)  # [G, 1, 1, H, W, 1]
     grouped = grouped * weights + grouped[:, ::-1] * (1 - weights)
     target_weight = draws.target_weight[:, None, None]  # [G, 1, 1]
 
@@ -105,7 +104,7 @@ def apply(video: jax.Array, targets: PyTree, draws: MixDraw) -> tuple[jax.Array,
 
 
 def _pixel_weights(draws: MixDraw, size: tuple[int, ...]) -> jax.Array:
-    """Weight of the clip itself at each pixel: float32 [G, H, W]."""
+    """Weight of a clip (not of its partner) at each pixel: float32 [G, H, W]."""
     rows = jnp.arange(size[0], dtype=jnp.int32)[None, :, None]  # [1, H, 1]
     columns = jnp.arange(size[1], dtype=jnp.int32)[None, None, :]  # [1, 1, W]
     top, left, bottom, right = (draws.box[:, i, None, None] for i in range(4))  # [G, 1, 1] each

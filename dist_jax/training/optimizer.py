@@ -22,8 +22,8 @@ def learning_rate(epoch: jax.Array | float, num_epochs: float, settings: ml_coll
         settings: config.optimizer.
 
     Returns:
-        float32 []: a cosine from `learning_rate` at epoch 0 to `min_lr` at the end. A line from `warmup_init_lr` to the
-        value of the cosine at `warmup_epochs` replaces the first `warmup_epochs`.
+        float32 []: a cosine from `learning_rate` at epoch 0 to `min_lr` at the end. The first `warmup_epochs` are
+        replaced by a line from `warmup_init_lr` to the value of the cosine at `warmup_epochs`.
     """
 
     def cosine(epoch: jax.Array | float) -> jax.Array:

@@ -1,4 +1,4 @@
-"""What the training loop needs before its first step: the initial state, the compiled step, batches on the devices."""
+"""Prepares the training loop: the initial state, the compiled step, the batches on the devices."""
 
 import jax
 import ml_collections
@@ -30,33 +30,33 @@ def make_train_step(experiment: Experiment, plan: StepPlan) -> TrainStep:
     return TrainStep(
         experiment.model,
         make_optimizer(experiment.config.optimizer),
-        plan.learning_rate,
+        plan.lr_schedule,
         experiment.config,
         sharding.replicated(experiment.mesh),
     )
 
 
 def initial_state(
-    workdir: str, run: RunMetadata, train_step: TrainStep, checkpoints: Checkpoints, experiment: Experiment
+    workdir: str, metadata: RunMetadata, train_step: TrainStep, checkpoints: Checkpoints, experiment: Experiment
 ) -> TrainState:
-    """The state that training starts from, placed on the mesh. Writes run.json.
+    """The initial training state, placed on the mesh. Writes run.json.
 
-    The newest checkpoint, else the parameters of config.init_from, else new parameters.
+    It is the newest checkpoint, or else has the parameters of config.init_from, or else new parameters.
 
     Raises:
         UserError: the checkpoints belong to a different run, or the weights of init_from to a different network.
     """
-    if checkpoints.latest is not None:  # without a checkpoint, settings may still change
-        check_can_resume(workdir, run)
+    if checkpoints.latest is not None:  # without a checkpoint, the settings may change
+        check_can_resume(workdir, metadata)
     if jax.process_index() == 0:
-        write_run_metadata(workdir, run)
+        write_run_metadata(workdir, metadata)
     target = abstract_state(train_step, experiment.mesh)
     if checkpoints.latest is not None:
         return checkpoints.restore(checkpoints.latest, target)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
     weights = train_step.config.init_from
     if weights:
-        params = load_initial(weights, train_step.model.dist, experiment.backbone, same_backbone=False)
+        params = load_initial(weights, train_step.model.dist, experiment.backbone_weights, same_backbone=False)
         params = sharding.place_tree(experiment.mesh, params)
         return jax.jit(train_step.state_from, out_shardings=shardings)(params)
     return jax.jit(train_step.init, out_shardings=shardings)(jax.random.key(train_step.config.seed))
@@ -66,21 +66,25 @@ def abstract_state(train_step: TrainStep, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the state; allocates nothing."""
     shapes = jax.eval_shape(train_step.init, jax.random.key(0))
     shardings = sharding.tree_shardings(mesh, shapes)
-    return jax.tree.map(lambda s, where: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=where), shapes, shardings)
+    return jax.tree.map(
+        lambda leaf, leaf_sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf_sharding),
+        shapes,
+        shardings,
+    )
 
 
 def compile_step(train_step: TrainStep, experiment: Experiment, state: TrainState) -> Compiled:
-    """Compiles the training step for this state (arrays or ShapeDtypeStructs with shardings) and batch size.
+    """Compiles the training step. The leaves of `state` are arrays, or ShapeDtypeStructs with shardings.
 
     Raises:
-        memory.TooLarge: the compiler finds that the step does not fit into memory.
+        memory.TooLarge: the compiler reports that the step does not fit into memory.
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     out_shardings = (shardings, sharding.replicated(experiment.mesh))
     step = jax.jit(train_step.__call__, donate_argnums=0, out_shardings=out_shardings)
     batch = batch_shapes(train_step, experiment.mesh)
     with matmul_precision(train_step.model.dtype), memory.raise_too_large():
-        return step.lower(state, experiment.frozen, experiment.text, batch).compile()
+        return step.lower(state, experiment.frozen, experiment.text_features, batch).compile()
 
 
 def batch_shapes(train_step: TrainStep, mesh: Mesh) -> dict[str, PyTree]:
@@ -96,7 +100,7 @@ def batch_shapes(train_step: TrainStep, mesh: Mesh) -> dict[str, PyTree]:
 
 
 def label_names(config: ml_collections.FrozenConfigDict) -> tuple[str, ...]:
-    """The labels that a run learns."""
+    """Names of the labels that a run learns."""
     return (config.data.label_key,)
 
 

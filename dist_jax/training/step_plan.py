@@ -1,4 +1,4 @@
-"""The length of a training run, its evaluations and its learning rate: arithmetic of the configuration and the data."""
+"""Number of steps, evaluation steps and learning-rate schedule of a run, from the configuration and the data size."""
 
 import ml_collections
 
@@ -7,22 +7,22 @@ from dist_jax.training.optimizer import lr_schedule
 
 
 class StepPlan:
-    """Which steps a run has.
+    """The steps of a run.
 
     Attributes:
-        num_steps: optimizer steps of the whole training.
-        epochs: the same in passes over the training records.
+        num_steps: optimizer steps of the complete training.
+        epochs: the same length in passes over the training records.
         eval_every_steps: steps between evaluations.
-        learning_rate: completed steps -> float32 [], the rate of the next step.
+        lr_schedule: completed steps -> learning rate of the next step, float32 [].
     """
 
     def __init__(self, config: ml_collections.ConfigDict, num_records: int) -> None:
-        """Plans a run over `num_records` training records. Raises UserError if the warm-up covers the whole run."""
+        """Plans a run on `num_records` training records. Raises UserError if the warm-up is as long as the run."""
         epochs_per_step = config.batch_size / num_records
         self.num_steps = config.steps or max(1, round(config.epochs / epochs_per_step))
         self.epochs = self.num_steps * epochs_per_step if config.steps else config.epochs
         self.eval_every_steps = max(1, round(config.eval.every_epochs / epochs_per_step))
-        self.learning_rate = lr_schedule(config.optimizer, self.epochs, epochs_per_step)
+        self.lr_schedule = lr_schedule(config.optimizer, self.epochs, epochs_per_step)
         self._summary = f"{num_records} training records, {self.num_steps} steps of {config.batch_size} clips"
         warmup = config.optimizer.warmup_epochs
         if warmup >= self.epochs:

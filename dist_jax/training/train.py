@@ -28,7 +28,7 @@ from dist_jax.workdir.train_state import TrainState
 
 
 def train(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh) -> dict[str, float]:
-    """Trains to the end of `config`, from the newest checkpoint in `workdir` if it has one.
+    """Trains until the last step of `config`. Resumes from the newest checkpoint in `workdir` if there is one.
 
     Args:
         config: validated.
@@ -46,7 +46,7 @@ def train(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh) -> dict[s
     sharding.check_batch(mesh, "eval.batch_size", config.eval.batch_size)
     evaluate.check_best_metric(config.checkpoint.best_metric)
     make_workdir(workdir)
-    # Listen first: loading and compiling take minutes, and a SIGTERM may arrive meanwhile.
+    # Listen first: loading and compiling take minutes, and a SIGTERM may arrive during this time.
     with preemption.listen() as notice, memory.raise_too_large():
         source, val_source = (sources.open_source(config.data, split) for split in ("train", "val"))
         plan = StepPlan(config, source.size)
@@ -57,23 +57,23 @@ def train(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh) -> dict[s
         bad_records = BadRecords("train", evaluate.bad_records_file(workdir), source.identity)
         options = config.checkpoint
         with closing(Checkpoints(workdir, options.max_to_keep, options.best_metric)) as checkpoints:
-            run = experiment.run_metadata(source.size)
-            state = initial_state(workdir, run, train_step, checkpoints, experiment)
+            metadata = experiment.run_metadata(source.size)
+            state = initial_state(workdir, metadata, train_step, checkpoints, experiment)
             print_start(experiment, plan, state)
             first = int(state.step)
-            with closing(TrainLogger(workdir, first, plan.num_steps, plan.learning_rate, experiment.config)) as logger:
+            with closing(TrainLogger(workdir, first, plan.num_steps, plan.lr_schedule, experiment.config)) as logger:
                 trainer = Trainer(train_step, experiment, plan, checkpoints, logger, evaluator, notice)
                 return trainer.fit(state, source, bad_records)
 
 
 def print_start(experiment: Experiment, plan: StepPlan, state: TrainState) -> None:
-    """Prints the parameters and where the run starts, on one host."""
+    """Prints the parameters, the plan and the first step, on one host."""
     if jax.process_index() == 0:
         step = int(state.step)
-        how = "finished" if step >= plan.num_steps else "resuming" if step else "starting"
+        action = "finished" if step >= plan.num_steps else "resuming" if step else "starting"
         params = {"frozen": experiment.frozen, "trained": state.params}
         print(parameter_overview.get_parameter_overview(params, include_stats=False))
-        print(f"{plan}; {how} at step {step}", flush=True)
+        print(f"{plan}; {action} at step {step}", flush=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,20 +119,20 @@ class Trainer:
             self.stop_if_preempted(first)
             for step in range(first + 1, last + 1):
                 self.logger.profile(step)
-                state, metrics = step_fn(state, self.experiment.frozen, self.experiment.text, next(batches))
+                state, metrics = step_fn(state, self.experiment.frozen, self.experiment.text_features, next(batches))
                 self.logger.step(step, metrics, batches.waited, bad_records.counts)
 
-                # Checked before an evaluation, which may take longer than the notice gives.
+                # Poll before an evaluation, which may take longer than the time until the machine stops.
                 preempted = self.notice.requested()
                 if preempted or step == last:
                     self.logger.log()
                 is_eval_step = self.plan.is_eval_step(step)
                 summary = self.evaluate(step, state) if is_eval_step and not preempted else None
 
-                # The notice may also arrive during the evaluation. After the last evaluation nothing is left to do.
+                # The notice may also arrive during the evaluation. After the last evaluation the run is finished.
                 preempted = self.notice.received and (step < last or summary is None)
                 if is_eval_step or preempted or step % save_every_steps == 0:
-                    self.logger.flush()  # raises on a loss that is not finite: such a state is never saved
+                    self.logger.flush()  # raises an error if a loss is not finite: such a state is never saved
                     self.checkpoints.save(step, state, summary)
                 if preempted:
                     self.logger.log()
@@ -140,7 +140,7 @@ class Trainer:
         return summary
 
     def evaluate(self, step: int, state: TrainState) -> dict[str, float] | None:
-        """Evaluates, writes results/val.* and metrics. Returns None if a preemption notice arrives meanwhile."""
+        """Evaluates, writes results/val.* and metrics. Returns None if a preemption notice stops the evaluation."""
 
         def should_stop() -> bool:
             self.logger.beat()
@@ -153,14 +153,14 @@ class Trainer:
             return None
         summary = evaluate.summarize(scores)
         self.logger.write(step, summary | {f"bad_{kind}": count for kind, count in scores.bad.items()}, "eval_")
-        self.logger.say(f"step {step}: {evaluate.summary_line(summary)}")
+        self.logger.info(f"step {step}: {evaluate.summary_line(summary)}")
         return summary
 
     def restored_evaluation(self, state: TrainState) -> dict[str, float]:
-        """The evaluation of a restored state: saved or logged before, or made now if a notice had prevented it."""
+        """The evaluation of a restored state: from its checkpoint, from the log, or (if it is missing) computed now."""
         step = int(state.step)
         summary = self.checkpoints.metrics(step) or self.logger.evaluation(step)
-        if jax.process_count() > 1:  # hosts may see different versions of a file, and must do the same
+        if jax.process_count() > 1:  # hosts may see different versions of a file; they follow host 0
             known = multihost_utils.broadcast_one_to_all(np.asarray(summary is not None))
             summary = (summary or {}) if known else None
         if summary is None:
@@ -169,12 +169,12 @@ class Trainer:
         return summary
 
     def stop_if_preempted(self, step: int) -> None:
-        """Raises Preempted after a notice; `step` is the restored one, or 0."""
+        """Raises Preempted if a notice has arrived. `step` is the restored step, or 0."""
         if self.notice.requested():
             self.stop(step)
 
     def stop(self, step: int) -> None:
-        """Raises Preempted; `step` is saved, or 0."""
+        """Raises Preempted. The state of `step` is saved, or `step` is 0."""
         status = f"step {step} is saved; run the same command again to resume" if step else "no step was made"
-        self.logger.say(f"preempted: {status}")
+        self.logger.info(f"preempted: {status}")
         raise Preempted

@@ -1,4 +1,4 @@
-"""The training step: everything of a step that runs on the accelerator."""
+"""The training step: all computations of a step on the accelerator."""
 
 import dataclasses
 from collections.abc import Callable
@@ -20,13 +20,13 @@ from dist_jax.workdir.train_state import TrainState
 
 @dataclasses.dataclass(frozen=True)
 class TrainStep:
-    """The training step of a model: a pure function of the state, the frozen parameters, the texts and a batch."""
+    """The training step of a model: a pure function of the state, the frozen parameters, text features and a batch."""
 
     model: VideoModel
     optimizer: optax.GradientTransformation  # from optimizer.make_optimizer
-    learning_rate: Callable[[jax.Array], jax.Array]  # from optimizer.lr_schedule: completed updates -> float32 []
+    lr_schedule: Callable[[jax.Array], jax.Array]  # from optimizer.lr_schedule: completed updates -> float32 []
     config: ml_collections.FrozenConfigDict
-    replicated: jax.sharding.Sharding | None = None  # the same on all devices; None on a single device
+    replicated: jax.sharding.Sharding | None = None  # sharding of replicated arrays; None on a single device
 
     def init(self, key: jax.Array) -> TrainState:
         """A new state with the published initialisation."""
@@ -38,29 +38,30 @@ class TrainStep:
         return TrainState(jnp.zeros((), jnp.int32), params, self.optimizer.init(params), ema)
 
     def __call__(
-        self, state: TrainState, frozen: dict, text: dict[str, jax.Array], batch: dict[str, PyTree]
+        self, state: TrainState, frozen: dict, text_features: dict[str, jax.Array], batch: dict[str, PyTree]
     ) -> tuple[TrainState, dict[str, jax.Array]]:
         """One optimizer step.
 
         Args:
             state: donated by the caller.
             frozen: the backbone's parameters ("vision", "logit_scale").
-            text: class text features by label name, float32 [K, E] each.
+            text_features: of the class names, by label name, float32 [K, E] each.
             batch: "video" uint8 [B, T, H, W, 3]; "labels", int32 [B] by label name. Rows in the order of
               `mixing.order`.
 
         Returns:
-            The next state, and float32 scalars: loss (summed over labels), grad_norm, accuracy (of the unmixed labels,
-            mean over labels), skipped (1 if the loss or the gradient is not finite: then only the step number changes).
+            The next state, and float32 scalars: loss (sum over label names), grad_norm, accuracy (with the unmixed
+            labels, mean over label names), skipped (1 if the loss or the gradient is not finite; in this case only the
+            step number changes).
         """
-        # Sample on every device: a sharded sample would add a collective. Gather the parameters once where fsdp shards
-        # their state: they are small compared with the activations that would move instead.
+        # Sample on every device: a sharded sample would add a collective. Gather the parameters that fsdp shards: they
+        # are smaller than the activations that XLA would communicate otherwise.
         draws = draw(self.config, self.model.backbone.resolution, state.step)
         draws, params = self._replicate((draws, state.params))
         rows = jax.tree.map(self._split, (batch["video"], batch["labels"], draws))  # [grad_accum_steps, ...] each
 
         def part_loss(params: dict, part: tuple[jax.Array, dict, Draws]) -> tuple[jax.Array, jax.Array]:
-            return self._loss(params, frozen, text, *part)
+            return self._loss(params, frozen, text_features, *part)
 
         grad_fn = jax.value_and_grad(part_loss, has_aux=True)
         if self.config.grad_accum_steps == 1:
@@ -83,17 +84,17 @@ class TrainStep:
         self,
         params: dict,
         frozen: dict,
-        text: dict[str, jax.Array],
+        text_features: dict[str, jax.Array],
         video: jax.Array,
         labels: dict[str, jax.Array],
         draws: Draws,
     ) -> tuple[jax.Array, jax.Array]:
-        """Loss and accuracy of some rows of a batch, float32 [] each."""
-        num_classes = {name: features.shape[0] for name, features in text.items()}
+        """Loss and accuracy of one part of a batch, float32 [] each."""
+        num_classes = {name: features.shape[0] for name, features in text_features.items()}
         clips, targets = network_inputs(self.config, self.model.normalize, video, labels, num_classes, draws)
         losses, accuracies = [], []
         embedding = self.model.embed(params, frozen, clips)  # [b, E]
-        for name, features in text.items():
+        for name, features in text_features.items():
             logits = self.model.similarity(frozen, embedding, features)  # [b, K]
             losses.append(jnp.mean(soft_cross_entropy(logits, targets[name])))
             accuracies.append(jnp.mean((jnp.argmax(logits, axis=-1) == labels[name]).astype(jnp.float32)))
@@ -114,7 +115,7 @@ class TrainStep:
         return paired.reshape(parts, -1, *rows.shape[1:])
 
     def _update(self, state: TrainState, grads: dict, finite: jax.Array) -> TrainState:
-        learning_rate = self.learning_rate(state.step)
+        learning_rate = self.lr_schedule(state.step)
         params, opt_state = update(self.optimizer, learning_rate, grads, state.opt_state, state.params)
         ema = state.ema
         if ema is not None:

@@ -1,4 +1,4 @@
-"""Run metadata in WORKDIR/run.json: which run a workdir belongs to, and what its trained model is."""
+"""Run metadata in WORKDIR/run.json: the settings and the model of the run that a workdir belongs to."""
 
 import dataclasses
 import json
@@ -17,7 +17,7 @@ _REQUIRED = ("seed", "batch_size", "ema_decay", "init_from", "checkpoint", "back
 
 @dataclasses.dataclass(frozen=True)
 class RunMetadata:
-    """The identity of a run. Only a run without `conflicts` can resume it."""
+    """Settings and model of a run. Another run can resume it only if the two have no `conflicts`."""
 
     config: dict[str, Any]  # the resolved configuration
     class_names: list[str]  # in the order of the class numbers
@@ -47,20 +47,20 @@ class RunMetadata:
         """Reasons why the parameters of this run do not fit the network of `other`."""
         problems = []
         if self.backbone["fingerprint"] != other.backbone["fingerprint"]:
-            mine, theirs = (f"{r.backbone['name']} ({r.backbone['fingerprint'][:12]})" for r in (self, other))
-            problems.append(f"the backbone is {theirs} (workdir: {mine})")
+            own_name, other_name = (f"{r.backbone['name']} ({r.backbone['fingerprint'][:12]})" for r in (self, other))
+            problems.append(f"the backbone is {other_name} (workdir: {own_name})")
         for name in self.model:
             if self.model[name] != other.model.get(name):
                 problems.append(f"model {name} is {other.model.get(name)} (workdir: {self.model[name]})")
         return problems
 
 
-def _class_conflict(mine: list[str], theirs: list[str]) -> str:
-    different = [i for i, (a, b) in enumerate(zip(mine, theirs, strict=False)) if a != b]
+def _class_conflict(own_names: list[str], other_names: list[str]) -> str:
+    different = [i for i, (a, b) in enumerate(zip(own_names, other_names, strict=False)) if a != b]
     if not different:
-        return f"the number of classes is {len(theirs)} (workdir: {len(mine)})"
+        return f"the number of classes is {len(other_names)} (workdir: {len(own_names)})"
     first = different[0]
-    return f"class {first} is {theirs[first]!r} (workdir: {mine[first]!r})"
+    return f"class {first} is {other_names[first]!r} (workdir: {own_names[first]!r})"
 
 
 def make_workdir(workdir: epath.PathLike) -> None:
@@ -83,38 +83,42 @@ def read_run_metadata(workdir: epath.PathLike) -> RunMetadata | None:
     try:
         content = json.loads(file.read_text())
         version = content.get("format_version", 1)
-        run = RunMetadata(**content) if version == FORMAT_VERSION else None
+        metadata = RunMetadata(**content) if version == FORMAT_VERSION else None
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{file} is not run metadata of dist_jax ({error}); use another --workdir") from error
-    if run is None:
+    if metadata is None:
         raise UserError(
             f"{file} has format version {version}, this dist_jax reads version {FORMAT_VERSION}; use another --workdir "
             "or the version of dist_jax that wrote it"
         )
-    required = ((run.config, _REQUIRED), (run.backbone, ("name", "fingerprint")), (run.model, ("num_frames", "layers")))
+    required = (
+        (metadata.config, _REQUIRED),
+        (metadata.backbone, ("name", "fingerprint")),
+        (metadata.model, ("num_frames", "layers")),
+    )
     try:
         missing = [name for part, names in required for name in names if name not in part]
     except TypeError as error:
         raise UserError(f"{file} is not run metadata of dist_jax ({error}); use another --workdir") from error
     if missing:
         raise UserError(f"{file} is not run metadata of dist_jax ({', '.join(missing)} missing); use another --workdir")
-    return run
+    return metadata
 
 
-def write_run_metadata(workdir: epath.PathLike, run: RunMetadata) -> None:
+def write_run_metadata(workdir: epath.PathLike, metadata: RunMetadata) -> None:
     """Writes run.json atomically."""
     file = epath.Path(workdir) / RUN_FILE
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(dataclasses.asdict(run), indent=1))
+    unfinished.write_text(json.dumps(dataclasses.asdict(metadata), indent=1))
     unfinished.replace(file)
 
 
-def check_can_resume(workdir: epath.PathLike, run: RunMetadata) -> None:
-    """Raises UserError if the workdir belongs to a different run than `run`."""
-    before = read_run_metadata(workdir)
-    if before is not None:
-        raise_if_conflicts(workdir, before.conflicts(run))
+def check_can_resume(workdir: epath.PathLike, metadata: RunMetadata) -> None:
+    """Raises UserError if the workdir belongs to a different run."""
+    existing = read_run_metadata(workdir)
+    if existing is not None:
+        raise_if_conflicts(workdir, existing.conflicts(metadata))
 
 
 def raise_if_conflicts(workdir: epath.PathLike, conflicts: list[str]) -> None:

@@ -159,7 +159,7 @@ def test_evaluation_of_a_run_accepts_only_the_init_from_of_its_training(training
     metadata = read_run_metadata(workdir)
     write_run_metadata(workdir, dataclasses.replace(metadata, config=metadata.config | {"init_from": "runs/first"}))
     config = make_config(training_data, init_from="runs/other")
-    with pytest.raises(UserError, match=r"holds a training run, and config.init_from=runs/other is given: choose one"):
+    with pytest.raises(UserError, match=r"contains a training run, but config.init_from=runs/other is set"):
         evaluate(config, str(workdir), make_mesh(config.mesh), "again")
     config.init_from = "runs/first"
     assert evaluate(config, str(workdir), make_mesh(config.mesh), "again")["videos"] == NUM_VAL
@@ -177,7 +177,7 @@ def test_a_warmup_as_long_as_the_training_is_refused(epochs, steps, setting):
         StepPlan(config, 1000)
     config.optimizer.warmup_epochs = 1.0
     plan = StepPlan(config, 1000)
-    assert max(float(plan.learning_rate(step)) for step in range(plan.num_steps)) > 0.9 * config.optimizer.learning_rate
+    assert max(float(plan.lr_schedule(step)) for step in range(plan.num_steps)) > 0.9 * config.optimizer.learning_rate
 
 
 def test_find_batch_prints_the_largest_valid_batch_size(training_data, monkeypatch, capsys):
