@@ -46,7 +46,13 @@ def _parser(description: str) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    inputs = parser.add_argument_group("input")
+    _add_inputs(parser.add_argument_group("input"))
+    _add_outputs(parser.add_argument_group("output"))
+    _add_job_options(parser.add_argument_group("job"))
+    return parser
+
+
+def _add_inputs(inputs: argparse._ArgumentGroup) -> None:
     inputs.add_argument("--videos", help="folder of the videos (default: the folder of --list)")
     inputs.add_argument(
         "--list", help="file with lines `path label`, or a CSV file; default: --videos has one subfolder per class"
@@ -62,7 +68,9 @@ def _parser(description: str) -> argparse.ArgumentParser:
     inputs.add_argument(
         "--labels", help="file of class names, e.g. labels.txt of the training split; default: sorted labels"
     )
-    outputs = parser.add_argument_group("output")
+
+
+def _add_outputs(outputs: argparse._ArgumentGroup) -> None:
     outputs.add_argument("--output", required=True, help="folder of the records; created if needed; may be gs://")
     outputs.add_argument("--name", help="name of the shards (default: --split with --dataset, otherwise train)")
     outputs.add_argument(
@@ -76,7 +84,9 @@ def _parser(description: str) -> argparse.ArgumentParser:
         help="maximum short side of the frames in pixels; 0: no limit (default: %(default)s)",
     )
     outputs.add_argument("--quality", type=_quality, default=90, help="JPEG quality, 1 to 100 (default: %(default)s)")
-    job = parser.add_argument_group("job")
+
+
+def _add_job_options(job: argparse._ArgumentGroup) -> None:
     job.add_argument(
         "--workers", type=_positive, default=num_cores(), help="number of processes (default: %(default)s, all cores)"
     )
@@ -90,7 +100,6 @@ def _parser(description: str) -> argparse.ArgumentParser:
     job.add_argument(
         "--runner", help="run the job with this Apache Beam runner, e.g. DirectRunner, and its own options"
     )
-    return parser
 
 
 def _number(text: str, kind: type[Number], low: float, high: float, expected: str) -> Number:
