@@ -20,18 +20,18 @@ class Preempted(SystemExit):
 class PreemptionNotice:
     """Whether this run must save and stop. Once set, it stays set.
 
-    On several hosts, JAX's coordination service distributes the notice, and all hosts see it at the same `requested`
-    call. So all hosts must call `requested` equally often, between the same global computations.
+    On several hosts, JAX's coordination service distributes the notice, and all hosts see it at the same `poll`
+    call. So all hosts must call `poll` equally often, between the same global computations.
 
     Attributes:
-        received: the result of the last `requested` call.
+        received: the result of the last `poll` call.
     """
 
     def __init__(self) -> None:
         self.received = False
         self._num_calls = 0
 
-    def requested(self) -> bool:
+    def poll(self) -> bool:
         """Whether a notice has arrived; equal on all hosts."""
         if jax.process_count() > 1 and not self.received:
             self.received = multihost_utils.reached_preemption_sync_point(self._num_calls)

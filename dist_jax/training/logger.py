@@ -81,11 +81,11 @@ class TrainLogger:
         self._read_metrics(_STEPS_BEHIND)
         self._bar.update()
         self._progress(step)
-        self.beat()
+        self.write_heartbeat()
         if step % self._config.log.every_steps == 0:
             self.log()
 
-    def beat(self) -> None:
+    def write_heartbeat(self) -> None:
         """Updates the heartbeat file, at most every 10 seconds."""
         if self._writes and time.monotonic() - self._last_heartbeat > _HEARTBEAT_SECONDS:
             self._last_heartbeat = time.monotonic()
@@ -133,7 +133,7 @@ class TrainLogger:
         # The whole file every time: object stores cannot append, and the file is small.
         write_text(str(self._folder / METRICS_FILE), "\n".join(self._lines) + "\n")
         self._last_heartbeat = 0.0
-        self.beat()
+        self.write_heartbeat()
 
     def evaluation(self, step: int) -> dict[str, float] | None:
         """The evaluation of `step` that metrics.jsonl contained at the start of the run; None if there is none."""

@@ -105,7 +105,7 @@ class Trainer:
         """
         first, last = int(state.step), self.plan.num_steps
         save_every_steps = self.train_step.config.checkpoint.save_every_steps
-        self.logger.beat()
+        self.logger.write_heartbeat()
         if first and self.plan.is_eval_step(first):
             summary = self.restored_evaluation(state)
             if first >= last:
@@ -123,7 +123,7 @@ class Trainer:
                 self.logger.step(step, metrics, batches.waited, bad_records.counts)
 
                 # Poll before an evaluation, which may take longer than the time until the machine stops.
-                preempted = self.notice.requested()
+                preempted = self.notice.poll()
                 if preempted or step == last:
                     self.logger.log()
                 is_eval_step = self.plan.is_eval_step(step)
@@ -143,8 +143,8 @@ class Trainer:
         """Evaluates, writes results/val.* and metrics. Returns None if a preemption notice stops the evaluation."""
 
         def should_stop() -> bool:
-            self.logger.beat()
-            return self.notice.requested()
+            self.logger.write_heartbeat()
+            return self.notice.poll()
 
         with self.logger.pause():
             params = state.params if state.ema is None else state.ema
@@ -170,7 +170,7 @@ class Trainer:
 
     def stop_if_preempted(self, step: int) -> None:
         """Raises Preempted if a notice has arrived. `step` is the restored step, or 0."""
-        if self.notice.requested():
+        if self.notice.poll():
             self.stop(step)
 
     def stop(self, step: int) -> None:

@@ -20,7 +20,7 @@ from dist_jax.weights import checkpoint_files, table
 from dist_jax.weights.table import Entry, Shape, Table, axes
 
 PREFIX = "backbone.base_encoder."
-NETWORK = "dist_net."
+DIST_PREFIX = "dist_net."
 
 # PyTorch's convolution kernels are [out, in, t, h, w].
 _CONV_TIME = axes(2, 1, 0, ones=(3, 4))  # kernel (k, 1, 1) -> [k, in, out]
@@ -91,7 +91,7 @@ def current_name(name: str) -> str:
     if not name.startswith(OLDER_NETWORK):
         return name
     first, dot, rest = name.removeprefix(OLDER_NETWORK).partition(".")
-    return NETWORK + OLDER_NAMES.get(first, first) + dot + rest
+    return DIST_PREFIX + OLDER_NAMES.get(first, first) + dot + rest
 
 
 def split(names: Iterable[str], source: str) -> tuple[dict[str, str], dict[str, str]]:
@@ -107,8 +107,8 @@ def split(names: Iterable[str], source: str) -> tuple[dict[str, str], dict[str, 
     clip_names: dict[str, str] = {}
     for name in names:
         current = current_name(name)
-        part = dist_names if current.startswith(NETWORK) else clip_names
-        key = current.removeprefix(NETWORK)
+        part = dist_names if current.startswith(DIST_PREFIX) else clip_names
+        key = current.removeprefix(DIST_PREFIX)
         if key in part:
             raise UserError(f"{source}: {part[key]} and {name} are the same tensor; remove one from the file")
         part[key] = name
@@ -153,12 +153,12 @@ def infer_config(shapes: Mapping[str, Shape], source: str, layers: tuple[int, ..
     counts = {name: _count(shapes, name) for name in (*_PER_LAYER, "adapooling_nets")}
     num_layers = max(counts[name] for name in _PER_LAYER)
     sizes = {symbol: table.infer_size(shapes, *axes_of_size) for symbol, axes_of_size in _SIZES.items()}
-    missing = [f"{NETWORK}{_SIZES[symbol][0][0]}" for symbol, size in sizes.items() if size is None]
-    missing += [f"{NETWORK}{name}.0" for name, count in counts.items() if not count]
+    missing = [f"{DIST_PREFIX}{_SIZES[symbol][0][0]}" for symbol, size in sizes.items() if size is None]
+    missing += [f"{DIST_PREFIX}{name}.0" for name, count in counts.items() if not count]
     if missing:
         raise UserError(f"{source}: incomplete DiST network, missing: {', '.join(missing)}")
     if sizes["C"] % 64:
-        raise UserError(f"{source}: integration width {sizes['C']} ({NETWORK}proj), must be a multiple of 64")
+        raise UserError(f"{source}: integration width {sizes['C']} ({DIST_PREFIX}proj), must be a multiple of 64")
     if layers is not None and len(layers) != num_layers:
         raise UserError(f"{source}: has {num_layers} layers, but --layers lists {len(layers)} backbone blocks")
     return DistConfig(
@@ -196,9 +196,9 @@ def params_from_published(
         UserError: tensors that are missing, unknown or of wrong shape.
     """
     file_shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    config = infer_config(file_shapes, f"{source} ({NETWORK}*)", layers)
+    config = infer_config(file_shapes, f"{source} ({DIST_PREFIX}*)", layers)
     shapes = param_shapes(config)
-    table.check(TABLE, shapes, file_shapes, f"{source} ({NETWORK}*)")
+    table.check(TABLE, shapes, file_shapes, f"{source} ({DIST_PREFIX}*)")
     return config, table.unflatten(dict(table.to_ours(TABLE, lambda name: np.asarray(tensors[name]), shapes)))
 
 
@@ -210,7 +210,7 @@ def to_published(params: dict, clip_tensors: Mapping[str, np.ndarray]) -> dict[s
         clip_tensors: of CLIP, by OpenAI's names (`weights.clip.to_openai`).
     """
     leaves = {path: np.asarray(leaf) for path, leaf in table.flatten(params).items()}
-    tensors = {NETWORK + name: tensor for name, tensor in table.to_theirs(TABLE, leaves)}
+    tensors = {DIST_PREFIX + name: tensor for name, tensor in table.to_theirs(TABLE, leaves)}
     return {PREFIX + name: np.asarray(tensor, order="C") for name, tensor in (tensors | dict(clip_tensors)).items()}
 
 
@@ -226,7 +226,7 @@ def read(
     tensors = checkpoint_files.open_tensors(path)
     dist_names, clip_names = split(tensors, str(path))
     if not dist_names:
-        raise UserError(f"{path} contains no DiST network ({NETWORK}*); use --clip for CLIP weights")
+        raise UserError(f"{path} contains no DiST network ({DIST_PREFIX}*); use --clip for CLIP weights")
     dist_tensors = {current: tensors[name] for current, name in dist_names.items()}
     config, params = params_from_published(dist_tensors, str(path), layers)
     return config, params, {current: tensors[name] for current, name in clip_names.items()}

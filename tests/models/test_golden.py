@@ -16,19 +16,21 @@ from dist_jax.training.losses import soft_cross_entropy
 from dist_jax.training.optimizer import lr_schedule, make_optimizer, update
 from dist_jax.weights import clip, dist_official, table
 
-NETWORK = dist_official.NETWORK
+DIST_PREFIX = dist_official.DIST_PREFIX
 COMPILER_OPTIONS = {"xla_cpu_use_fusion_emitters": True}  # XLA's default; conftest.py disables it to compile faster
 
 
 @pytest.fixture(scope="module")
 def clip_model() -> clip.ClipModel:
-    tensors = {name: value for name, value in state_dict().items() if not name.startswith(NETWORK)}
+    tensors = {name: value for name, value in state_dict().items() if not name.startswith(DIST_PREFIX)}
     return clip.from_openai(tensors, "golden")
 
 
 @pytest.fixture(scope="module")
 def dist_network() -> tuple[DistConfig, dict]:
-    tensors = {name.removeprefix(NETWORK): value for name, value in state_dict().items() if name.startswith(NETWORK)}
+    tensors = {
+        name.removeprefix(DIST_PREFIX): value for name, value in state_dict().items() if name.startswith(DIST_PREFIX)
+    }
     config, params = dist_official.params_from_published(tensors, "golden")
     return config, jax.tree.map(jnp.asarray, params)
 
@@ -112,7 +114,7 @@ def loss_and_grads(model, clip_model, text_features):
 def published_norms(tree: dict) -> dict[str, float]:
     """Published name -> norm, for every tensor of a tree like `params`."""
     leaves = {path: np.asarray(leaf) for path, leaf in table.flatten(tree).items()}
-    return {NETWORK + name: float(np.linalg.norm(x)) for name, x in table.to_theirs(dist_official.TABLE, leaves)}
+    return {DIST_PREFIX + name: float(np.linalg.norm(x)) for name, x in table.to_theirs(dist_official.TABLE, leaves)}
 
 
 def test_loss_and_gradient_norms_equal_the_published_ones(model, loss_and_grads, params):
@@ -121,7 +123,9 @@ def test_loss_and_gradient_norms_equal_the_published_ones(model, loss_and_grads,
     norms = published_norms(grads)
     golden_norms = dict(zip(GOLDEN["grad_names"], GOLDEN["grad_norms"], strict=True))
     names_without_grad = {name for name in norms if name not in golden_norms}
-    assert names_without_grad == {f"{NETWORK}integration2temporal_nets.2.linear_fuse.{x}" for x in ("weight", "bias")}
+    assert names_without_grad == {
+        f"{DIST_PREFIX}integration2temporal_nets.2.linear_fuse.{x}" for x in ("weight", "bias")
+    }
     assert all(norms[name] == 0 for name in names_without_grad)
     assert len(golden_norms) == len(norms) - 2
     for name, golden_norm in golden_norms.items():

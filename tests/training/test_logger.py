@@ -110,7 +110,7 @@ def test_the_heartbeat_continues_between_steps(tmp_path, config, monkeypatch):
     for now in (100.0, 105.0, 111.0):
         monkeypatch.setattr(logger.time, "monotonic", lambda now=now: now)
         (tmp_path / logger.HEARTBEAT_FILE).unlink(missing_ok=True)
-        train_logger.beat()
+        train_logger.write_heartbeat()
         is_written.append((tmp_path / logger.HEARTBEAT_FILE).exists())
     train_logger.close()
     assert is_written == [True, False, True]

@@ -93,14 +93,14 @@ def test_a_preempted_run_resumed_on_the_same_mesh_ends_bitwise_equal(
 
 @contextlib.contextmanager
 def preemption_at(call: int):
-    """Sends the preemption notice at the given call of `PreemptionNotice.requested`, counted from 1."""
+    """Sends the preemption notice at the given call of `PreemptionNotice.poll`, counted from 1."""
 
     class PreemptionNotice(preemption.PreemptionNotice):
         def __init__(self):
             super().__init__()
             self.num_requests = 0
 
-        def requested(self):
+        def poll(self):
             self.num_requests += 1
             self.received = self.received or self.num_requests == call
             return self.received

@@ -35,7 +35,7 @@ CONFIGS = st.builds(
 def published(config=small_models.DIST, seed=1):
     """The tensors of a network by current names without `dist_net.`."""
     params = small_models.random_params(official.param_shapes(config), seed)
-    prefix = official.PREFIX + official.NETWORK
+    prefix = official.PREFIX + official.DIST_PREFIX
     return {name.removeprefix(prefix): tensor for name, tensor in official.to_published(params, {}).items()}
 
 
