@@ -29,10 +29,10 @@ from dist_jax.models.video_model import VideoModel
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests that train whole runs share the runs of their file, so one process runs them."""
+    """One process runs all tests that train whole runs: they share these runs and their compiled programs."""
     for item in items:
         if "training_data" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
+            item.add_marker(pytest.mark.xdist_group("training"))
 
 
 @pytest.fixture(scope="session")

@@ -77,6 +77,7 @@ def outcomes(training_data, folder, tmp_path_factory):
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("main")  # one process runs the commands of the fixture
 @pytest.mark.parametrize("name", INVALID)
 def test_an_invalid_command_is_refused_with_one_line(name, outcomes):
     status, output = outcomes[name]

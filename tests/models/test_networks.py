@@ -11,7 +11,7 @@ import pytest
 from dist_jax.models.backbones.clip import ClipBackbone
 from dist_jax.models.backbones.clip_text import ClipText, TextConfig
 from dist_jax.models.backbones.clip_vision import ClipVision, VisionConfig
-from dist_jax.models.dist_network import DistConfig, DistNetwork, TemporalConv, space_to_channels
+from dist_jax.models.dist_network import REMAT_POLICIES, DistConfig, DistNetwork, TemporalConv, space_to_channels
 from dist_jax.models.dist_network import _convolve as convolve
 from dist_jax.models.dist_network import _gather_and_multiply as gather_and_multiply
 from dist_jax.models.video_model import VideoModel
@@ -86,19 +86,21 @@ def test_the_program_size_does_not_depend_on_the_number_of_layers():
 
 def test_features_of_selected_layers_equal_those_of_all_layers(tiny_model, tiny_frozen):
     video = jax.random.normal(jax.random.key(0), (2, 4, 8, 8, 3))
-    all_features = tiny_model.features(tiny_frozen, video)
+    all_features = jax.jit(tiny_model.features)(tiny_frozen, video)
     for layers in ((0,), (1,), (0, 2), (1, 2)):
         model = dataclasses.replace(tiny_model, dist=dataclasses.replace(tiny_model.dist, layers=layers))
-        np.testing.assert_allclose(model.features(tiny_frozen, video), all_features[np.asarray(layers)], rtol=1e-6)
+        features = jax.jit(model.features)(tiny_frozen, video)
+        np.testing.assert_allclose(features, all_features[np.asarray(layers)], rtol=1e-6)
 
 
 def test_the_backbone_sees_every_alphath_frame_from_frame_0(tiny_model, tiny_frozen):
     video = jax.random.normal(jax.random.key(0), (1, 4, 8, 8, 3))
-    features = tiny_model.features(tiny_frozen, video)
+    features_of = jax.jit(tiny_model.features)
+    features = features_of(tiny_frozen, video)
     other_unseen = video.at[:, 1::2].set(0.0)
-    np.testing.assert_array_equal(tiny_model.features(tiny_frozen, other_unseen), features)
+    np.testing.assert_array_equal(features_of(tiny_frozen, other_unseen), features)
     other_seen = video.at[:, 2].set(0.0)
-    assert not np.allclose(tiny_model.features(tiny_frozen, other_seen), features)
+    assert not np.allclose(features_of(tiny_frozen, other_seen), features)
 
 
 def test_the_backbone_computes_only_the_frames_that_it_sees(tiny_model, tiny_frozen):
@@ -123,8 +125,9 @@ def all_equations(jaxpr) -> list:
 def test_the_video_embedding_depends_on_the_order_of_frames(tiny_model, tiny_frozen):
     video = jax.random.normal(jax.random.key(0), (1, 4, 8, 8, 3))
     params = jax.jit(tiny_model.init)(jax.random.key(1))
-    embed = jax.jit(lambda video: tiny_model.embed(params, tiny_frozen, video))
-    assert not np.allclose(embed(video), embed(video[:, ::-1]), rtol=1e-4)
+    embed = jax.jit(tiny_model.embed)
+    forward, reversed_order = (embed(params, tiny_frozen, clip) for clip in (video, video[:, ::-1]))
+    assert not np.allclose(forward, reversed_order, rtol=1e-4)
 
 
 def test_temporal_convolution_equals_the_hand_computed_result():
@@ -149,9 +152,10 @@ def test_the_pixels_of_a_patch_are_flattened_row_by_row():
 
 def test_a_truncated_backbone_gives_the_same_features(tiny_model, tiny_frozen):
     frames = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
-    expected = tiny_model.backbone.features(tiny_frozen, frames, (0, 1, 2))[:2]
+    features_of = jax.jit(type(tiny_model.backbone).features, static_argnums=(0, 3))
+    expected = features_of(tiny_model.backbone, tiny_frozen, frames, (0, 1, 2))[:2]
     backbone, frozen = tiny_model.backbone.first_layers(tiny_frozen, 2)
-    features = backbone.features(frozen, frames, (0, 1))
+    features = features_of(backbone, frozen, frames, (0, 1))
     assert (backbone.num_layers, len(frozen["vision"]["blocks"]["ln_1"]["scale"])) == (2, 2)
     np.testing.assert_allclose(features, expected, rtol=1e-6)
 
@@ -165,15 +169,14 @@ def test_features_without_the_last_block_are_refused(tiny_model, tiny_frozen):
 def test_the_text_embedding_is_read_at_the_end_token_and_ignores_later_tokens():
     config = TextConfig(width=16, num_layers=2, num_heads=2, vocab_size=20, context_length=6, embed_dim=8)
     tokens = jnp.asarray([[18, 3, 4, 19, 0, 0], [18, 3, 4, 19, 7, 7]], jnp.int32)
-    params = ClipText(config).init(jax.random.key(0), tokens)
-    first, second = ClipText(config).apply(params, tokens)
+    params = jax.jit(ClipText(config).init)(jax.random.key(0), tokens)
+    first, second = jax.jit(ClipText(config).apply)(params, tokens)
     np.testing.assert_allclose(first, second, rtol=1e-6)
     other_end_token = dataclasses.replace(config, end_token=4)
-    assert not np.allclose(ClipText(other_end_token).apply(params, tokens)[0], first)
+    assert not np.allclose(jax.jit(ClipText(other_end_token).apply)(params, tokens)[0], first)
 
 
-@pytest.mark.parametrize("remat", ["layers", "dots"])
-def test_rematerialization_gives_the_same_gradients(remat, tiny_model):
+def test_rematerialization_gives_the_same_gradients(tiny_model):
     dist = tiny_model.dist
     features = jax.random.normal(jax.random.key(0), (3, 1, 2, 5, 128))
     video = jax.random.normal(jax.random.key(1), (1, 4, 8, 8, 3))
@@ -184,8 +187,10 @@ def test_rematerialization_gives_the_same_gradients(remat, tiny_model):
         loss = lambda params: jnp.sum(jnp.sin(network.apply(params, features, summary, video)))
         return jax.jit(jax.grad(loss))(params)
 
+    expected = grads(DistNetwork(dist))
     assert_allclose = partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-6)
-    jax.tree.map(assert_allclose, grads(DistNetwork(dist, remat=remat)), grads(DistNetwork(dist)))
+    for remat in REMAT_POLICIES:
+        jax.tree.map(assert_allclose, grads(DistNetwork(dist, remat=remat)), expected)
 
 
 def test_features_without_a_class_token_need_no_class_token_parameter(tiny_model):
