@@ -1,18 +1,24 @@
-"""Index of a set of shards: the shard and offset of every record, stored in a file next to the shards.
+"""Index of a set of shards: position and checksum of every record, stored in a file next to the shards.
 
 A TFRecord file is a sequence of (length uint64, masked CRC32C of the length, data, masked CRC32C of the data),
 little-endian. The first two are a record's header. After a damaged header, the index continues at the next valid
 header; the bytes between them count as one bad record, which fails when it is read.
+
+The content of the shards decides whether a stored index fits, not their modification times: copies open as before.
+Opening compares the sizes of all shards and the stored checksums of sampled records. A small set is compared
+completely. In a large set, a rewritten record of the same size may stay undetected. Its position in the index is
+correct, so it is read like any other.
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import io
 import os
 import socket
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -22,56 +28,91 @@ from dist_jax.errors import UserError, warn
 from dist_jax.files import is_remote, size_and_mtime, unreadable
 
 HEADER_BYTES = 12  # before a record's data
-FRAMING_BYTES = HEADER_BYTES + 4  # header and the data's checksum
+CHECKSUM_BYTES = 4  # after a record's data
+FRAMING_BYTES = HEADER_BYTES + CHECKSUM_BYTES
 _SEARCH_BYTES = 1 << 20  # read at once in the search for the next header
-_FORMAT = 2  # of the index file; an index of another format is built again
+_NUM_SAMPLED = 512  # records that opening compares with the index, in addition to the first and last of each shard
+_NUM_THREADS = 16  # hide the latency of remote files
+_FORMAT = 3  # of the index file; an index of another format is built again
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardIndex:
-    """The shard and offset of each of n records, in the order of shards and offsets.
+    """Position and checksum of each of n records, in the order of shards and offsets.
 
     Attributes:
         paths: the shards.
         sizes: int64 [shards], bytes, when the index was built.
-        mtimes: int64 [shards], modification times in nanoseconds, when the index was built.
         shard: int32 [n], index of the record's shard.
         offset: int64 [n], byte offset of the record's header in the shard.
         length: int64 [n], bytes of the record's data. With a damaged header: the bytes up to the next valid header.
+        checksum: uint32 [n], masked CRC32C of the record's data, as stored in the shard.
     """
 
     paths: list[str]
     sizes: np.ndarray
-    mtimes: np.ndarray
     shard: np.ndarray
     offset: np.ndarray
     length: np.ndarray
+    checksum: np.ndarray
 
     def __len__(self) -> int:
         return len(self.shard)
 
     @property
     def identity(self) -> str:
-        """Hash of names, sizes, modification times and offsets: 12 hexadecimal digits."""
+        """Hash of names, sizes, offsets and checksums: 12 hexadecimal digits. Copies of the shards have the same."""
         digest = hashlib.sha256("\n".join(map(os.path.basename, self.paths)).encode())
-        for array in (self.sizes, self.mtimes, self.shard, self.offset):
+        for array in (self.sizes, self.shard, self.offset, self.checksum):
             digest.update(array.tobytes())
         return digest.hexdigest()[:12]
+
+    def select(self, records: Sequence[int]) -> "ShardIndex":
+        """The index of some of the records."""
+        columns = {name: getattr(self, name)[records] for name in _COLUMNS}
+        return dataclasses.replace(self, **columns)
 
     def location(self, record: int) -> str:
         """Record number, shard and offset, for messages."""
         return f"record {record} ({self.paths[self.shard[record]]} at byte {self.offset[record]})"
 
     def verify(self, index_file: str = "its index") -> None:
-        """Raises UserError if the size or modification time of a shard differs from the index."""
-        for path, size, mtime in zip(self.paths, self.sizes, self.mtimes, strict=True):
-            new_size, new_mtime = size_and_mtime(path)
-            if (new_size, new_mtime) != (size, mtime):
-                change = "different modification time" if new_size == size else f"{size} bytes before, {new_size} now"
-                raise UserError(
-                    f"{path} has changed since {index_file} was built ({change}); if the change is intended, delete "
-                    f"{index_file}"
-                )
+        """Raises UserError if a shard differs from the index in its size or in the checksums of sampled records.
+
+        The samples are the first and the last record of each shard, and records at equal distances in the set; all
+        records if the set has at most _NUM_SAMPLED. Every sample reads 4 bytes.
+        """
+        samples = self._sampled_records()
+        with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
+            new_sizes = pool.map(lambda path: size_and_mtime(path)[0], self.paths)
+            for path, size, new_size in zip(self.paths, self.sizes, new_sizes, strict=True):
+                if new_size != size:
+                    raise _changed(path, f"{size} bytes before, {new_size} now", index_file)
+            for record, checksum in zip(samples, pool.map(self._stored_checksum, samples), strict=True):
+                if checksum != self.checksum[record]:
+                    change = f"same size, but another record at byte {self.offset[record]}"
+                    raise _changed(self.paths[self.shard[record]], change, index_file)
+
+    def _sampled_records(self) -> list[int]:
+        first = np.flatnonzero(np.diff(self.shard, prepend=-1))  # of each shard with records
+        last = np.append(first[1:], len(self)) - 1
+        spread = np.linspace(0, len(self) - 1, min(len(self), _NUM_SAMPLED)).astype(np.int64)
+        return np.unique(np.concatenate([first, last, spread])).tolist()
+
+    def _stored_checksum(self, record: int) -> int:
+        """The checksum in the record's shard, not in the index."""
+        with _open_shard(self.paths[self.shard[record]]) as file:
+            file.seek(int(self.offset[record] + HEADER_BYTES + self.length[record]))
+            return int.from_bytes(file.read(CHECKSUM_BYTES), "little")
+
+
+def _changed(path: str, change: str, index_file: str) -> UserError:
+    return UserError(
+        f"{path} has changed since {index_file} was built ({change}); if the change is intended, delete {index_file}"
+    )
+
+
+_COLUMNS = ("shard", "offset", "length", "checksum")  # fields with one value per record
 
 
 def load_index(pattern: str) -> ShardIndex:
@@ -113,36 +154,38 @@ def build_index(paths: Sequence[str]) -> ShardIndex:
     Raises:
         UserError: a truncated shard, a shard without a valid header, or no records in any shard.
     """
-    stats = [size_and_mtime(path) for path in paths]
-    with concurrent.futures.ThreadPoolExecutor(16) as pool:  # hides the latency of remote files
-        scans = list(pool.map(_scan_shard, paths, [size for size, _ in stats]))
-    offsets = [offset for offset, _ in scans]
-    if not sum(map(len, offsets)):
+    with concurrent.futures.ThreadPoolExecutor(_NUM_THREADS) as pool:
+        sizes, scans = zip(*pool.map(_scan_shard, paths), strict=True)
+    offset, length, checksum = (np.concatenate(column) for column in zip(*scans, strict=True))
+    if not len(offset):
         raise UserError(f"{paths[0]}: the set of {len(paths)} shards contains no records")
     return ShardIndex(
         paths=list(paths),
-        sizes=np.array([size for size, _ in stats], np.int64),
-        mtimes=np.array([mtime for _, mtime in stats], np.int64),
-        shard=np.repeat(np.arange(len(paths), dtype=np.int32), list(map(len, offsets))),
-        offset=np.concatenate(offsets),
-        length=np.concatenate([length for _, length in scans]),
+        sizes=np.array(sizes, np.int64),
+        shard=np.repeat(np.arange(len(paths), dtype=np.int32), [len(offsets) for offsets, *_ in scans]),
+        offset=offset,
+        length=length,
+        checksum=checksum,
     )
 
 
-def _scan_shard(path: str, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Offsets and data lengths of a shard's records, both int64."""
-    try:
-        with _open(path) as file:
-            return _scan(file, path, size)
-    except (OSError, tf.errors.OpError) as error:
-        raise unreadable(path, error) from error
+_Columns = tuple[np.ndarray, np.ndarray, np.ndarray]  # offset int64, length int64 and checksum uint32 of the records
 
 
-def _scan(file: io.RawIOBase | tf.io.gfile.GFile, path: str, size: int) -> tuple[np.ndarray, np.ndarray]:
-    offsets, lengths, position, any_valid = [], [], 0, False
+def _scan_shard(path: str) -> tuple[int, _Columns]:
+    """Size of a shard in bytes, and the columns of its records."""
+    size = size_and_mtime(path)[0]
+    with _open_shard(path) as file:
+        return size, _scan(file, path, size)
+
+
+def _scan(file: io.RawIOBase | tf.io.gfile.GFile, path: str, size: int) -> _Columns:
+    offsets: list[int] = []
+    lengths: list[int] = []
+    checksums: list[int] = []
+    position, any_valid = 0, False
+    header = file.read(HEADER_BYTES)
     while position < size:
-        file.seek(position)
-        header = file.read(HEADER_BYTES)
         if _is_valid(header):
             length, any_valid = int.from_bytes(header[:8], "little"), True
             end = position + FRAMING_BYTES + length
@@ -156,13 +199,20 @@ def _scan(file: io.RawIOBase | tf.io.gfile.GFile, path: str, size: int) -> tuple
             )
         offsets.append(position)
         lengths.append(length)
+        file.seek(position + HEADER_BYTES + length)
+        data = file.read(FRAMING_BYTES)  # this record's checksum and the next record's header
+        checksums.append(int.from_bytes(data[:CHECKSUM_BYTES], "little"))
+        header = data[CHECKSUM_BYTES:]
+        if position + FRAMING_BYTES + length != end:  # fewer damaged bytes than the framing of a record
+            file.seek(end)
+            header = file.read(HEADER_BYTES)
         position = end
     if offsets and not any_valid:
         raise UserError(
             f"{path} has no valid TFRecord header: it is damaged, compressed or not a TFRecord file; build or copy it "
             "again"
         )
-    return np.array(offsets, np.int64), np.array(lengths, np.int64)
+    return np.array(offsets, np.int64), np.array(lengths, np.int64), np.array(checksums, np.uint32)
 
 
 def _next_header(file: io.RawIOBase | tf.io.gfile.GFile, position: int, size: int) -> int:
@@ -211,9 +261,15 @@ def _masked_crc32c(data: bytes) -> int:
     return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF  # masking of the TFRecord format
 
 
-def _open(path: str) -> io.RawIOBase | tf.io.gfile.GFile:
-    # Unbuffered: a header has 12 bytes and the next one is far away.
-    return tf.io.gfile.GFile(path, "rb") if is_remote(path) else open(path, "rb", buffering=0)
+@contextlib.contextmanager
+def _open_shard(path: str) -> Iterator[io.RawIOBase | tf.io.gfile.GFile]:
+    """Opens a shard. Errors of the file system become a UserError, also inside the context."""
+    try:
+        # Unbuffered: a header has 12 bytes and the next one is far away.
+        with tf.io.gfile.GFile(path, "rb") if is_remote(path) else open(path, "rb", buffering=0) as file:
+            yield file
+    except (OSError, tf.errors.OpError) as error:
+        raise unreadable(path, error) from error
 
 
 def _index_path(paths: Sequence[str]) -> str:
@@ -232,7 +288,8 @@ def _save_index(file: str, index: ShardIndex) -> None:
     arrays = dict(
         format=np.array(_FORMAT),
         names=np.array([os.path.basename(path) for path in index.paths]),
-        **{name: getattr(index, name) for name in ("sizes", "mtimes", "shard", "offset", "length")},
+        sizes=index.sizes,
+        **{name: getattr(index, name) for name in _COLUMNS},
     )
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)

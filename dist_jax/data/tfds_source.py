@@ -1,6 +1,5 @@
 """Clips of a prepared TensorFlow Datasets video data set (data.source=tfds). Only the chosen frames are decoded."""
 
-import dataclasses
 import functools
 import itertools
 import re
@@ -96,6 +95,4 @@ def _select_records(index: record_index.ShardIndex, instructions: list) -> recor
             for first, end, instruction in zip(bounds[:-1], bounds[1:], instructions, strict=True)
         )
     )
-    return dataclasses.replace(
-        index, shard=index.shard[selected], offset=index.offset[selected], length=index.length[selected]
-    )
+    return index.select(selected)

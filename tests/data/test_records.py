@@ -1,6 +1,7 @@
 """Record format, shard names and the index of records."""
 
 import os
+import shutil
 import socket
 from pathlib import Path
 
@@ -149,7 +150,7 @@ def test_the_index_is_stored_next_to_the_shards_and_read_again(tmp_path, pattern
     assert (tmp_path / "train.index.npz").exists()
     read = record_index.load_index(pattern)
     assert read.paths == built.paths
-    for name in ("sizes", "mtimes", "shard", "offset", "length"):
+    for name in ("sizes", "shard", "offset", "length", "checksum"):
         np.testing.assert_array_equal(getattr(read, name), getattr(built, name))
 
 
@@ -161,40 +162,89 @@ def test_the_index_can_be_moved_with_its_shards(tmp_path, pattern):
     assert len(record_index.load_index(str(tmp_path / "elsewhere" / "train@3"))) == 7
 
 
-def test_a_changed_shard_is_an_error(pattern):
+CHANGED = r"train-0000{}-of-00003 has changed .*{}.*delete .*train\.index\.npz"
+
+
+def test_a_shard_with_another_size_is_an_error(pattern):
     record_index.load_index(pattern)
     with tf.io.TFRecordWriter(str(shard(pattern))) as writer:
         writer.write(example(1))
-    with pytest.raises(UserError, match=r"train-00001-of-00003 has changed .*delete .*train\.index\.npz"):
+    with pytest.raises(UserError, match=CHANGED.format(1, r"\d+ bytes before, \d+ now")):
         record_index.load_index(pattern)
 
 
-def test_a_shard_with_a_different_modification_time_is_an_error(pattern):
+@pytest.mark.parametrize("position", [0, 10, 20], ids=["first", "middle", "last"])
+def test_a_rewritten_record_of_the_same_size_is_an_error(tmp_path, position):
+    contents = [b"%03d" % record for record in range(21)]
+    pattern = write_shards(tmp_path, contents, shards=1)
     record_index.load_index(pattern)
-    os.utime(shard(pattern), ns=(1, 1))
-    with pytest.raises(UserError, match="different modification time"):
+    contents[position] = b"new"
+    write_shards(tmp_path, contents, shards=1)
+    with pytest.raises(UserError, match=f"same size, but another record at byte {19 * position}"):
         record_index.load_index(pattern)
 
 
-def test_a_change_within_one_second_is_detected(pattern):
+def test_a_large_set_is_compared_by_the_ends_of_its_shards_and_samples_between_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(record_index, "_NUM_SAMPLED", 4)
+    index = record_index.load_index(write_shards(tmp_path, [b"%03d" % record for record in range(62)], shards=2))
+    assert index._sampled_records() == [0, 20, 30, 31, 40, 61]
+
+
+def test_exchanged_shards_are_an_error(tmp_path):
+    pattern = write_shards(tmp_path, [b"%03d" % record for record in range(9)], shards=3)
     record_index.load_index(pattern)
-    stat = os.stat(shard(pattern))
-    os.utime(shard(pattern), ns=(stat.st_mtime_ns, stat.st_mtime_ns + 1000))
-    with pytest.raises(UserError, match="different modification time"):
+    first, last = shard(pattern, 0), shard(pattern, 2)
+    first.rename(tmp_path / "first")
+    last.rename(first)
+    (tmp_path / "first").rename(last)
+    with pytest.raises(UserError, match=CHANGED.format(0, "same size")):
         record_index.load_index(pattern)
 
 
-def test_an_index_of_another_format_is_built_again(tmp_path, pattern):
+def test_a_shard_that_is_missing_although_the_index_lists_it_is_an_error(pattern):
+    index = record_index.load_index(pattern)
+    shard(pattern).unlink()
+    with pytest.raises(UserError, match="train-00001-of-00003 is missing"):
+        index.verify()
+
+
+def test_an_empty_shard_is_compared_by_its_size(tmp_path):
+    pattern = write_shards(tmp_path, [b"a", b"b"], shards=4)
     record_index.load_index(pattern)
-    np.savez(tmp_path / "train.index.npz", format=np.array(1), names=np.array(["x"]))
-    assert len(record_index.load_index(pattern)) == 7
+    assert len(record_index.load_index(pattern)) == 2
+    shard(pattern, 3).write_bytes(shard(pattern, 0).read_bytes())
+    with pytest.raises(UserError, match="0 bytes before, 17 now"):
+        record_index.load_index(pattern)
+
+
+def test_copied_shards_with_new_modification_times_fit_the_index_and_have_the_same_identity(tmp_path, pattern):
+    identity = record_index.load_index(pattern).identity
+    copies = shutil.copytree(tmp_path, tmp_path / "copies", copy_function=shutil.copyfile)  # sets new times
+    for number, path in enumerate(sorted(copies.iterdir())):
+        os.utime(path, ns=(number, number))
+    stored = (copies / "train.index.npz").read_bytes()
+    assert record_index.load_index(str(copies / "train@3")).identity == identity
+    assert (copies / "train.index.npz").read_bytes() == stored
+    (copies / "train.index.npz").unlink()
+    assert record_index.load_index(str(copies / "train@3")).identity == identity
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_an_index_of_another_format_is_built_again_without_a_message(tmp_path, pattern, number, capsys):
+    index = record_index.load_index(pattern)
+    names = np.array([os.path.basename(path) for path in index.paths])
+    older = dict(names=names, sizes=index.sizes, mtimes=index.sizes, shard=index.shard, offset=index.offset)
+    np.savez(tmp_path / "train.index.npz", format=np.array(number), length=index.length, **older)
+    assert record_index.load_index(pattern).identity == index.identity
+    assert np.load(tmp_path / "train.index.npz")["format"] == 3
+    assert capsys.readouterr().err == ""
 
 
 def test_write_index_replaces_an_older_one(tmp_path, pattern):
     record_index.load_index(pattern)
-    os.utime(shard(pattern), ns=(1, 1))
+    write_shards(tmp_path, [example(record) for record in range(5)], shards=3)
     record_index.write_index(str(tmp_path / "train"), 3)
-    assert len(record_index.load_index(pattern)) == 7
+    assert len(record_index.load_index(pattern)) == 5
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 damaged", b"\x80\x04N."])
