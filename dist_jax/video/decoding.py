@@ -1,7 +1,11 @@
 """Decodes video files to RGB frames: by time (`iter_frames`) or by number (`decode_frames`); `probe` reads the size.
 
 PyAV decodes with one thread per video, because callers run one video per process or thread. Times are seconds from the
-start of the video stream. Frames are rotated upright if the file has a rotation tag. Sample aspect ratios are ignored.
+start of the file, as `ffmpeg -ss` and players count them: a video track that begins 0.5 s after the sound has its first
+frame at 0.5 s. Frame k is frame k of sequential decoding, and `probe` counts the same frames.
+
+Frames are rotated and mirrored as the file's display matrix says. Non-square pixels become square: the width is scaled
+by the sample aspect ratio (as players do; ffmpeg, decord and DMVR's own generator keep the stored pixels).
 """
 
 import bisect
@@ -10,15 +14,28 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
-import av
 import numpy as np
-from av.video.reformatter import Interpolation, VideoReformatter
 
-from dist_jax.video.container import DecodedFrame, FrameTimes, VideoError, decode_from, read_frame_times
+from dist_jax.video.container import DecodedFrame, FrameTimes, decode_from, read_frame_times
+from dist_jax.video.opening import VideoError
+from dist_jax.video.rgb_converter import RgbConverter, reduced_size, unrotated_size
+
+__all__ = [
+    "TIME_TOLERANCE_S",
+    "SegmentFrame",
+    "VideoError",
+    "VideoInfo",
+    "choose_by_time",
+    "decode_frames",
+    "iter_frames",
+    "iter_segment",
+    "probe",
+    "reduced_size",
+]
 
 Item = TypeVar("Item")
 
-_TIME_TOLERANCE_S = 0.51e-3  # Matroska and WebM round times to a millisecond
+TIME_TOLERANCE_S = 0.51e-3  # Matroska and WebM round times to a millisecond
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +46,7 @@ class VideoInfo:
     width: int  # pixels, upright
     height: int  # pixels, upright
     fps: float  # average
-    times: np.ndarray  # float64 [num_frames], seconds, increasing
+    times: np.ndarray  # float64 [num_frames], seconds from the start of the file, not decreasing
 
     @property
     def duration_s(self) -> float:
@@ -37,18 +54,34 @@ class VideoInfo:
         return float(self.times[-1] - self.times[0]) + 1 / self.fps
 
 
-def probe(path: str) -> VideoInfo:
-    """Reads the size and frame times of a video. Decodes only the first frame, except for AVI and raw streams.
+@dataclasses.dataclass(frozen=True)
+class SegmentFrame:
+    """A frame of a segment."""
+
+    time: float  # seconds from the start of the file
+    duration: float  # seconds
+    pixels: np.ndarray  # RGB, uint8 [H, W, 3]
+
+
+def probe(path: str, square_pixels: bool = True) -> VideoInfo:
+    """Reads the size and frame times of a video.
+
+    Decodes only the first frame of good MP4 and Matroska files. In all others, the frames are counted by decoding.
+
+    Args:
+        path: see `iter_frames`.
+        square_pixels: see `iter_frames`.
 
     Raises:
-        VideoError: the file cannot be read or has no frames.
+        VideoError: the file cannot be read, ends early, or has no frames.
     """
     frame_times = read_frame_times(path)
-    first = next(decode_from(path, None), None)
-    if first is None or not frame_times.times:
+    geometry = frame_times.geometry
+    if geometry is None or not frame_times.times:
+        next(decode_from(path, None), None)  # raises the decoder's error
         raise _no_frames(path)
-    width, height = first.frame.width, first.frame.height
-    if _quarter_turns(first.frame) % 2:
+    width, height = unrotated_size(path, geometry, square_pixels)
+    if geometry.orientation.transpose:
         width, height = height, width
     return VideoInfo(len(frame_times.times), width, height, frame_times.fps, np.asarray(frame_times.times))
 
@@ -59,47 +92,73 @@ def iter_frames(
     end_s: float | None = None,
     fps: float | None = None,
     short_side: int | None = None,
+    square_pixels: bool = True,
 ) -> Iterator[tuple[float, np.ndarray]]:
     """Decodes the segment [start_s, end_s) of a video, from the key frame before `start_s`.
 
     Args:
         path: a local path, a URL, or a path on a file system of TensorFlow (gs://).
-        start_s: seconds; None: the start of the video.
-        end_s: seconds; None: the end of the video.
+        start_s: seconds from the start of the file; None: the first frame.
+        end_s: seconds from the start of the file; None: the end of the video.
         fps: frames per second: frame k is the last one at or before start_s + k / fps. None or 0: every frame.
         short_side: pixels; larger frames are scaled down to it (bicubic, the long side rounded to an even number).
           Smaller frames keep their size. None or 0: no scaling.
+        square_pixels: scale the width of frames with non-square pixels. False: keep the stored pixels.
 
     Yields:
         Time in seconds, and the RGB frame, uint8 [H, W, 3].
 
     Raises:
-        VideoError: the file cannot be read, is damaged, or has no frame in the segment.
+        VideoError: the file cannot be read, is damaged, ends early, or has no frame in the segment.
     """
+    for frame in iter_segment(path, start_s, end_s, fps, short_side, square_pixels):
+        yield frame.time, frame.pixels
+
+
+def iter_segment(
+    path: str,
+    start_s: float | None = None,
+    end_s: float | None = None,
+    fps: float | None = None,
+    short_side: int | None = None,
+    square_pixels: bool = True,
+) -> Iterator[SegmentFrame]:
+    """Like `iter_frames`, and yields the duration of each frame: 1 / fps, or else the duration in the file."""
     if start_s is not None and end_s is not None and end_s <= start_s:
         raise VideoError(f"{path}: end {end_s:g} s must be after start {start_s:g} s")
     decoded = decode_from(path, start_s)
     first = next(decoded, None)
     if first is None:
         raise _no_frames(path)
-    to_rgb, last = _RgbConverter(short_side), first
-    frames = ((last := item).as_tuple() for item in itertools.chain([first], decoded))
+    to_rgb = RgbConverter(path, first.geometry, short_side, square_pixels)
+    begin_s = first.time if start_s is None else start_s
+    last_time = first.time
+
+    def frames() -> Iterator[tuple[float, float, DecodedFrame]]:
+        nonlocal last_time
+        for item in itertools.chain([first], decoded):
+            last_time = item.time
+            yield item.time, item.duration, item
+
     is_empty = True
-    for time, frame in choose_by_time(frames, start_s or 0.0, end_s, fps, _TIME_TOLERANCE_S):
+    for time, item in choose_by_time(frames(), begin_s, end_s, fps, TIME_TOLERANCE_S):
         is_empty = False
-        yield time, to_rgb(frame)
+        yield SegmentFrame(time, 1 / fps if fps else item.duration, to_rgb(item.frame))
     if is_empty:
         end = "the end" if end_s is None else f"{end_s:g} s"
-        raise VideoError(f"{path}: no frame from {start_s or 0:g} s to {end}; the last frame is at {last.time:.3f} s")
+        raise VideoError(f"{path}: no frame from {start_s or 0:g} s to {end}; the last frame is at {last_time:.3f} s")
 
 
-def decode_frames(path: str, indices: Sequence[int], short_side: int | None = None) -> np.ndarray:
+def decode_frames(
+    path: str, indices: Sequence[int], short_side: int | None = None, square_pixels: bool = True
+) -> np.ndarray:
     """Decodes the frames `indices` and the frames that they depend on.
 
     Args:
         path: see `iter_frames`.
         indices: T frame numbers from 0, in any order; repeated numbers are allowed.
         short_side: see `iter_frames`.
+        square_pixels: see `iter_frames`.
 
     Returns:
         uint8 [T, H, W, 3], RGB, in the order of `indices`.
@@ -116,8 +175,11 @@ def decode_frames(path: str, indices: Sequence[int], short_side: int | None = No
             f"{path}: invalid frame numbers {list(indices)}; expected one or more from 0 to {num_frames - 1}"
         )
     distinct = sorted({int(index) for index in indices})
-    to_rgb = _RgbConverter(short_side)
-    frames = {number: to_rgb(frame) for number, frame in _decode_numbers(path, frame_times, distinct)}
+    frames: dict[int, np.ndarray] = {}
+    to_rgb: RgbConverter | None = None
+    for number, item in _decode_numbers(path, frame_times, distinct):
+        to_rgb = to_rgb or RgbConverter(path, frame_times.geometry or item.geometry, short_side, square_pixels)
+        frames[number] = to_rgb(item.frame)
     missing = [number for number in distinct if number not in frames]
     if missing:
         raise VideoError(f"{path}: frame {missing[0]} of {num_frames} cannot be decoded")
@@ -163,59 +225,26 @@ def choose_by_time(
         tick = next(ticks)
 
 
-def reduced_size(width: int, height: int, short_side: int | None) -> tuple[int, int]:
-    """Width and height in pixels after scaling down to `short_side`. The long side is rounded to an even number."""
-    if not short_side or min(width, height) <= short_side:
-        return width, height
-
-    def scaled(side: int) -> int:
-        return short_side if side == min(width, height) else 2 * round(side * short_side / min(width, height) / 2)
-
-    return scaled(width), scaled(height)
-
-
-class _RgbConverter:
-    """Converts frames to upright RGB arrays, scaled down to a short side. Reuses the scaler's tables.
-
-    All frames get the size of the first one. `ffmpeg` does the same if a video changes its size.
-    """
-
-    def __init__(self, short_side: int | None) -> None:
-        self._short_side = short_side
-        self._size: tuple[int, int] | None = None
-        self._reformatter = VideoReformatter()
-
-    def __call__(self, frame: av.VideoFrame) -> np.ndarray:
-        self._size = self._size or reduced_size(frame.width, frame.height, self._short_side)
-        width, height = self._size
-        # threads=1: for frames of this size, dispatch to a thread pool takes longer than scaling.
-        rgb = self._reformatter.reformat(
-            frame, width=width, height=height, format="rgb24", interpolation=Interpolation.BICUBIC, threads=1
-        )
-        return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), _quarter_turns(frame)))
-
-
 def _no_frames(path: str) -> VideoError:
     return VideoError(f"{path}: no frame can be decoded; remove or replace the file")
 
 
-def _quarter_turns(frame: av.VideoFrame) -> int:
-    """Number of counterclockwise 90-degree rotations that make the frame upright."""
-    return round(frame.rotation / 90) % 4
-
-
-def _decode_numbers(path: str, frame_times: FrameTimes, numbers: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
+def _decode_numbers(path: str, frame_times: FrameTimes, numbers: Sequence[int]) -> Iterator[tuple[int, DecodedFrame]]:
     """Decodes the frames of the increasing `numbers`, one pass per group of `_group_by_keyframes`."""
+    if not frame_times.keyframe_times:
+        chosen = set(numbers)
+        decoded = itertools.islice(decode_from(path, None), numbers[-1] + 1)
+        yield from ((number, item) for number, item in enumerate(decoded) if number in chosen)
+        return
     number_of_time = {time: number for number, time in enumerate(frame_times.times)}
     for times in _group_by_keyframes([frame_times.times[number] for number in numbers], frame_times.keyframe_times):
-        start = times[0] if frame_times.keyframe_times else None
-        yield from ((number_of_time[item.time], item.frame) for item in _decode_times(path, start, times))
+        yield from ((number_of_time[item.time], item) for item in _decode_times(path, times))
 
 
-def _decode_times(path: str, start_s: float | None, times: list[float]) -> Iterator[DecodedFrame]:
-    """Decodes from `start_s` and yields the frames at exactly the increasing `times`."""
+def _decode_times(path: str, times: list[float]) -> Iterator[DecodedFrame]:
+    """Decodes the frames at exactly the increasing `times`."""
     chosen = set(times)
-    for item in decode_from(path, start_s):
+    for item in decode_from(path, times[0]):
         if item.time in chosen:
             yield item
         if item.time >= times[-1]:

@@ -1,0 +1,71 @@
+"""Detects files that end early: their header promises frames after the last one.
+
+Only headers that state a length count: the sample table of MP4, the index or frame count of AVI, the duration of
+Matroska, Flash and Windows Media. MPEG streams and raw streams promise nothing.
+"""
+
+from collections.abc import Iterator
+
+import av
+
+from dist_jax.video.opening import OpenVideo
+
+_DURATION_SLACK_S = {"matroska,webm": 0.0, "flv": 1.0, "asf": 1.0}  # seconds, error of the duration in the header
+
+
+class FileEnd:
+    """Follows the packets of a file up to its end.
+
+    Args:
+        video: an open video, at its start or after a seek.
+    """
+
+    def __init__(self, video: OpenVideo) -> None:
+        self._video = video
+        self._format = video.container.format.name
+        self._num_indexed = len(video.stream.index_entries)  # before demuxing adds entries
+        self._last_dts: int | None = None
+        self._max_gap = 1 / video.average_fps  # seconds between consecutive frames
+        self._end = 0.0  # seconds, of all streams
+        self._is_cut = False
+
+    def packets(self) -> Iterator[av.Packet]:
+        """The packets of the video stream up to the end of the file; the last one is empty and flushes the decoder."""
+        container, stream = self._video.container, self._video.stream
+        # A duration includes all streams.
+        streams = [] if self._format in _DURATION_SLACK_S else [stream]
+        for packet in container.demux(*streams):
+            if packet.size:
+                self._add(packet)
+            if packet.stream_index == stream.index:
+                yield packet
+
+    def is_early(self) -> bool:
+        """Whether frames are missing at the end of the file. Valid after the last packet."""
+        if self._format in _DURATION_SLACK_S:
+            # The last frame of a file may have a longer duration than its packet says.
+            slack = 1.5 * self._max_gap + _DURATION_SLACK_S[self._format]
+            duration = self._video.container.duration
+            return self._is_cut or (duration is not None and self._end + slack < duration / av.time_base)
+        if self._format == "avi" and not self._num_indexed:
+            return self._is_cut or self._dts + 1 < self._video.stream.frames
+        if self._format == "avi" or self._format.startswith("mov,mp4"):
+            index = self._video.stream.index_entries
+            return self._is_cut or (len(index) > 0 and self._dts < index[-1].timestamp)
+        return False
+
+    @property
+    def _dts(self) -> int:
+        return -1 if self._last_dts is None else self._last_dts
+
+    def _add(self, packet: av.Packet) -> None:
+        timestamp = packet.dts if packet.pts is None else packet.pts
+        if timestamp is not None:
+            self._end = max(self._end, float((timestamp + (packet.duration or 0)) * packet.time_base))
+        if packet.stream_index != self._video.stream.index:
+            return
+        self._is_cut = packet.is_corrupt  # fewer bytes than its header says
+        if packet.dts is not None:
+            if self._last_dts is not None:
+                self._max_gap = max(self._max_gap, float((packet.dts - self._last_dts) * packet.time_base))
+            self._last_dts = packet.dts
