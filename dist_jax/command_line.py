@@ -1,10 +1,11 @@
-"""Command line of the programs that take a configuration. Every error is one line."""
+"""Command line of the programs that take a configuration. Every error is one line. `~` is the home folder."""
 
 import ml_collections
 from absl import flags
 
 from dist_jax import config as settings
 from dist_jax.errors import UserError
+from dist_jax.files import user_path
 
 
 def parse_flags(values: flags.FlagValues, argv: list[str]) -> list[str]:
@@ -22,7 +23,7 @@ def parse_flags(values: flags.FlagValues, argv: list[str]) -> list[str]:
     """
     settings.check_overrides(argv)
     try:
-        return values(argv)
+        return values([*argv[:1], *map(_expand_home, argv[1:])])
     except flags.Error as error:
         raise UserError(_one_line(error)) from error
     except UserError:
@@ -40,7 +41,16 @@ def read_config(values: flags.FlagValues, usage: str) -> ml_collections.ConfigDi
     except OSError as error:
         raise UserError(f"--config: {_one_line(error)}") from error
     settings.validate(values.config)
+    for name in settings.field_names(values.config):
+        if isinstance(value := values.config[name], str):  # a configuration file may contain ~
+            values.config.update_from_flattened_dict({name: user_path(value)})
     return values.config
+
+
+def _expand_home(argument: str) -> str:
+    """The argument --NAME=VALUE or VALUE with `~` at the start of the value replaced by the home folder."""
+    name, equals, value = argument.partition("=") if argument.startswith("-") else ("", "", argument)
+    return name + equals + user_path(value)
 
 
 def _one_line(error: Exception) -> str:

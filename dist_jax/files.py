@@ -5,15 +5,54 @@ when the first remote path is used, so that commands on local files start fast.
 """
 
 import os
+import re
 import uuid
-from typing import IO, Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import IO, Any, NamedTuple
 
 from dist_jax.errors import UserError
 
 
+class FolderEntries(NamedTuple):
+    """Sorted names in a folder, with hidden ones. A link has the kind of its target."""
+
+    folders: list[str]
+    files: list[str]  # also links without a target
+    others: list[str]  # pipes, sockets, devices
+
+
+class FoundFile(NamedTuple):
+    """A file in a folder or in its subfolders."""
+
+    path: str  # relative to the folder
+    problem: str = ""  # why it must not be opened
+
+
+def user_path(path: str) -> str:
+    """A path from the command line or from a configuration, with `~` replaced by the home folder.
+
+    Raises:
+        UserError: the path is not UTF-8, which TensorFlow and the formats of records and plans require.
+    """
+    path = os.path.expanduser(path)
+    if not is_utf8(path):
+        raise UserError(f"{path}: this path is not UTF-8; rename the file or the folder")
+    return path
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a file name is UTF-8. Python keeps other bytes as surrogates, which cannot be written to a text file."""
+    return not re.search("[\ud800-\udfff]", name)
+
+
 def is_remote(path: str) -> bool:
-    """Whether `path` is on a remote file system, e.g. gs://bucket/file."""
-    return "://" in path
+    """Whether `path` is on a remote file system, e.g. gs://bucket/file. An existing local file never is."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]*://", path) is not None and not os.path.exists(path)
+
+
+def join(folder: str, path: str) -> str:
+    """The path `path` in `folder`. An absolute or remote path is returned as it is."""
+    return path if is_remote(path) else os.path.join(folder, path)
 
 
 def open_binary(path: str) -> IO[bytes]:
@@ -35,21 +74,76 @@ def is_folder(path: str) -> bool:
     return _gfile().isdir(path) if is_remote(path) else os.path.isdir(path)
 
 
-def list_folder(path: str) -> list[str]:
-    """Sorted names in a folder, without hidden files."""
-    names = _gfile().listdir(path) if is_remote(path) else os.listdir(path)
-    return sorted(name.rstrip("/") for name in names if not name.startswith("."))  # gs:// appends a slash to folders
+def list_names(path: str) -> list[str]:
+    """Sorted names in a folder, with hidden ones, without names that are not UTF-8. Raises UserError if unreadable."""
+    try:
+        names = _gfile().listdir(path) if is_remote(path) else os.listdir(path or ".")
+    except Exception as error:  # every file system has its own exception classes
+        raise unreadable(path, error) from error
+    return sorted(name.rstrip("/") for name in names if is_utf8(name))  # gs:// appends a slash to folders
+
+
+def list_entries(path: str, is_file: Callable[[str], bool] = lambda name: False) -> FolderEntries:
+    """Lists a folder by kind. Names may contain bytes that are not UTF-8, see `is_utf8`.
+
+    Args:
+        path: a folder.
+        is_file: whether a name is certainly a file's. Remote file systems need a request per name to see its kind.
+
+    Raises:
+        UserError: the folder cannot be read.
+    """
+    try:
+        if is_remote(path):
+            return _list_remote_entries(path, is_file)
+        kinds = FolderEntries([], [], [])
+        with os.scandir(path) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                _names_of_kind(kinds, entry).append(entry.name)
+        return kinds
+    except Exception as error:  # every file system has its own exception classes
+        raise unreadable(path, error) from error
+
+
+def walk_files(
+    folder: str, is_file: Callable[[str], bool] = lambda name: False, parents: Sequence[str] = ()
+) -> Iterator[FoundFile]:
+    """Everything in a folder and its subfolders that is no folder, with hidden files. See `list_entries`.
+
+    Links to folders are followed. A link to a folder that contains the link is reported with a problem instead.
+
+    Args:
+        folder: the folder.
+        is_file: see `list_entries`.
+        parents: real paths of the folders above `folder`.
+    """
+    entries = list_entries(folder, is_file)
+    yield from map(FoundFile, entries.files)
+    yield from (FoundFile(name, "pipe, socket or device") for name in entries.others)
+    parents = [*parents, os.path.realpath(folder)]
+    for name in entries.folders:
+        path = os.path.join(folder, name)
+        if os.path.islink(path) and any(_is_inside(parent, os.path.realpath(path)) for parent in parents):
+            yield FoundFile(name, "link to a folder that contains it")
+        else:
+            found = walk_files(path, is_file, parents)
+            yield from (file._replace(path=os.path.join(name, file.path)) for file in found)
 
 
 def read_text(path: str) -> str:
-    """Returns the UTF-8 text of a file. Raises UserError if it cannot be read."""
+    """Returns the UTF-8 text of a file. Raises UserError if it cannot be read or is not UTF-8."""
     try:
         with open_binary(path) as file:
-            return file.read().decode("utf-8-sig")
+            data = file.read()
+        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from error
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}, line {line}: not UTF-8 text ({error.reason}); save the file as UTF-8") from error
     except Exception as error:  # every file system has its own exception classes
         raise unreadable(path, error) from error
+    if "\0" in text:
+        raise UserError(f"{path}: has zero bytes: UTF-16 or binary, not UTF-8 text; save the file as UTF-8")
+    return text
 
 
 def size_and_mtime(path: str) -> tuple[int, int]:
@@ -93,6 +187,27 @@ def make_folder(path: str) -> None:
 def unreadable(path: str, error: Exception) -> UserError:
     """The UserError for a file that cannot be read, with the file system's reason."""
     return UserError(f"{path}: cannot be read ({_reason(error)})")
+
+
+def _names_of_kind(kinds: FolderEntries, entry: os.DirEntry[str]) -> list[str]:
+    """The list in `kinds` for a folder entry."""
+    if entry.is_symlink():  # os.path accepts links without a target and links to themselves
+        is_folder, is_file = os.path.isdir(entry.path), os.path.isfile(entry.path) or not os.path.exists(entry.path)
+    else:
+        is_folder, is_file = entry.is_dir(), entry.is_file()
+    return kinds.folders if is_folder else kinds.files if is_file else kinds.others
+
+
+def _is_inside(path: str, folder: str) -> bool:
+    return f"{path}/".startswith(f"{folder.rstrip('/')}/")
+
+
+def _list_remote_entries(path: str, is_file: Callable[[str], bool]) -> FolderEntries:
+    names = _gfile().listdir(path)
+    folders = {
+        name for name in names if name.endswith("/") or (not is_file(name) and _gfile().isdir(os.path.join(path, name)))
+    }  # gs:// appends a slash to folders
+    return FolderEntries(sorted(name.rstrip("/") for name in folders), sorted(set(names) - folders), [])
 
 
 def _reason(error: Exception) -> object:

@@ -1,7 +1,7 @@
 """Classifies video files with a trained model.
 
     python -m dist_jax.predict --model DIR --video x.mp4 [--video y.mp4]
-        [--labels "a,b,c" | --labels labels.txt] [--top 5] [--json out.json] [--plot out.png]
+        [--labels "a,b,c" | --labels labels.txt] [--top 5] [--json out.json] [--plot out.png] [--no-square-pixels]
 
 Views and crops are those of the evaluation protocol; their probabilities are averaged. Unreadable videos are skipped
 and listed at the end; the exit status is then 1. A long plot continues in out-2.png, out-3.png, ...
@@ -16,6 +16,7 @@ from pathlib import Path
 import dist_jax
 from dist_jax import class_names
 from dist_jax.errors import UserError, exit_with_message
+from dist_jax.files import user_path
 from dist_jax.inference.plots import PredictionPages
 from dist_jax.inference.video_classifier import Prediction, classify_video
 from dist_jax.video.decoding import VideoError
@@ -37,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     results, errors = [], []
     for path in args.video:
         try:
-            prediction = classify_video(model, path, names, text_features, args.top)
+            prediction = classify_video(model, path, names, text_features, args.top, args.square_pixels)
         except VideoError as error:
             errors.append(str(error))
             continue
@@ -95,14 +96,27 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m dist_jax.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", required=True, help="model directory, training workdir or published .pyth file")
-    parser.add_argument("--video", action="append", required=True, help="video file; repeat for more videos")
     parser.add_argument(
-        "--labels", default="", help="class names, comma-separated or in a file; default: the classes of the model"
+        "--model", type=user_path, required=True, help="model directory, training workdir or published .pyth file"
+    )
+    parser.add_argument(
+        "--video", type=user_path, action="append", required=True, help="video file; repeat for more videos"
+    )
+    parser.add_argument(
+        "--labels",
+        type=user_path,
+        default="",
+        help="class names, comma-separated or in a file; default: the classes of the model",
     )
     parser.add_argument("--top", type=int, default=5, help="number of classes to show; default 5")
-    parser.add_argument("--json", default="", help="output file for the predictions")
-    parser.add_argument("--plot", default="", help="output file for a plot (.png, .pdf, .svg)")
+    parser.add_argument("--json", type=user_path, default="", help="output file for the predictions")
+    parser.add_argument("--plot", type=user_path, default="", help="output file for a plot (.png, .pdf, .svg)")
+    parser.add_argument(
+        "--square-pixels",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="scale the width of frames with non-square pixels, as build_records does by default",
+    )
     return parser
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import subprocess
 import sys
 
@@ -105,6 +106,19 @@ def test_invalid_arguments_raise_an_error(directory, video, tmp_path, monkeypatc
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=message):
         predict.main(["--model", directory, "--video", video, *arguments])
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="all file names are UTF-8")
+def test_a_video_whose_name_is_not_utf8_is_rejected(directory):
+    with pytest.raises(UserError, match="this path is not UTF-8"):
+        predict.main(["--model", directory, "--video", os.fsdecode(b"caf\xe9.mp4")])
+
+
+def test_a_tilde_is_the_home_folder(directory, video, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "names.txt").write_text("a\nb\n")
+    predict.main(["--model", directory, "--video=~/grey.mp4", "--labels=~/names.txt", "--json=~/out.json"])
+    assert json.loads((tmp_path / "out.json").read_text())[0]["video"] == video
 
 
 def test_a_model_without_class_names_needs_labels(video, tmp_path):

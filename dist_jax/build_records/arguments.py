@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from dist_jax.build_records import datasets
 from dist_jax.data import num_cores
+from dist_jax.files import user_path
 
 Number = TypeVar("Number", int, float)
 
@@ -53,12 +54,16 @@ def _parser(description: str) -> argparse.ArgumentParser:
 
 
 def _add_inputs(inputs: argparse._ArgumentGroup) -> None:
-    inputs.add_argument("--videos", help="folder of the videos (default: the folder of --list)")
+    inputs.add_argument("--videos", type=user_path, help="folder of the videos (default: the folder of --list)")
     inputs.add_argument(
-        "--list", help="file with lines `path label`, or a CSV file; default: --videos has one subfolder per class"
+        "--list",
+        type=user_path,
+        help="file with lines `path label`, or a CSV file; default: --videos has one subfolder per class",
     )
     inputs.add_argument("--dataset", choices=datasets.DATASETS, help="format of --annotations: a public data set")
-    inputs.add_argument("--annotations", help="folder of the published annotation files (Kinetics: also one CSV file)")
+    inputs.add_argument(
+        "--annotations", type=user_path, help="folder of the published annotation files (Kinetics: also one CSV file)"
+    )
     inputs.add_argument(
         "--split", default="train", help="split of --dataset: train, val; UCF101 and HMDB51: train1, test1 (to 3)"
     )
@@ -66,12 +71,16 @@ def _add_inputs(inputs: argparse._ArgumentGroup) -> None:
         "--trimmed", action="store_true", help="Kinetics: ID.mp4 is the 10 s segment, not the full YouTube video"
     )
     inputs.add_argument(
-        "--labels", help="file of class names, e.g. labels.txt of the training split; default: sorted labels"
+        "--labels",
+        type=user_path,
+        help="file of class names, e.g. labels.txt of the training split; default: sorted labels",
     )
 
 
 def _add_outputs(outputs: argparse._ArgumentGroup) -> None:
-    outputs.add_argument("--output", required=True, help="folder of the records; created if needed; may be gs://")
+    outputs.add_argument(
+        "--output", type=user_path, required=True, help="folder of the records; created if needed; may be gs://"
+    )
     outputs.add_argument("--name", help="name of the shards (default: --split with --dataset, otherwise train)")
     outputs.add_argument(
         "--shards", type=_positive, help=f"number of shards (default: one per {SEGMENTS_PER_SHARD} videos)"
@@ -82,6 +91,12 @@ def _add_outputs(outputs: argparse._ArgumentGroup) -> None:
         type=_non_negative,
         default=256,
         help="maximum short side of the frames in pixels; 0: no limit (default: %(default)s)",
+    )
+    outputs.add_argument(
+        "--square-pixels",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="scale the width of frames with non-square pixels; DMVR's own generator keeps the stored pixels",
     )
     outputs.add_argument("--quality", type=_quality, default=90, help="JPEG quality, 1 to 100 (default: %(default)s)")
 

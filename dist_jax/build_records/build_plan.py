@@ -28,12 +28,14 @@ class BuildPlan:
     fps: float  # frames per second; 0: all frames
     short_side: int  # maximum, in pixels; 0: no limit
     quality: int  # of the JPEGs, 1 to 100
+    square_pixels: bool = True  # scale the width of frames with non-square pixels
 
     @property
     def identity(self) -> tuple:
         """Values that must be equal to resume a job. Independent of which video files exist."""
         segments = tuple(segment.identity for segment in self.segments)
-        return segments, self.class_names, self.num_shards, self.fps, self.short_side, self.quality
+        settings = self.num_shards, self.fps, self.short_side, self.quality, self.square_pixels
+        return segments, self.class_names, *settings
 
     def shard_segments(self, shard: int) -> tuple[VideoSegment, ...]:
         """The segments of a shard in the order of its records."""
@@ -59,6 +61,7 @@ def save_plan(prefix: str, plan: BuildPlan, video_folder: str) -> None:
         "fps": plan.fps,
         "short_side": plan.short_side,
         "quality": plan.quality,
+        "square_pixels": plan.square_pixels,
     }
     lines = [json.dumps(settings), *(json.dumps(dataclasses.astuple(segment)) for segment in plan.segments)]
     write_text(plan_path(prefix), "\n".join(lines) + "\n")
@@ -75,6 +78,7 @@ def load_plan(prefix: str) -> tuple[BuildPlan, str]:
             fps=settings["fps"],
             short_side=settings["short_side"],
             quality=settings["quality"],
+            square_pixels=settings.get("square_pixels", False),  # dist_jax 0.2 kept the stored pixels
         )
         return plan, settings["videos"]
     except (ValueError, TypeError, KeyError) as error:

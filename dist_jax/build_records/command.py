@@ -14,9 +14,9 @@ Without --list, --videos has one subfolder per class. Public data sets are read 
 See dist_jax/build_records/datasets.py for the formats. kinetics710 merges Kinetics-400, -600 and -700.
 
 The output folder contains the shards NAME-00000-of-00016 and so on, labels.txt (class names by class number),
-NAME.index.npz (offset of each record) and failed.csv (unreadable videos with the reason). A hash assigns videos to
-shards. The bytes of a shard depend only on the videos, the list and the settings. To resume an interrupted job, run the
-same command again: it keeps the finished shards.
+NAME.index.npz (offset of each record), failed.csv (unreadable videos with the reason) and, without --list, skipped.csv
+(files that are not videos of a class). A hash assigns videos to shards. The bytes of a shard depend only on the videos,
+the list and the settings. To resume an interrupted job, run the same command again: it keeps the finished shards.
 """
 
 import argparse
@@ -32,7 +32,7 @@ from dist_jax.build_records import arguments, datasets, jobs, runners
 from dist_jax.build_records.build_plan import BuildPlan, shuffle_by_hash
 from dist_jax.build_records.shards import ShardReport
 from dist_jax.errors import UserError
-from dist_jax.video import video_list
+from dist_jax.video import class_folders, video_list
 
 _FAILURE_LIST_INTERVAL_S = 5.0  # seconds, minimum time between two updates of failed.csv
 
@@ -50,13 +50,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         fps=args.fps,
         short_side=args.short_side,
         quality=args.quality,
+        square_pixels=args.square_pixels,
     )
     prefix = os.path.join(_absolute(args.output), args.name)
     jobs.prepare(prefix, plan, video_folder, args.overwrite)
     for name, text in annotations.extra_files.items():
         files.write_text(os.path.join(args.output, name), text)
+    jobs.write_skipped(_skipped_path(prefix), args.name, annotations.skipped or [])
     reports = _build(prefix, plan, args, runner_options)
     _print_summary(prefix, reports)
+    if annotations.skipped is not None:
+        _print_file_counts(prefix, reports, annotations.skipped)
     return 0
 
 
@@ -67,10 +71,13 @@ def _read_annotations(args: argparse.Namespace) -> datasets.Annotations:
         if annotations.summary:
             print(annotations.summary)
         return annotations
-    segments = video_list.read_list(args.list, names) if args.list else video_list.read_folders(args.videos)
+    if args.list:
+        segments, skipped = video_list.read_list(args.list, names), None
+    else:
+        segments, skipped = class_folders.read_folders(args.videos)
     names = names or sorted({segment.label for segment in segments})
     video_list.check_labels(segments, names)
-    return datasets.Annotations(segments, names)
+    return datasets.Annotations(segments, names, skipped=skipped)
 
 
 def _build(prefix: str, plan: BuildPlan, args: argparse.Namespace, runner_options: Sequence[str]) -> list[ShardReport]:
@@ -132,6 +139,22 @@ def _print_summary(prefix: str, reports: Sequence[ShardReport]) -> None:
     if num_failures:
         total = num_records + num_failures
         print(f"unreadable videos: {num_failures} of {total}; see {_failures_path(prefix)}", file=sys.stderr)
+
+
+def _print_file_counts(
+    prefix: str, reports: Sequence[ShardReport], skipped: Sequence[class_folders.SkippedFile]
+) -> None:
+    """Prints one line that accounts for every file of the folder: one segment is one file."""
+    num_read, num_failed = sum(r.num_records for r in reports), sum(len(r.failures) for r in reports)
+    total = jobs.format_count(num_read + num_failed + len(skipped), "file")
+    text = f"{total} found: {num_read:,} read, {num_failed:,} failed, {len(skipped):,} skipped"
+    if skipped:
+        text += f" (see {_skipped_path(prefix)}); skipped: {class_folders.count_reasons(skipped)}"
+    print(text)
+
+
+def _skipped_path(prefix: str) -> str:
+    return os.path.join(os.path.dirname(prefix), "skipped.csv")
 
 
 def _failures_path(prefix: str) -> str:

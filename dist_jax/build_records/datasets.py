@@ -10,13 +10,12 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import tensorflow as tf
-
 from dist_jax.build_records import kinetics
 from dist_jax.build_records.video_files import VideoFiles
 from dist_jax.errors import UserError
-from dist_jax.files import read_text
-from dist_jax.video.video_list import VIDEO_SUFFIXES, VideoSegment, check_labels, csv_rows, parse_seconds
+from dist_jax.files import exists, is_folder, list_names, read_text
+from dist_jax.video.class_folders import SkippedFile
+from dist_jax.video.video_list import VideoSegment, check_labels, csv_rows, parse_seconds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +26,7 @@ class Annotations:
     class_names: list[str]  # by class number; empty for EPIC-KITCHENS, which has verbs and nouns
     extra_files: dict[str, str] = dataclasses.field(default_factory=dict)  # name -> text, for the output folder
     summary: str = ""  # printed by the command
+    skipped: list[SkippedFile] | None = None  # the files that are no videos; only if each class is a folder
 
 
 def read(
@@ -50,13 +50,13 @@ def read(
     Raises:
         UserError: a file is missing or has another format, the split is empty, or a label is not in `class_names`.
     """
-    if not tf.io.gfile.exists(annotations):
+    if not exists(annotations):
         raise UserError(f"{annotations}: does not exist; set --annotations to the published files of {dataset}")
-    if dataset not in kinetics.SETS and not tf.io.gfile.isdir(annotations):
+    if dataset not in kinetics.SETS and not is_folder(annotations):
         raise UserError(
             f"{annotations}: is a file; set --annotations to the folder of the published files of {dataset}"
         )
-    files = VideoFiles(videos, VIDEO_SUFFIXES)
+    files = VideoFiles(videos)
     if dataset == "kinetics710":
         result = _kinetics710(annotations, files, split, trimmed, class_names)
     elif dataset in kinetics.SETS:
@@ -73,7 +73,7 @@ def read(
 
 def _kinetics(annotations: str, files: VideoFiles, split: str, trimmed: bool) -> Annotations:
     _check_split(split, tuple(kinetics.SPLITS))
-    if tf.io.gfile.isdir(annotations):
+    if is_folder(annotations):
         videos = kinetics.read_videos(kinetics.list_path(annotations, split))
     else:
         videos = kinetics.read_videos(annotations, split)
@@ -140,7 +140,6 @@ def _epic100(annotations: str, files: VideoFiles, split: str) -> Annotations:
     path = _find_file(annotations, {"train": r"EPIC_100_train\.csv", "val": r"EPIC_100_validation\.csv"}[split])
     verbs = _epic_names(annotations, "verb")
     nouns = _epic_names(annotations, "noun")
-    fps_by_video = _epic_fps(annotations)
     segments = []
     for line, row in csv_rows(path, read_text(path), ("video_id", "narration", "verb_class", "noun_class")):
         location, video = f"{path}, line {line}", row["video_id"]
@@ -151,37 +150,38 @@ def _epic100(annotations: str, files: VideoFiles, split: str) -> Annotations:
                 f"({len(verbs)} verbs, {len(nouns)} nouns)"
             )
         file = files.find(video) or f"{row.get('participant_id') or video.partition('_')[0]}/videos/{video}.MP4"
-        start, end = _epic_times(row, fps_by_video, location)
+        start, end = _epic_times(row, location)
         key = f"{video} from {start} to {end}"
         segments.append(VideoSegment(file, None, start, end, row["narration"] or None, verb, noun, key))
     names = {"verbs.txt": verbs, "nouns.txt": nouns}
     return Annotations(segments, [], {name: "\n".join(lines) + "\n" for name, lines in names.items()})
 
 
-def _epic_times(row: dict[str, str], fps_by_video: dict[str, float], location: str) -> tuple[float, float]:
-    """Start and end in seconds, from the timestamps, or else from the frame numbers, which start at 1."""
+def _epic_times(row: dict[str, str], location: str) -> tuple[float, float]:
+    """Start and end in seconds, from the timestamps, or else from the frame numbers.
+
+    The frame numbers count frames of the published images, which have a constant rate: 60 per second for the videos of
+    EPIC-KITCHENS-55 (P01_01) and 50 for those of the extension (P01_101). The rate of the video file may be another.
+    """
     if row.get("start_timestamp") and row.get("stop_timestamp"):
         return parse_seconds(row["start_timestamp"], location), parse_seconds(row["stop_timestamp"], location)
-    if row["video_id"] not in fps_by_video or not row.get("start_frame") or not row.get("stop_frame"):
+    if not row.get("start_frame") or not row.get("stop_frame"):
+        raise UserError(f"{location}: neither start_timestamp and stop_timestamp nor start_frame and stop_frame")
+    match = re.fullmatch(r"P\d+_(\d{2,3})", row["video_id"])
+    if not match:
         raise UserError(
-            f"{location}: no timestamps; frame numbers require the fps of the video in EPIC_100_video_info.csv"
+            f"{location}: the video {row['video_id']!r} is not named like P01_01 (60 frames per second) or P01_101 "
+            "(50), so its frame numbers have no times; add the columns start_timestamp and stop_timestamp"
         )
-    fps = fps_by_video[row["video_id"]]
-    return (_parse_number(row["start_frame"], location) - 1) / fps, _parse_number(row["stop_frame"], location) / fps
-
-
-def _epic_fps(annotations: str) -> dict[str, float]:
-    path = os.path.join(annotations, "EPIC_100_video_info.csv")
-    if not tf.io.gfile.exists(path):
-        return {}
-    rows = csv_rows(path, read_text(path), ("video_id", "fps"))
-    return {row["video_id"]: parse_seconds(row["fps"], f"{path}, line {line}") for line, row in rows}
+    fps = 60 if len(match[1]) == 2 else 50
+    start, end = (_parse_number(row[name], location) / fps for name in ("start_frame", "stop_frame"))
+    return start, end
 
 
 def _epic_names(annotations: str, kind: str) -> list[str]:
     """Class names of verbs or nouns. Version 2 of a file differs only in the column `instances`."""
     first = os.path.join(annotations, f"EPIC_100_{kind}_classes.csv")
-    path = first if tf.io.gfile.exists(first) else _find_file(annotations, rf"EPIC_100_{kind}_classes_v2\.csv")
+    path = first if exists(first) else _find_file(annotations, rf"EPIC_100_{kind}_classes_v2\.csv")
     rows = csv_rows(path, read_text(path), ("id", "key"))
     names = {_parse_number(row["id"], f"{path}, line {line}"): row["key"] for line, row in rows}
     if sorted(names) != list(range(len(rows))):
@@ -213,7 +213,7 @@ def _hmdb51(annotations: str, files: VideoFiles, split: str) -> Annotations:
     kind, number = _official_split(split)
     split_code = {"train": "1", "test": "2"}[kind]  # 0: the video is in neither
     suffix = f"_test_split{number}.txt"
-    names = sorted(name for name in tf.io.gfile.listdir(annotations) if name.endswith(suffix))
+    names = [name for name in list_names(annotations) if name.endswith(suffix)]
     if not names:
         raise UserError(f"{annotations}: no file CLASS{suffix}")
     segments, class_names = [], []
@@ -254,8 +254,8 @@ def _official_split(split: str) -> tuple[str, str]:
 
 def _set_folder(annotations: str, number: str) -> str:
     """The subfolder of one Kinetics set, e.g. kinetics400, k600 or kinetics700_2020."""
-    names = [name.rstrip("/") for name in tf.io.gfile.listdir(annotations)]
-    matches = [name for name in names if number in name and tf.io.gfile.isdir(os.path.join(annotations, name))]
+    names = list_names(annotations)
+    matches = [name for name in names if number in name and is_folder(os.path.join(annotations, name))]
     if len(matches) != 1:
         raise UserError(
             f"{annotations}: expected one folder with {number} in its name, for Kinetics-{number}; it has "
@@ -266,7 +266,7 @@ def _set_folder(annotations: str, number: str) -> str:
 
 def _find_file(folder: str, pattern: str) -> str:
     """Path of the only file of the folder that matches `pattern`."""
-    names = sorted(tf.io.gfile.listdir(folder)) if tf.io.gfile.isdir(folder) else []
+    names = list_names(folder) if is_folder(folder) else []
     matches = [name for name in names if re.fullmatch(pattern, name, re.IGNORECASE)]
     if len(matches) != 1:
         expected = pattern.replace("\\", "")

@@ -1,4 +1,4 @@
-"""Output folder of a build job: prepares new and resumed jobs, writes the index, the class names and the failures."""
+"""Output folder of a build job: prepares new and resumed jobs, writes index, class names, failures, skipped files."""
 
 import csv
 import io
@@ -8,14 +8,18 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from dist_jax import class_names
 from dist_jax.build_records import shards
 from dist_jax.build_records.build_plan import BuildPlan, job_folder, load_plan, plan_path, save_plan
 from dist_jax.data import record_index, records
-from dist_jax.errors import UserError
-from dist_jax.files import make_folder, read_text, write_text
+from dist_jax.errors import UserError, one_line
+from dist_jax.files import exists, is_folder, join, list_names, make_folder, read_text, write_text
 from dist_jax.video import video_list
+from dist_jax.video.class_folders import SkippedFile
 
 _FAILURE_COLUMNS = ("name", "path", "label", "start", "end", "reason")
+_SKIPPED_COLUMNS = ("name", "path", "reason")
+_URL = ("http://", "https://")  # FFmpeg reads these; `files.exists` does not support them
 
 
 def prepare(prefix: str, plan: BuildPlan, video_folder: str, overwrite: bool) -> None:
@@ -32,7 +36,7 @@ def prepare(prefix: str, plan: BuildPlan, video_folder: str, overwrite: bool) ->
             class names.
     """
     existing = None
-    if not overwrite and tf.io.gfile.exists(plan_path(prefix)):
+    if not overwrite and exists(plan_path(prefix)):
         existing, _ = load_plan(prefix)
     elif not overwrite and records.shards_of(prefix):
         raise UserError(f"{prefix}: shards of unknown origin exist. Use another --name, or add --overwrite")
@@ -47,7 +51,7 @@ def prepare(prefix: str, plan: BuildPlan, video_folder: str, overwrite: bool) ->
     if overwrite:
         _delete_job(prefix)
     if plan.class_names:
-        write_text(labels_file, "\n".join(plan.class_names) + "\n")
+        write_text(labels_file, class_names.to_text(plan.class_names))
     save_plan(prefix, plan, video_folder)
     _delete_partial_files(prefix)
 
@@ -60,39 +64,31 @@ def finished_shards(prefix: str, plan: BuildPlan) -> dict[int, shards.ShardRepor
 
 def remove_index(prefix: str) -> None:
     """Deletes the index of the job's shards if it exists."""
-    if tf.io.gfile.exists(prefix + records.INDEX_SUFFIX):
+    if exists(prefix + records.INDEX_SUFFIX):
         tf.io.gfile.remove(prefix + records.INDEX_SUFFIX)
 
 
 def ensure_index(prefix: str, plan: BuildPlan) -> None:
     """Writes the index of the job's shards if it does not exist."""
-    if not tf.io.gfile.exists(prefix + records.INDEX_SUFFIX):
+    if not exists(prefix + records.INDEX_SUFFIX):
         record_index.write_index(prefix, plan.num_shards)
 
 
 def write_failures(path: str, name: str, failures: Sequence[shards.Failure]) -> None:
     """Replaces the rows of job `name` in failed.csv and keeps the rows of other jobs."""
-    rows = []
-    if tf.io.gfile.exists(path):
-        rows = [row for _, row in video_list.csv_rows(path, read_text(path), _FAILURE_COLUMNS)]
-    other_rows = [row for row in rows if row["name"] != name]
-    new_rows = [
-        dict(zip(_FAILURE_COLUMNS, (name, f.path, f.label, f.start_s, f.end_s, f.reason), strict=True))
-        for f in failures
-    ]
-    if not rows and not new_rows:
-        return
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _FAILURE_COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows([*other_rows, *new_rows])
-    write_text(path, text.getvalue())
+    rows = [(f.path, f.label, f.start_s, f.end_s, one_line(f.reason)) for f in failures]
+    _replace_rows(path, name, _FAILURE_COLUMNS, rows)
+
+
+def write_skipped(path: str, name: str, skipped: Sequence[SkippedFile]) -> None:
+    """Replaces the rows of job `name` in skipped.csv and keeps the rows of other jobs."""
+    _replace_rows(path, name, _SKIPPED_COLUMNS, [(one_line(file.path), file.reason) for file in skipped])
 
 
 def check_videos(segments: Sequence[video_list.VideoSegment], video_folder: str) -> None:
     """Raises UserError if none of the videos exists: the folder is wrong. Some missing videos are not an error."""
-    paths = [os.path.join(video_folder, segment.path) for segment in segments]
-    if not any(map(tf.io.gfile.exists, paths)):
+    paths = [join(video_folder, segment.path) for segment in segments]
+    if not any(path.startswith(_URL) or exists(path) for path in paths):
         raise UserError(f"0 of {len(paths)} videos exist, first missing {paths[0]}; check --videos")
 
 
@@ -101,9 +97,25 @@ def format_count(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
+def _replace_rows(path: str, name: str, columns: Sequence[str], values: Sequence[tuple]) -> None:
+    """Replaces the rows of job `name` in a CSV file. `values` are the columns after the first one, the name."""
+    rows: list[tuple] = []
+    if exists(path):
+        rows = [
+            tuple(row[column] for column in columns) for _, row in video_list.csv_rows(path, read_text(path), columns)
+        ]
+    if not rows and not values:
+        return
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows([*(row for row in rows if row[0] != name), *((name, *row) for row in values)])
+    write_text(path, text.getvalue())
+
+
 def _check_class_names(path: str, names: Sequence[str], overwrite: bool, other_jobs: Sequence[str]) -> None:
     """Raises UserError if the file `path` has other class names and existing records use them."""
-    if not names or (overwrite and not other_jobs) or not tf.io.gfile.exists(path):
+    if not names or (overwrite and not other_jobs) or not exists(path):
         return
     if video_list.read_class_names(path) != [*names]:
         users = f" and are used by {' and '.join(other_jobs)}" if other_jobs else ""
@@ -116,14 +128,20 @@ def _check_class_names(path: str, names: Sequence[str], overwrite: bool, other_j
 def _other_jobs(prefix: str) -> list[str]:
     """Names of the other jobs, finished or not, in the folder of `prefix`."""
     names = set()
-    for entry in tf.io.gfile.listdir(os.path.dirname(prefix) or "."):
-        shard, job = records.SHARD_NAME.fullmatch(entry), re.fullmatch(r"\.(.+)\.build/?", entry)
+    for entry in list_names(os.path.dirname(prefix) or "."):
+        shard, job = records.SHARD_NAME.fullmatch(entry), re.fullmatch(r"\.(.+)\.build", entry)
         names |= {match[1] for match in (shard, job) if match}
     return sorted(names - {os.path.basename(prefix)})
 
 
 def _differences(old: BuildPlan, new: BuildPlan) -> str:
-    options = {"num_shards": "--shards", "fps": "--fps", "short_side": "--short-side", "quality": "--quality"}
+    options = {
+        "num_shards": "--shards",
+        "fps": "--fps",
+        "short_side": "--short-side",
+        "quality": "--quality",
+        "square_pixels": "--square-pixels",
+    }
     parts = [
         f"{option} {getattr(old, name)}, now {getattr(new, name)}"
         for name, option in options.items()
@@ -140,12 +158,12 @@ def _delete_job(prefix: str) -> None:
     remove_index(prefix)
     for path in records.shards_of(prefix):
         tf.io.gfile.remove(path)
-    if tf.io.gfile.isdir(job_folder(prefix)):
+    if is_folder(job_folder(prefix)):
         tf.io.gfile.rmtree(job_folder(prefix))
 
 
 def _delete_partial_files(prefix: str) -> None:
     """Deletes the partial files of a killed job."""
-    for name in tf.io.gfile.listdir(job_folder(prefix)):
+    for name in list_names(job_folder(prefix)):
         if name.endswith(".partial"):
             tf.io.gfile.remove(os.path.join(job_folder(prefix), name))

@@ -16,11 +16,9 @@ import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-import tensorflow as tf
-
 from dist_jax.build_records.video_files import VideoFiles
 from dist_jax.errors import UserError
-from dist_jax.files import read_text
+from dist_jax.files import list_names, read_text
 from dist_jax.video.video_list import VideoSegment, csv_rows, parse_seconds
 
 SETS = ("kinetics400", "kinetics600", "kinetics700")
@@ -124,7 +122,7 @@ def held_out_paths(folder: str) -> list[str]:
 
 def _find_lists(folder: str) -> dict[str, list[str]]:
     """File names of the lists in a folder -> words in the name."""
-    names = sorted(name for name in tf.io.gfile.listdir(folder) if name.endswith((".csv", ".txt")))
+    names = [name for name in list_names(folder) if name.endswith((".csv", ".txt"))]
     return {name: re.split(r"[^a-z]+", name[:-4].lower()) for name in names}
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from dist_jax.build_records.build_plan import BuildPlan, job_folder, load_plan, plan_path
 from dist_jax.data import records
 from dist_jax.errors import UserError
-from dist_jax.files import read_text, size_and_mtime, write_text
+from dist_jax.files import join, read_text, size_and_mtime, write_text
 from dist_jax.video import decoding
 from dist_jax.video.video_list import VideoSegment
 
@@ -92,17 +92,18 @@ def load_report(prefix: str, shard: int, num_shards: int) -> ShardReport | None:
 
 def make_record(segment: VideoSegment, plan: BuildPlan, video_folder: str) -> tuple[bytes, int]:
     """Returns the record of a segment and its number of frames. Raises VideoError if the video cannot be read."""
-    path = os.path.join(video_folder, segment.path)
-    images, last_time, size = [], 0.0, 0
-    for time, frame in decoding.iter_frames(path, segment.start_s, segment.end_s, plan.fps, plan.short_side):
-        last_time = time
-        images.append(encode_jpeg(frame, plan.quality))
+    path = join(video_folder, segment.path)
+    images, end_s, size = [], 0.0, 0
+    for frame in decoding.iter_segment(
+        path, segment.start_s, segment.end_s, plan.fps, plan.short_side, plan.square_pixels
+    ):
+        end_s = frame.time + frame.duration
+        images.append(encode_jpeg(frame.pixels, plan.quality))
         size += len(images[-1])
         if size > _MAX_RECORD_BYTES:
             raise decoding.VideoError(f"{path}: is too long for one record (2 GiB); set start and end, or use --fps")
     start_s = segment.start_s or 0.0
-    period = 1 / plan.fps if plan.fps else (last_time - start_s) / max(len(images) - 1, 1)
-    end_s = last_time + period if segment.end_s is None else min(segment.end_s, last_time + period)
+    end_s = end_s if segment.end_s is None else min(segment.end_s, end_s)
     record = records.make_example(
         images,
         label=None if segment.label is None else plan.class_names.index(segment.label),

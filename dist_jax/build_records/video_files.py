@@ -2,34 +2,34 @@
 
 import os
 
-import tensorflow as tf
-
 from dist_jax.errors import UserError
+from dist_jax.files import is_folder, is_utf8, walk_files
+from dist_jax.video.suffixes import VIDEO_SUFFIXES, has_video_suffix
 
 
 class VideoFiles:
     """The video files of a folder and its subfolders, listed once.
 
+    Of names that differ only in the suffix, the first in the order of `VIDEO_SUFFIXES` is used.
+
     Args:
         folder: folder of the videos.
-        suffixes: suffixes of video files, in lower case.
 
     Raises:
         UserError: the folder does not exist.
     """
 
-    def __init__(self, folder: str, suffixes: tuple[str, ...]) -> None:
-        if not tf.io.gfile.isdir(folder):
+    def __init__(self, folder: str) -> None:
+        if not is_folder(folder):
             raise UserError(f"{folder}: no such folder; set the folder of the videos with --videos")
         self._paths: dict[str, str] = {}  # by path without suffix
         self._paths_by_name: dict[str, list[str]] = {}  # by name without suffix
-        for parent, _, names in sorted(tf.io.gfile.walk(folder)):
-            for name in sorted(names):
-                stem, suffix = os.path.splitext(name)
-                if suffix.lower() in suffixes:
-                    path = os.path.relpath(os.path.join(parent, name), folder)
-                    self._paths[os.path.splitext(path)[0]] = path
-                    self._paths_by_name.setdefault(stem, []).append(path)
+        found = [file.path for file in walk_files(folder, has_video_suffix) if not file.problem and is_utf8(file.path)]
+        for path in sorted(filter(has_video_suffix, found), key=_preference):
+            stem = os.path.splitext(path)[0]
+            if stem not in self._paths:
+                self._paths[stem] = path
+                self._paths_by_name.setdefault(os.path.basename(stem), []).append(path)
 
     def find(self, name: str) -> str | None:
         """Path, relative to the folder, of `NAME` or `FOLDER/NAME` (without suffix); None if it does not exist.
@@ -40,3 +40,9 @@ class VideoFiles:
         paths = self._paths_by_name.get(os.path.basename(name), [])
         is_in_any_folder = len(paths) == 1 or (paths and "/" not in name)
         return self._paths.get(name) or (paths[0] if is_in_any_folder else None)
+
+
+def _preference(path: str) -> tuple[str, int, str]:
+    """Sort key: folder, then suffix, then name."""
+    suffix = os.path.splitext(path)[1].lower()
+    return os.path.dirname(path), VIDEO_SUFFIXES.index(suffix), path

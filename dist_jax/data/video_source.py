@@ -13,9 +13,9 @@ import tensorflow as tf
 
 from dist_jax.data.sampling import Features
 from dist_jax.data.source import Source
-from dist_jax.errors import UserError
-from dist_jax.files import size_and_mtime
-from dist_jax.video import decoding, video_list
+from dist_jax.errors import UserError, warn_once
+from dist_jax.files import exists, join, size_and_mtime
+from dist_jax.video import class_folders, decoding, video_list
 from dist_jax.video.video_list import VideoSegment
 
 
@@ -41,7 +41,7 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Sequen
 
     def probe(record: np.ndarray) -> tuple[np.ndarray, ...]:
         segment = segments[record]
-        info = decoding.probe(paths[record])
+        info = decoding.probe(paths[record], data.square_pixels)
         start, end = _frame_range(info.times, segment)
         if start == end:
             raise decoding.VideoError(f"{paths[record]}: no frame between {segment.start_s} s and {segment.end_s} s")
@@ -62,7 +62,7 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Sequen
 
     def decode_window(record: np.ndarray, indices: np.ndarray, window: np.ndarray) -> np.ndarray:
         top, left, height, width = window
-        frames = decoding.decode_frames(paths[record], indices)
+        frames = decoding.decode_frames(paths[record], indices, square_pixels=data.square_pixels)
         return frames[:, top : top + height, left : left + width]
 
     def decode(features: Features) -> Features:
@@ -88,7 +88,10 @@ def class_names(data: ml_collections.ConfigDict) -> list[str]:
 
 def _read_segments(list_or_folder: str, class_names: Sequence[str] | None = None) -> list[VideoSegment]:
     if os.path.isdir(list_or_folder):
-        return video_list.read_folders(list_or_folder)
+        folders = class_folders.read_folders(list_or_folder)
+        if folders.skipped:
+            warn_once(f"{list_or_folder}: skipped files: {class_folders.count_reasons(folders.skipped)}")
+        return folders.segments
     return video_list.read_list(list_or_folder, class_names, "data.class_names_file")
 
 
@@ -96,8 +99,8 @@ def _video_paths(list_or_folder: str, list_root: str, segments: Sequence[VideoSe
     """Path of the video of each segment. Raises UserError if one is missing."""
     is_folder = os.path.isdir(list_or_folder)
     root = list_or_folder if is_folder else list_root or os.path.dirname(list_or_folder)
-    paths = [os.path.join(root, segment.path) for segment in segments]
-    missing = [path for path in paths if not tf.io.gfile.exists(path)]
+    paths = [join(root, segment.path) for segment in segments]
+    missing = [path for path in paths if not exists(path)]
     if missing:
         raise UserError(f"{list_or_folder}: {len(missing)} of {len(paths)} videos are missing, first {missing[0]}")
     return paths
@@ -105,5 +108,7 @@ def _video_paths(list_or_folder: str, list_root: str, segments: Sequence[VideoSe
 
 def _frame_range(times: np.ndarray, segment: VideoSegment) -> tuple[int, int]:
     """Index of the segment's first frame, and of the frame after its last. `times` are the frame times in seconds."""
+    start_s = -np.inf if segment.start_s is None else segment.start_s
     end_s = np.inf if segment.end_s is None else segment.end_s
-    return int(np.searchsorted(times, segment.start_s or 0.0)), int(np.searchsorted(times, end_s))
+    start, end = np.searchsorted(times, np.array([start_s, end_s]) - decoding.TIME_TOLERANCE_S)
+    return int(start), int(end)

@@ -1,6 +1,6 @@
-"""Lists of videos and their labels: a list file, or a folder per class. No video is opened.
+"""List files of videos and their labels: lines `path label`, or CSV. No video is opened.
 
-The formats of public data sets are in `build_records/datasets.py`.
+`class_folders.py` reads folders without a list, `build_records/datasets.py` the formats of public data sets.
 """
 
 import csv
@@ -13,9 +13,9 @@ from collections.abc import Iterable, Sequence
 
 from dist_jax import class_names
 from dist_jax.errors import UserError
-from dist_jax.files import is_folder, list_folder, read_text
+from dist_jax.files import read_text
+from dist_jax.video import list_lines
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".3gp", ".ts")
 LIST_COLUMNS = ("path", "label", "start", "end", "caption")
 
 
@@ -50,8 +50,9 @@ def read_list(path: str, names: Sequence[str] | None = None, option: str = "--la
     """Reads a list file.
 
     Args:
-        path: a file with lines `path label`; the path ends at the first tab, or else at the first space. Or a CSV file
-          with the columns path and label, and optionally start and end (seconds) and caption.
+        path: a file with lines `path label` (see `list_lines.py`), or a CSV file with the columns path and label, and
+          optionally start and end (seconds) and caption. Lines that begin with # are comments. `~` in a path is the
+          home folder.
         names: class names. With them, a label may also be a class number from 0.
         option: the option that sets class names, for the error message.
 
@@ -59,49 +60,32 @@ def read_list(path: str, names: Sequence[str] | None = None, option: str = "--la
         The segments in the order of the file.
 
     Raises:
-        UserError: the file is empty, a line is invalid, a label is not in `names`, all labels are numbers but `names`
-          is None, or a line is a duplicate.
+        UserError: the file is empty, a line is invalid or ambiguous, a label is not in `names`, all labels are numbers
+          but `names` is None, or a line is a duplicate.
     """
     text = read_text(path)
-    lines = text.splitlines()
-    header = lines[0].lower().split(",") if lines else []
-    rows = (
-        _csv_segments(path, text) if "path" in [column.strip() for column in header] else _plain_segments(path, lines)
-    )
+    if _is_csv(path, text):
+        rows = _csv_segments(path, text)
+    else:
+        rows = [(line.number, VideoSegment(line.path, line.label)) for line in list_lines.read_lines(path, text)]
     if not rows:
         raise UserError(f"{path}: contains no videos; write one `path label` per line")
+    rows = [
+        (line, dataclasses.replace(segment, path=_local_path(segment.path, f"{path}, line {line}")))
+        for line, segment in rows
+    ]
     if names is None and all(segment.label.isdecimal() for _, segment in rows):
         raise UserError(
             f"{path}: the labels are numbers (line {rows[0][0]}: {rows[0][1].label}); set the file of class names "
             f"with {option}, because the model compares videos with class names"
         )
-    if names is not None:
+    if names is None:
+        list_lines.warn_of_other_columns(path, [(line, segment.label) for line, segment in rows])
+    else:
         rows = [(line, dataclasses.replace(segment, label=_to_name(segment.label, names))) for line, segment in rows]
         check_labels([segment for _, segment in rows], names, [f"{path}, line {line}" for line, _ in rows])
     _check_unique(path, rows)
     return [segment for _, segment in rows]
-
-
-def read_folders(folder: str) -> list[VideoSegment]:
-    """One segment per video of a folder with one subfolder per class. The label is the name of the subfolder.
-
-    Raises:
-        UserError: the folder does not exist or has no videos in subfolders.
-    """
-    if not is_folder(folder):
-        raise UserError(f"{folder}: no such folder; set the folder of the videos with --videos")
-    segments = []
-    for name in list_folder(folder):
-        if is_folder(os.path.join(folder, name)):
-            files = list_folder(os.path.join(folder, name))
-            videos = [file for file in files if file.lower().endswith(VIDEO_SUFFIXES)]
-            segments += [VideoSegment(os.path.join(name, video), name) for video in videos]
-    if not segments:
-        raise UserError(
-            f"{folder}: no subfolder contains videos ({' '.join(VIDEO_SUFFIXES)}); make one subfolder per class, or "
-            "list the videos and their labels with --list"
-        )
-    return segments
 
 
 def check_labels(
@@ -144,28 +128,76 @@ def csv_rows(path: str, text: str, columns: Sequence[str]) -> list[tuple[int, di
         (line number from 1, values by column name in lower case) of each row.
 
     Raises:
-        UserError: the text is not valid CSV, a column is missing, or a row has more or fewer values than the header.
+        UserError: the text is not valid CSV, a column is missing or occurs twice, or a row has more or fewer values
+          than the header.
     """
-    reader = csv.DictReader(io.StringIO(text, newline=None), skipinitialspace=True)  # None: all kinds of line ends
-    rows = []
+    reader = csv.reader(io.StringIO(text, newline=None), skipinitialspace=True)  # None: all kinds of line ends
+    rows: list[tuple[int, dict[str, str]]] = []
+    header: list[str] = []
     try:
-        reader.fieldnames = [name.strip().lower() for name in reader.fieldnames or []]
-        missing = [column for column in columns if column not in reader.fieldnames]
-        if missing:
-            raise UserError(f"{path}: no column {missing[0]!r}; the header is {','.join(reader.fieldnames)!r}")
-        for row in reader:
-            if None in row or None in row.values():
+        for values in reader:
+            if not values:
+                continue
+            if not header:
+                header = _check_header(path, values, columns)
+            elif len(values) != len(header):
                 raise UserError(
                     f"{path}: line {reader.line_num} has more or fewer values than the header; quote commas"
                 )
-            rows.append((reader.line_num, row))
+            else:
+                rows.append((reader.line_num, dict(zip(header, values, strict=True))))
     except csv.Error as error:
-        raise UserError(f"{path}: invalid CSV after line {reader.line_num} ({error})") from error
+        raise UserError(f"{path}: invalid CSV in line {reader.line_num} ({error})") from error
+    if not header:
+        _check_header(path, [], columns)
     return rows
 
 
+def _check_header(path: str, values: Sequence[str], columns: Sequence[str]) -> list[str]:
+    header = [name.strip().lower() for name in values]
+    missing = [column for column in columns if column not in header]
+    if missing:
+        raise UserError(f"{path}: no column {missing[0]!r}; the header is {','.join(header)!r}")
+    if len(set(header)) < len(header):
+        raise UserError(f"{path}: the header {','.join(header)!r} has a column twice; remove one")
+    return header
+
+
+def _is_csv(path: str, text: str) -> bool:
+    """Whether the first line with content is a CSV header. Raises UserError for a header with other separators."""
+    lines = enumerate(map(str.strip, list_lines.split_lines(text)), 1)
+    number, header = next(((n, line) for n, line in lines if line and not line.startswith("#")), (0, ""))
+    for separator, name in {",": "", ";": "semicolons", "\t": "tabs", "|": "vertical bars"}.items():
+        columns = [column.strip().strip('"').lower() for column in header.split(separator)]
+        if "path" in columns and (len(columns) > 1 or not name):
+            if name:
+                raise UserError(
+                    f"{path}, line {number}: the columns of the header {header!r} are separated by {name}; separate "
+                    "the columns of a CSV file by commas (path,label)"
+                )
+            return True
+    return False
+
+
+def _without_comments(text: str) -> str:
+    """CSV text with empty lines in place of comments, which keeps the line numbers."""
+    lines, is_quoted = [], False
+    for line in list_lines.split_lines(text):
+        is_comment = not is_quoted and line.lstrip().startswith("#")
+        lines.append("" if is_comment else line)
+        is_quoted ^= not is_comment and line.count('"') % 2 == 1
+    return "\n".join(lines)
+
+
+def _local_path(path: str, location: str) -> str:
+    """The path with `~` replaced by the home folder. Raises UserError for the backslashes of Windows."""
+    if "\\" in path and os.sep == "/":
+        raise UserError(f"{location}: the path {path!r} has backslashes; write / between folders")
+    return os.path.expanduser(path)
+
+
 def _csv_segments(path: str, text: str) -> list[tuple[int, VideoSegment]]:
-    rows = csv_rows(path, text, ("path", "label"))
+    rows = csv_rows(path, _without_comments(text), ("path", "label"))
     unknown = [column for column in rows[0][1] if column not in LIST_COLUMNS] if rows else []
     if unknown:
         raise UserError(f"{path}: unknown column {unknown[0]!r}; the columns are {','.join(LIST_COLUMNS)}")
@@ -176,22 +208,14 @@ def _csv_segment(location: str, row: dict[str, str]) -> VideoSegment:
     values = {name: value.strip() or None for name, value in row.items()}
     if not values["path"] or not values["label"]:
         raise UserError(f"{location}: path and label must not be empty")
+    if any(value and len(value) > 1 and value[0] == value[-1] == "'" for value in values.values()):
+        raise UserError(
+            f"{location}: {','.join(row.values())!r} has single quotes; the quotes of CSV are double quotes"
+        )
     start, end = (None if values.get(n) is None else parse_seconds(values[n], location) for n in ("start", "end"))
     if end is not None and end <= (start or 0.0):
         raise UserError(f"{location}: end {end:g} s must be after start {start or 0:g} s")
     return VideoSegment(values["path"], values["label"], start, end, values.get("caption"))
-
-
-def _plain_segments(path: str, lines: Sequence[str]) -> list[tuple[int, VideoSegment]]:
-    rows = []
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        video, _, label = line.strip().partition("\t" if "\t" in line.strip() else " ")
-        if not label.strip():
-            raise UserError(f"{path}, line {number}: {line.strip()!r} has no label; write `path label`")
-        rows.append((number, VideoSegment(video.strip(), " ".join(label.split()))))
-    return rows
 
 
 def _to_name(label: str, names: Sequence[str]) -> str:

@@ -96,6 +96,64 @@ def test_without_a_list_the_folders_are_the_classes(videos, tmp_path):
     }
 
 
+def test_the_summary_of_a_folder_accounts_for_every_file(videos, tmp_path, capsys):
+    folder = tmp_path / "in" / "up"
+    (folder / "part").mkdir(parents=True)
+    for name in ("a.mp4", "b.MP4", "100%.mp4", ".hidden.mp4", "part/c.mp4"):
+        os.link(videos / "a.mp4", folder / name)
+    for name in ("one.txt", "two.TXT", "meta.json", "empty.mp4", "../outside.mp4"):
+        (folder / name).touch()
+    (folder / "broken.mp4").symlink_to("absent.mp4")
+    (folder / "up").symlink_to("..")
+    (folder / "text.gif").write_text("no animation")
+    arguments = ["--videos", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--workers=1"]
+    command.main(arguments)
+    printed = capsys.readouterr().out
+    assert "13 files found: 3 read, 3 failed, 7 skipped" in printed
+    assert "skipped: 2 .txt, 1 outside the class folders, 1 hidden, 1 .json, 1 in a subfolder of a class" in printed
+    assert sorted(row["path"] for row in failures(tmp_path / "out")) == ["up/broken.mp4", "up/empty.mp4", "up/text.gif"]
+    with open(tmp_path / "out" / "skipped.csv", newline="") as file:
+        reasons = {row["path"]: row["reason"] for row in csv.DictReader(file)}
+    assert len(reasons) == 7
+    assert reasons["outside.mp4"] == "outside the class folders"
+    assert reasons["up/part/c.mp4"] == "in a subfolder of a class folder"
+    command.main([*arguments, "--shards=1"])  # resumed
+    assert "13 files found: 3 read, 3 failed, 7 skipped" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="all file names are UTF-8")
+def test_names_that_are_not_utf8_are_skipped_and_listed(videos, tmp_path, capsys):
+    (tmp_path / "in" / "up").mkdir(parents=True)
+    os.link(videos / "a.mp4", tmp_path / "in" / "up" / "a.mp4")
+    os.link(os.fsencode(videos / "b.mp4"), os.fsencode(tmp_path / "in" / "up") + b"/caf\xe9.mp4")
+    command.main(["--videos", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--workers=1"])
+    captured = capsys.readouterr()
+    assert "2 files found: 1 read, 0 failed, 1 skipped" in captured.out
+    assert r"up/caf\xe9.mp4" in captured.err
+    assert (tmp_path / "out" / "skipped.csv").read_text() == (
+        "name,path,reason\ntrain,up/caf\\xe9.mp4,name not UTF-8\n"
+    )
+    folder = os.fsdecode(os.fsencode(tmp_path) + b"/\xe9")
+    with pytest.raises(UserError, match="this path is not UTF-8; rename"):
+        command.main(["--videos", folder, "--output", str(tmp_path / "out")])
+
+
+def test_a_tilde_is_the_home_folder(videos, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    os.link(videos / "a.mp4", tmp_path / "a.mp4")
+    (tmp_path / "list.txt").write_text("~/a.mp4 up\n")
+    (tmp_path / "names.txt").write_text("up\n")
+    command.main(["--list=~/list.txt", "--labels=~/names.txt", "--output=~/out", "--videos=~", "--workers=1"])
+    assert sorted(examples(tmp_path / "out")) == [f"{tmp_path}/a.mp4"]
+
+
+def test_a_class_name_that_a_text_file_cannot_contain_is_rejected(videos, tmp_path):
+    (tmp_path / "in" / "up ").mkdir(parents=True)
+    os.link(videos / "a.mp4", tmp_path / "in" / "up " / "a.mp4")
+    with pytest.raises(UserError, match=r"class name 'up ' .* ends with a space"):
+        command.main(["--videos", str(tmp_path / "in"), "--output", str(tmp_path / "out"), "--workers=1"])
+
+
 def test_videos_and_records_on_a_remote_file_system(videos, tmp_path):
     """ram:// is an in-memory file system of TensorFlow. gs:// uses the same code."""
     for label, name in (("up", "a"), ("down", "b")):

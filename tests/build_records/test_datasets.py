@@ -14,7 +14,7 @@ from dist_jax.video.video_list import VideoSegment
 
 
 def test_video_files_are_found_by_name_or_by_folder_and_name(write_files):
-    files = VideoFiles(write_files({"a/x.mp4": "", "b/x.mp4": "", "b/y.mp4": "", "z.mp4": ""}), (".mp4",))
+    files = VideoFiles(write_files({"a/x.mp4": "", "b/x.mp4": "", "b/y.mp4": "", "z.MTS": "", "z.mp4": ""}))
     assert files.find("x") == "a/x.mp4"
     assert files.find("b/x") == "b/x.mp4"
     assert files.find("c/x") is None
@@ -79,11 +79,10 @@ EPIC_HEADER = (
 EPIC = {
     "EPIC_100_train.csv": EPIC_HEADER
     + "P01_01_0,P01,P01_01,00:00:01.089,00:00:00.10,00:00:00.30,8,202,open door,open,1,door,0,['door'],[0]\n"
-    + 'P02_01_0,P02,P02_01,00:00:01.089,,,11,20,"take plate, quickly",take,0,plate,1,"[\'plate\', \'cup\']","[1, 2]"\n',
+    + 'P02_101_0,P02,P02_101,0:00:01.09,,,10,20,"take plate, quickly",take,0,plate,1,"[\'plate\', \'cup\']","[1, 2]"\n',
     "EPIC_100_verb_classes.csv": "id,key,instances,category\n0,take,\"['take', 'grab']\",get\n1,open,['open'],access\n",
     "EPIC_100_noun_classes.csv": "id,key,instances,category\n1,plate,['plate'],crockery\n0,door,['door'],furniture\n",
     "EPIC_100_noun_classes_v2.csv": "id,key,instances,category\n0,other,[],x\n",
-    "EPIC_100_video_info.csv": "video_id,duration,fps,resolution\nP02_01,100.0,50.0,1920x1080\n",
 }
 
 
@@ -91,16 +90,26 @@ def test_epic100_verbs_nouns_and_times(write_files):
     result = datasets.read("epic100", write_files(EPIC), write_files({"P01/videos/P01_01.MP4": ""}, "videos"), "train")
     assert result.segments == [
         VideoSegment("P01/videos/P01_01.MP4", None, 0.1, 0.3, "open door", verb=1, noun=0),
-        VideoSegment("P02/videos/P02_01.MP4", None, 0.2, 0.4, "take plate, quickly", verb=0, noun=1),
+        VideoSegment("P02/videos/P02_101.MP4", None, 0.2, 0.4, "take plate, quickly", verb=0, noun=1),
     ]
     assert result.class_names == []
     assert result.extra_files == {"verbs.txt": "take\nopen\n", "nouns.txt": "door\nplate\n"}
 
 
+@pytest.mark.parametrize(("video", "times"), [("P09_08", (1.0, 2.0)), ("P01_101", (1.2, 2.4))])
+def test_epic100_frame_numbers_count_60_or_50_frames_per_second(write_files, video, times):
+    """EPIC-KITCHENS-55 (two-digit numbers) has 60, its extension 50. The rate of the video file has no influence."""
+    row = f"{video}_0,{video[:3]},{video},,,,60,120,open door,open,1,door,0,['door'],[0]\n"
+    annotations = write_files(EPIC | {"EPIC_100_train.csv": EPIC_HEADER + row})
+    (segment,) = datasets.read("epic100", annotations, write_files({}, "videos"), "train").segments
+    assert (segment.start_s, segment.end_s) == times
+
+
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("video_info", "video_id,fps\n", "line 3: no timestamps; frame numbers require"),
+        ("train", EPIC_HEADER + "x,P1,kitchen,,,,10,20,take,take,0,plate,1,,\n", "line 2: .* not named like P01_01"),
+        ("train", EPIC_HEADER + "x,P1,P01_01,,,,10,,take,take,0,plate,1,,\n", "line 2: neither start_timestamp and"),
         ("verb_classes", "id,key\n0,take\n", "line 2: verb 1 or noun 0 is not in the class files"),
         ("verb_classes", "id,key\n0,take\n2,open\n", "the ids must be 0 to 1"),
         ("train", "video_id,narration\n", "no column 'verb_class'"),
@@ -115,7 +124,7 @@ def test_invalid_epic100_files_are_rejected(write_files, file, text, message):
 def test_epic100_records_contain_verb_noun_and_narration(write_files, tmp_path):
     annotations, videos = write_files(EPIC), write_files({}, "videos")
     write_video(tmp_path / "videos" / "P01_01.mp4", frames=20)
-    write_video(tmp_path / "videos" / "P02_01.mp4", frames=20)
+    write_video(tmp_path / "videos" / "P02_101.mp4", frames=20)
     output = tmp_path / "out"
     options = ["--dataset=epic100", "--workers=1"]
     command.main([*options, f"--annotations={annotations}", f"--videos={videos}", f"--output={output}"])
