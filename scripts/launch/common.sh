@@ -43,10 +43,10 @@ check_training() {
   check --restarts "$4" '[0-9]+' 100
 }
 
-# check_config FILE: fails unless FILE is in this checkout, because only the checkout is sent.
+# check_config FILE[:ARGUMENT]: fails unless FILE is in this checkout, because only the checkout is sent.
 check_config() {
-  check --config "$1" '[^/].*\.py' configs/demo.py
-  [[ -f "$root/$1" ]] || fail "--config=$1: no such file in $root"
+  check --config "$1" '[^/:][^:]*\.py(:.*)?' configs/demo.py
+  [[ -f "$root/${1%%:*}" ]] || fail "--config=$1: no such file in $root"
 }
 
 # quoted WORD...: prints the words as one line of shell input.

@@ -17,7 +17,7 @@ again to resume from the last checkpoint.
   --cpus=N          CPU cores per node, for the input pipeline
   --config=FILE     a file in configs/
   --workdir=DIR     folder of checkpoints and logs, on a disk that all nodes share
-  --time=LIMIT      e.g. 12:00:00 or 2-00:00:00 (default: the partition's limit)
+  --time=LIMIT      3 minutes or more, e.g. 12:00:00 or 2-00:00:00 (default: the partition's limit)
   --partition=NAME  as in sbatch
   --account=NAME    as in sbatch
   --name=NAME       job name (default: dist_jax)
@@ -33,6 +33,7 @@ flags=()
 parse() {
   while (($# > 0)); do
     case "$1" in
+      --*=) fail "$1 has no value (see --help)" ;;
       --nodes=*) nodes="${1#*=}" ;;
       --gpus=*) gpus="${1#*=}" ;;
       --cpus=*) cpus="${1#*=}" ;;
@@ -57,20 +58,46 @@ check_arguments() {
   check --gpus "$gpus" '[1-9][0-9]*' 8
   check --cpus "$cpus" '[1-9][0-9]*' 96
   check_config "$config"
-  check --workdir "$workdir" '/.+' /shared/runs/demo
+  check --workdir "$workdir" '/[^\\]+' /shared/runs/demo # sbatch changes backslashes in the name of the log
   check --name "$name" '[A-Za-z0-9_.-]+' my-run
-  [[ -z "$limit" ]] || check --time "$limit" '([0-9]+-)?[0-9]+(:[0-9]+){0,2}' 12:00:00
+  [[ -z "$limit" ]] || check_limit
   [[ -z "$partition" ]] || check --partition "$partition" '[A-Za-z0-9_.,-]+' gpu
   [[ -z "$account" ]] || check --account "$account" '[A-Za-z0-9_.-]+' my-project
 }
 
+# Minutes of --time, without seconds: MINUTES[:SECONDS], HOURS:MINUTES:SECONDS or DAYS-HOURS[:MINUTES[:SECONDS]].
+minutes_of_limit() {
+  local days=0 first second third
+  [[ "$limit" != *-* ]] || days="${limit%%-*}"
+  IFS=: read -r first second third <<<"${limit#*-}"
+  if [[ "$limit" == *-* || -n "$third" ]]; then
+    printf '%s' $((1440 * 10#$days + 60 * 10#$first + 10#${second:-0}))
+  else
+    printf '%s' $((10#$first))
+  fi
+}
+
+# Training that is stopped during its first minute makes no progress, and the job would be requeued forever.
+check_limit() {
+  check --time "$limit" '([0-9]+-)?[0-9]+(:[0-9]+){0,2}' 12:00:00
+  (($(minutes_of_limit) >= 3)) || fail "--time=$limit is too short: the job stops 2 minutes before it; use 3 minutes or more"
+}
+
+# check_cluster: fails unless the job can be submitted here and the nodes, which share this disk, can run Python.
+check_cluster() {
+  type sbatch >/dev/null 2>&1 || fail "sbatch is missing: run this script on a machine of the Slurm cluster"
+  (cd "$root" && type -P "$python" >/dev/null) ||
+    fail "--python=$python: no such program in $root; create .venv or use another --python"
+}
+
 submit() {
   local job=("$python" --config="$config" --workdir="$workdir" ${flags[@]+"${flags[@]}"})
+  ((dry_run)) || check_cluster
   run mkdir -p "$workdir"
   # Slurm sends TERM to the processes, not to the batch script: they save, then the script requeues the job.
   run sbatch --job-name="$name" --nodes="$nodes" --ntasks-per-node=1 --gpus-per-node="$gpus" --cpus-per-task="$cpus" \
     ${limit:+"--time=$limit"} ${partition:+"--partition=$partition"} ${account:+"--account=$account"} \
-    --requeue --signal=TERM@120 --open-mode=append --output="$workdir/slurm-%j.log" --chdir="$root" \
+    --requeue --signal=TERM@120 --open-mode=append --output="${workdir//%/%%}/slurm-%j.log" --chdir="$root" \
     scripts/launch/slurm_job.sh "${job[@]}"
   if ((dry_run)); then
     SLURM_JOB_ID=JOB SLURM_GPUS_ON_NODE="$gpus" SLURM_CPUS_PER_TASK="$cpus" \

@@ -1,6 +1,7 @@
 """scripts/launch/slurm.sh and slurm_job.sh with stubs of Slurm's commands."""
 
 import os
+import shutil
 
 import pytest
 from helpers.launchers import ROOT, SLURM, dry_run, launch, write_command
@@ -35,3 +36,37 @@ def test_a_job_requeues_only_after_a_save(tmp_path, status, requeued):
     assert (result.returncode, result.stderr) == (status, "")
     assert (tmp_path / "requeued").exists() == requeued
     assert not requeued or (tmp_path / "requeued").read_text() == "requeue 17\n"
+
+
+def test_a_percent_sign_in_the_workdir_is_no_pattern_of_sbatch():
+    _, submitted, started, _ = dry_run("slurm.sh", *SLURM, "--workdir=/shared/50%u")
+    assert "--output=/shared/50%%u/slurm-%j.log" in submitted
+    assert "--workdir=/shared/50%u" in submitted
+    assert "--workdir=/shared/50%u" in started
+
+
+@pytest.mark.parametrize("limit", ["3", "3:00", "00:03:00", "0-0:03", "1-0", "08", "12:00:00", "2-00:00:00"])
+def test_a_time_limit_reaches_sbatch_as_given(limit):
+    assert f"--time={limit}" in dry_run("slurm.sh", *SLURM, f"--time={limit}")[1]
+
+
+def test_the_configuration_may_have_an_argument():
+    assert "--config=configs/demo.py:a:b" in dry_run("slurm.sh", *SLURM, "--config=configs/demo.py:a:b")[1]
+
+
+def test_without_slurm_nothing_is_submitted(tmp_path):
+    for command in ("bash", "dirname"):
+        (tmp_path / command).symlink_to(shutil.which(command))
+    result = launch("slurm.sh", *SLURM, PATH=str(tmp_path))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == "error: sbatch is missing: run this script on a machine of the Slurm cluster\n"
+
+
+def test_a_missing_interpreter_is_found_before_the_job_is_submitted(tmp_path):
+    write_command(tmp_path, "sbatch", "exit 1")
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    result = launch("slurm.sh", *SLURM, "--python=.venv/bin/python9", PATH=path)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr == (
+        f"error: --python=.venv/bin/python9: no such program in {ROOT}; create .venv or use another --python\n"
+    )

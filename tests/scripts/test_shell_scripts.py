@@ -47,7 +47,14 @@ def test_flags_after_the_separator_reach_main_unchanged():
         ("tpu_worker.sh", ["restart"], "unknown action 'restart': use install, start, follow or stop (see --help)"),
         ("slurm.sh", ["--nodes=0"], "--nodes='0' is invalid; example: --nodes=2"),
         ("slurm.sh", [*SLURM, "--workdir=run"], "--workdir='run' is invalid; example: --workdir=/shared"),
+        ("slurm.sh", [*SLURM, r"--workdir=/shared/a\b"], r"--workdir='/shared/a\b' is invalid"),
         ("slurm.sh", [*SLURM, "--time=soon"], "--time='soon' is invalid"),
+        *(
+            ("slurm.sh", [*SLURM, f"--time={limit}"], f"--time={limit} is too short: the job stops 2 minutes before it")
+            for limit in ("0", "2", "2:59", "00:02:59", "0-0", "0-0:02")
+        ),
+        ("slurm.sh", [*SLURM, "--partition="], "--partition= has no value"),
+        ("slurm.sh", [*SLURM, "--config=configs/dem.py:large"], "--config=configs/dem.py:large: no such file in"),
         ("slurm.sh", ["run"], "unknown argument 'run'"),
         ("gke.sh", TPU, "--cluster is missing, e.g. --cluster=my-cluster (see --help)"),
         ("gke.sh", [*GKE, "--image=a b"], "--image='a b' is invalid"),
@@ -74,7 +81,8 @@ def test_shellcheck_finds_nothing():
     of_environment = Path(sys.executable).parent / "shellcheck"
     shellcheck = of_environment if of_environment.exists() else shutil.which("shellcheck")
     assert shellcheck, "shellcheck is missing: pip install -r requirements-dev.txt"
-    scripts = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "scripts").rglob("*.sh"))
+    folders = (ROOT / "scripts", ROOT / "tests")
+    scripts = sorted(str(path.relative_to(ROOT)) for folder in folders for path in folder.rglob("*.sh"))
     command = [shellcheck, "--shell=bash", "--external-sources", *scripts]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert (result.returncode, result.stdout) == (0, "")
