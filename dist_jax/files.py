@@ -65,8 +65,11 @@ def open_binary(path: str) -> IO[bytes]:
 
 
 def exists(path: str) -> bool:
-    """Whether a file or folder exists."""
-    return _gfile().exists(path) if is_remote(path) else os.path.exists(path)
+    """Whether a file or folder exists. Raises UserError if the remote file system does not answer or is unknown."""
+    try:
+        return _gfile().exists(path) if is_remote(path) else os.path.exists(path)
+    except Exception as error:  # every file system has its own exception classes
+        raise unreadable(path, error) from error
 
 
 def is_folder(path: str) -> bool:

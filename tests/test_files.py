@@ -30,6 +30,12 @@ def test_an_existing_local_file_is_not_remote(tmp_path, monkeypatch):
     assert not files.is_remote("gs://bucket") and files.is_remote("gs://other")
 
 
+def test_an_unknown_file_system_is_rejected():
+    for function in (files.exists, files.list_entries, files.list_names, files.size_and_mtime):
+        with pytest.raises(UserError, match=r"^unknown://host/a: cannot be read"):
+            function("unknown://host/a")
+
+
 def test_a_tilde_is_the_home_folder(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert files.user_path("~/x") == "/home/me/x"

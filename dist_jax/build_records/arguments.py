@@ -6,7 +6,7 @@ from typing import TypeVar
 
 from dist_jax.build_records import datasets
 from dist_jax.data import num_cores
-from dist_jax.files import user_path
+from dist_jax.files import is_utf8, user_path
 
 Number = TypeVar("Number", int, float)
 
@@ -35,7 +35,7 @@ def parse(argv: Sequence[str] | None, description: str) -> tuple[argparse.Namesp
         parser.error("--labels is not supported for epic100: its own class files number the verbs and nouns")
     if args.name is None:
         args.name = args.split if args.dataset else "train"
-    if not args.name or "/" in args.name or args.name.startswith("."):
+    if not args.name or "/" in args.name or args.name.startswith(".") or not is_utf8(args.name):
         parser.error(f"--name {args.name!r}: expected a plain file name such as train")
     return args, runner_options
 

@@ -226,8 +226,9 @@ def _to_name(label: str, names: Sequence[str]) -> str:
 def _check_unique(path: str, rows: Sequence[tuple[int, VideoSegment]]) -> None:
     first_lines: dict[VideoSegment, int] = {}
     for line, segment in rows:
-        if segment in first_lines:
+        normalized = dataclasses.replace(segment, path=os.path.normpath(segment.path))  # ./a.mp4 is a.mp4
+        if normalized in first_lines:
             raise UserError(
-                f"{path}: lines {first_lines[segment]} and {line} are the same segment of {segment.path}; remove one"
+                f"{path}: lines {first_lines[normalized]} and {line} are the same segment of {segment.path}; remove one"
             )
-        first_lines[segment] = line
+        first_lines[normalized] = line
