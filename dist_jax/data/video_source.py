@@ -35,7 +35,7 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Sequen
     video_list.check_labels(segments, class_names)
     paths = _video_paths(data[split], data.videos, segments)
     sizes = [size_and_mtime(path)[0] for path in paths]  # no folder and no times: copied videos are the same data
-    identity = hashlib.sha256(repr((segments, sizes)).encode()).hexdigest()[:12]
+    identity = hashlib.sha256(repr((segments, sizes, data.square_pixels)).encode()).hexdigest()[:12]
     numbers = {name: number for number, name in enumerate(class_names)}
     labels = tf.constant([numbers[segment.label] for segment in segments], tf.int64)
 

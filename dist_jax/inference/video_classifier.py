@@ -30,7 +30,12 @@ class Prediction:
 
 
 def classify_video(
-    model: Predictor, path: str, class_names: Sequence[str], text_features: jax.Array | None, top: int
+    model: Predictor,
+    path: str,
+    class_names: Sequence[str],
+    text_features: jax.Array | None,
+    top: int,
+    square_pixels: bool = True,
 ) -> Prediction:
     """Classifies a video file with the model's evaluation protocol, one view at a time to limit device memory.
 
@@ -40,14 +45,15 @@ def classify_video(
         class_names: K names.
         text_features: of `class_names`, float32 [K, E]. None: the features of the model's own classes.
         top: maximum number of classes in the result.
+        square_pixels: scale the width of frames with non-square pixels, as build_records does.
 
     Raises:
         VideoError: the video cannot be read.
     """
     protocol = model.eval_protocol
     frame_indices = choose_frames(decoding.probe(path).num_frames, model.num_frames, protocol)  # [V, T]
-    crops = read_crops(path, frame_indices, model.resolution, protocol.num_crops)  # [crops, V, T, H, W, 3]
-    clips = crops.reshape(-1, *crops.shape[2:])  # [crops * V, T, H, W, 3]
+    crops = read_crops(path, frame_indices, model.resolution, protocol.num_crops, square_pixels)
+    clips = crops.reshape(-1, *crops.shape[2:])  # [crops, V, T, H, W, 3] -> [crops * V, T, H, W, 3]
     scores = [model.classify(clip[None], text_features, protocol.zero_shot_weight) for clip in clips]
     probabilities = np.mean(np.concatenate(scores), axis=0)  # [K]
     best = np.argsort(-probabilities, kind="stable")[:top]
@@ -59,7 +65,9 @@ def choose_frames(video_frames: int, clip_frames: int, protocol: EvalProtocol) -
     return temporal_views(video_frames, protocol.sampling, clip_frames, protocol.stride, protocol.num_views)
 
 
-def read_crops(path: str, frame_indices: np.ndarray, resolution: int, num_crops: int) -> np.ndarray:
+def read_crops(
+    path: str, frame_indices: np.ndarray, resolution: int, num_crops: int, square_pixels: bool = True
+) -> np.ndarray:
     """Decodes, scales and crops frames as in evaluation.
 
     Args:
@@ -67,6 +75,7 @@ def read_crops(path: str, frame_indices: np.ndarray, resolution: int, num_crops:
         frame_indices: int [V, T], repetitions allowed.
         resolution: height and width of a crop, pixels.
         num_crops: 1 or 3.
+        square_pixels: scale the width of frames with non-square pixels.
 
     Returns:
         uint8 [num_crops, V, T, resolution, resolution, 3].
@@ -76,5 +85,5 @@ def read_crops(path: str, frame_indices: np.ndarray, resolution: int, num_crops:
     """
     distinct, order = np.unique(frame_indices, return_inverse=True)
     # Records have a short side of 256 pixels for a resolution of 224. Scale decoded frames by the same ratio.
-    frames = decoding.decode_frames(path, distinct.tolist(), short_side=round(resolution * 8 / 7))
+    frames = decoding.decode_frames(path, distinct.tolist(), round(resolution * 8 / 7), square_pixels)
     return short_side_crops(frames, resolution, num_crops)[:, order.reshape(frame_indices.shape)]

@@ -12,7 +12,6 @@ import dataclasses
 import functools
 from collections.abc import Iterator
 from fractions import Fraction
-from typing import NamedTuple
 
 import av
 
@@ -23,12 +22,10 @@ from dist_jax.video.file_end import FileEnd
 from dist_jax.video.frame_clock import FrameClock
 from dist_jax.video.geometry import FrameGeometry
 from dist_jax.video.opening import OpenVideo, VideoError, open_video
+from dist_jax.video.packet_times import PacketTimes
 
 _CACHED_FILES = 4096  # frame times of one file take about 10 kB
 _SEEK_MARGINS_S = (0.0, 1.0, 4.0, 16.0)  # seconds
-_VP8_SHOW_FRAME = 0x10  # bit of a VP8 frame's first byte; frames without it are references and are never shown
-# Codecs with one shown frame per packet. An MPEG-4 packet may hold two frames, or none.
-_ONE_FRAME_PER_PACKET = ("h264", "hevc", "vp8", "vp9", "av1", "mjpeg", "prores", "ffv1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +51,6 @@ class FrameTimes:
     times: list[float]  # seconds from the start of the file, one per frame; increasing, equal times only if not exact
     keyframe_times: list[float]  # seconds, increasing, where decoding can start; empty: only at the first frame
     geometry: FrameGeometry | None  # of the first frame; None: it cannot be decoded
-
-
-class _PacketTime(NamedTuple):
-    pts: int | None  # presentation time stamp
-    is_keyframe: bool
-    is_shown: bool
 
 
 def read_frame_times(path: str) -> FrameTimes:
@@ -89,7 +80,7 @@ def decode_from(path: str, start_s: float | None) -> Iterator[DecodedFrame]:
                     yield from frames
                     return
     with open_video(path) as video:
-        yield from _decode_packets(video)
+        yield from _decode_packets(video, is_at_start=True)
 
 
 @functools.lru_cache(maxsize=_CACHED_FILES)
@@ -113,46 +104,26 @@ def _scan_file(path: str) -> FrameTimes:
 
 def _scan_packets(video: OpenVideo) -> FrameTimes | None:
     """Reads the frame times from the packets and decodes the first frame. None: the packets are not exact."""
-    stream, clock, file_end = video.stream, FrameClock(video), FileEnd(video)
-    if stream.codec_context.codec.canonical_name not in _ONE_FRAME_PER_PACKET:
-        return None
-    packets: list[_PacketTime] = []
+    clock, file_end, packet_times = FrameClock(video), FileEnd(video), PacketTimes(video)
     first: av.VideoFrame | None = None
     can_decode = True
     for packet in file_end.packets():
+        packet_times.add(packet)
         if first is None and can_decode:
             try:
                 first = next(iter(packet.decode()), None)
             except av.FFmpegError:  # reading this frame raises the error
                 can_decode = False
-        if packet.size:
-            is_shown = not packet.is_discard and _is_shown(packet, stream)
-            packets.append(_PacketTime(packet.pts, packet.is_keyframe, is_shown))
     if file_end.is_early():
-        raise _damaged(video.path, sum(packet.is_shown for packet in packets), "the file ends early")
-    if (first is None and can_decode) or not _are_exact(packets, first, video):
+        raise _damaged(video.path, packet_times.num_shown, "the file ends early")
+    if (first is None and can_decode) or not packet_times.are_exact(first):
         return None
-    shown = [(clock.seconds(packet.pts), packet.is_keyframe) for packet in packets if packet.is_shown]
-    keyframe_times = sorted(time for time, is_keyframe in shown if is_keyframe)
-    shape = None if first is None else geometry.of_frame(first, _pixel_aspect(stream))
-    return FrameTimes(video.average_fps, sorted(time for time, _ in shown), keyframe_times, shape)
-
-
-def _are_exact(packets: list[_PacketTime], first: av.VideoFrame | None, video: OpenVideo) -> bool:
-    """Whether every shown packet is one frame: distinct times, none before the first key frame, no separate fields."""
-    times = [packet.pts for packet in packets if packet.is_shown]
-    if not times or None in times or len(set(times)) < len(times) or min(times) < times[0]:
-        return False
-    if not packets[0].is_keyframe and not video.must_start_with_keyframe:  # FFmpeg unmarks damaged key frames
-        return False
-    if first is None:
-        return True
-    is_keyframe = first.key_frame or not packets[0].is_shown  # an edit list may hide the key frame
-    return first.pts == times[0] and is_keyframe and not first.interlaced_frame
-
-
-def _is_shown(packet: av.Packet, stream: av.VideoStream) -> bool:
-    return stream.codec_context.codec.canonical_name != "vp8" or bool(memoryview(packet)[0] & _VP8_SHOW_FRAME)
+    times, keyframe_times = (
+        sorted(clock.seconds(pts) for pts in packet_times.timestamps(keyframes_only))
+        for keyframes_only in (False, True)
+    )
+    shape = None if first is None else geometry.of_frame(first, _pixel_aspect(video.stream))
+    return FrameTimes(video.average_fps, times, keyframe_times, shape)
 
 
 def _pixel_aspect(stream: av.VideoStream) -> Fraction:
@@ -175,9 +146,10 @@ def _seek(video: OpenVideo, time: float) -> tuple[Iterator[DecodedFrame], Decode
     return frames, first if is_usable else None
 
 
-def _decode_packets(video: OpenVideo) -> Iterator[DecodedFrame]:
+def _decode_packets(video: OpenVideo, is_at_start: bool = False) -> Iterator[DecodedFrame]:
     """Decodes the frames from the container's current position to its end."""
-    clock, file_end, num_frames = FrameClock(video), FileEnd(video), 0
+    clock, file_end, packet_times, num_frames = FrameClock(video), FileEnd(video), PacketTimes(video), 0
+    first: av.VideoFrame | None = None
     is_after_keyframe = video.must_start_with_keyframe
     try:
         for packet in file_end.packets():
@@ -186,7 +158,9 @@ def _decode_packets(video: OpenVideo) -> Iterator[DecodedFrame]:
             if must_decode and packet.is_corrupt:
                 raise _damaged(video.path, num_frames, "the file ends early")
             clock.add_packet(packet)
+            packet_times.add(packet)
             for frame in _decode(packet, clock, must_decode):
+                first = first or frame
                 time, duration = clock.next_time(frame)
                 num_frames += 1
                 yield DecodedFrame(time, duration, frame, _pixel_aspect(video.stream))
@@ -194,6 +168,9 @@ def _decode_packets(video: OpenVideo) -> Iterator[DecodedFrame]:
         raise _damaged(video.path, num_frames, error.strerror) from error
     if file_end.is_early():
         raise _damaged(video.path, num_frames, "the file ends early")
+    num_expected = packet_times.num_shown
+    if is_at_start and num_frames < num_expected and packet_times.are_exact(first):
+        raise VideoError(f"{video.path}: is damaged: {num_expected - num_frames} of {num_expected} frames are missing")
 
 
 def _decode(packet: av.Packet, clock: FrameClock, must_decode: bool) -> list[av.VideoFrame]:

@@ -1,7 +1,7 @@
 """Detects files that end early: their header promises frames after the last one.
 
 Only headers that state a length count: the sample table of MP4, the index or frame count of AVI, the duration of
-Matroska, Flash and Windows Media. MPEG streams and raw streams promise nothing.
+Matroska, Flash, Windows Media and MXF. MPEG streams and raw streams promise nothing.
 """
 
 from collections.abc import Iterator
@@ -10,7 +10,12 @@ import av
 
 from dist_jax.video.opening import OpenVideo
 
-_DURATION_SLACK_S = {"matroska,webm": 0.0, "flv": 1.0, "asf": 1.0}  # seconds, error of the duration in the header
+_DURATION_SLACK_S = {
+    "matroska,webm": 0.0,
+    "flv": 1.0,
+    "asf": 0.25,
+    "mxf": 0.25,
+}  # seconds, error of the duration in the header
 
 
 class FileEnd:

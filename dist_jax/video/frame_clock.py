@@ -42,11 +42,15 @@ class FrameClock:
         self.start = start_of_file(video)
         self._period = 1 / video.average_fps
         self._packet_times: collections.deque[float] = collections.deque()  # of packets whose frame is not decoded yet
+        self._has_keyframe = False
         self._num_frames = 0
         self._last, self._end, self._shift = -float("inf"), 0.0, 0.0
 
     def add_packet(self, packet: av.Packet) -> None:
         """Registers a packet before it is decoded."""
+        if packet.is_keyframe and not self._has_keyframe:
+            self._has_keyframe = True
+            self._packet_times.clear()  # decoders skip the packets before the first key frame
         if packet.size and packet.dts is not None:
             self._packet_times.append(self.seconds(packet.dts))
 
