@@ -122,7 +122,7 @@ def walk_files(
     """
     entries = list_entries(folder, is_file)
     yield from map(FoundFile, entries.files)
-    yield from (FoundFile(name, "pipe, socket or device") for name in entries.others)
+    yield from (FoundFile(name, "pipe or device") for name in entries.others)
     parents = [*parents, os.path.realpath(folder)]
     for name in entries.folders:
         path = os.path.join(folder, name)

@@ -23,6 +23,7 @@ import argparse
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Sequence
 
 from tqdm import tqdm
@@ -31,7 +32,7 @@ from dist_jax import files
 from dist_jax.build_records import arguments, datasets, jobs, runners
 from dist_jax.build_records.build_plan import BuildPlan, shuffle_by_hash
 from dist_jax.build_records.shards import ShardReport
-from dist_jax.errors import UserError
+from dist_jax.errors import UserError, warn
 from dist_jax.video import class_folders, video_list
 
 _FAILURE_LIST_INTERVAL_S = 5.0  # seconds, minimum time between two updates of failed.csv
@@ -59,6 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     jobs.write_skipped(_skipped_path(prefix), args.name, annotations.skipped or [])
     reports = _build(prefix, plan, args, runner_options)
     _print_summary(prefix, reports)
+    _warn_of_lost_classes(plan, reports)
     if annotations.skipped is not None:
         _print_file_counts(prefix, reports, annotations.skipped)
     return 0
@@ -139,6 +141,15 @@ def _print_summary(prefix: str, reports: Sequence[ShardReport]) -> None:
     if num_failures:
         total = num_records + num_failures
         print(f"unreadable videos: {num_failures} of {total}; see {_failures_path(prefix)}", file=sys.stderr)
+
+
+def _warn_of_lost_classes(plan: BuildPlan, reports: Sequence[ShardReport]) -> None:
+    """Prints a warning for classes whose videos are all unreadable."""
+    failed = Counter(failure.label for report in reports for failure in report.failures)
+    listed = Counter(segment.label for segment in plan.segments)
+    lost = [f"{name} ({failed[name]} failed)" for name in plan.class_names if 0 < listed[name] <= failed[name]]
+    if lost:
+        warn(f"classes without a readable video: {', '.join(lost)}")
 
 
 def _print_file_counts(

@@ -11,7 +11,7 @@ from dist_jax.files import FoundFile, is_folder, is_utf8, list_entries, walk_fil
 from dist_jax.video.suffixes import has_video_suffix
 from dist_jax.video.video_list import VideoSegment
 
-_NOT_UTF8 = "name not UTF-8"
+_NOT_UTF8 = "with a name that is not UTF-8"
 
 
 class SkippedFile(NamedTuple):

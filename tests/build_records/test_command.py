@@ -131,7 +131,7 @@ def test_names_that_are_not_utf8_are_skipped_and_listed(videos, tmp_path, capsys
     assert "2 files found: 1 read, 0 failed, 1 skipped" in captured.out
     assert r"up/caf\xe9.mp4" in captured.err
     assert (tmp_path / "out" / "skipped.csv").read_text() == (
-        "name,path,reason\ntrain,up/caf\\xe9.mp4,name not UTF-8\n"
+        "name,path,reason\ntrain,up/caf\\xe9.mp4,with a name that is not UTF-8\n"
     )
     folder = os.fsdecode(os.fsencode(tmp_path) + b"/\xe9")
     with pytest.raises(UserError, match="this path is not UTF-8; rename"):
@@ -200,6 +200,11 @@ def test_unreadable_videos_are_listed_and_the_others_are_built(build, videos, ca
     assert rows["text.mp4"]["name"] == "train" and rows["text.mp4"]["label"] == "down"
     captured = capsys.readouterr()
     assert "2 videos, 21 frames" in captured.out and "unreadable videos: 2 of 4; see" in captured.err
+
+
+def test_a_class_without_a_readable_video_is_a_warning(build, capsys):
+    build(lines="a.mp4 up\nabsent.mp4 down\nb.mp4 left\nmissing.mp4 left\n")
+    assert "warning: classes without a readable video: down (1 failed)\n" in capsys.readouterr().err
 
 
 def test_more_failures_than_max_failures_stop_the_job(build, videos):
