@@ -19,6 +19,7 @@ _SUFFIX = f"(?:{'|'.join(re.escape(suffix) for suffix in sorted(VIDEO_SUFFIXES, 
 _PATH_END = re.compile(rf"{_SUFFIX}(?!\S)", re.IGNORECASE)
 _VIDEO_NAME = re.compile(rf"{_SUFFIX}(?![\w.-])", re.IGNORECASE)  # also before a comma or a semicolon
 _SEPARATED_VIDEO = re.compile(rf"{_SUFFIX}[,;:|\"']", re.IGNORECASE)
+_SEPARATOR = re.compile(r"^([,;:|=]|[-=]+>?\s)|[,;|]$")  # at the start or the end of a label
 _FILE_NAME = re.compile(r"[\w)\]]\.(?=\d*[a-z])\w{2,5}(?!\S)", re.IGNORECASE)  # "a.xyz", but not "U.S." or "2.50"
 _NUMBER = re.compile(r"[-+]?\d+([.,:]\d+)*")
 _HEADER = re.compile(
@@ -77,7 +78,8 @@ def split_lines(text: str) -> list[str]:
 def warn_of_other_columns(source: str, labels: Sequence[tuple[int, str]]) -> None:
     """Prints a warning for labels that may contain another column of the list.
 
-    These are labels that occur once and end with a number or a file name, and labels that all begin with a number.
+    These are labels that occur once and end with a number or contain a file name. They are also all labels of a list in
+    which each begins, or each ends, with a number.
 
     Args:
         source: the file.
@@ -86,13 +88,13 @@ def warn_of_other_columns(source: str, labels: Sequence[tuple[int, str]]) -> Non
     counts = Counter(label for _, label in labels)
     _warn_of(
         source,
-        "occur once and end with a number or a file name",
+        "occur once and end with a number or contain a file name",
         labels,
-        lambda label: counts[label] == 1 and (_is_number(label.split()[-1]) or _FILE_NAME.search(label) is not None),
+        lambda label: counts[label] == 1 and (is_number(label.split()[-1]) or _FILE_NAME.search(label) is not None),
     )
-    begin_with_number = [re.match(rf"{_NUMBER.pattern} ", label) is not None for _, label in labels]
-    if len(labels) > 1 and all(begin_with_number):
-        _warn_of(source, "begin with a number", labels, lambda label: True)
+    for what, word in {"begin with a number": 0, "end with a number": -1}.items():
+        if len(labels) > 1 and all(" " in label and is_number(label.split()[word]) for _, label in labels):
+            _warn_of(source, what, labels, lambda label: True)
 
 
 def _warn_of(source: str, what: str, labels: Sequence[tuple[int, str]], is_suspicious: Callable[[str], bool]) -> None:
@@ -113,9 +115,9 @@ def _split(line: str, number: int, location: str) -> ListLine:
     label = " ".join(label.split())
     if label[0] in _QUOTES and label[0] == label[-1]:
         raise _quotes_error(line, location)
-    numbers = [_is_number(word) for word in label.split(" ")]
+    numbers = [is_number(word) for word in label.split(" ")]
     if len(numbers) > 1 and (all(numbers) or ("\t" not in line and (all(numbers[:2]) or all(numbers[-2:])))):
-        form = " ".join("number" if is_number else "word" for is_number in numbers)
+        form = " ".join("number" if is_single else "word" for is_single in numbers)
         raise UserError(
             f"{location}: {line!r} is `path {form}`, not `path label`: read as the path {path!r} and the label "
             f"{label!r}. Remove the other numbers, or {_CSV} or path,label,start,end (seconds)"
@@ -151,8 +153,10 @@ def _split_at_space(line: str, location: str) -> tuple[str, str, bool]:
     if ends == [len(line)] or not re.search(r"\s", line):
         raise UserError(f"{location}: {line!r} has no label after the path {line!r}. {_SOLUTIONS}")
     path, label = (line[: ends[0]], line[ends[0] :]) if ends else re.split(r"\s+", line, maxsplit=1)
-    contains_path = _VIDEO_NAME.search(label) if ends else "/" in label or any(map(_FILE_NAME.search, label.split()))
-    if contains_path or _SEPARATED_VIDEO.search(path):
+    contains_path = _VIDEO_NAME.search(label) or (
+        not ends and ("/" in label or any(map(_FILE_NAME.search, label.split())))
+    )
+    if contains_path or _SEPARATED_VIDEO.search(path) or _SEPARATOR.search(label.strip()):
         raise _ambiguous(line, location, [(path, label)])
     if re.search(r"\s#", label):
         raise UserError(
@@ -162,7 +166,7 @@ def _split_at_space(line: str, location: str) -> tuple[str, str, bool]:
     return path, label, bool(ends)
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
     """Whether a text is a number or a time, such as 3, -1, 0.5 or 1:30."""
     return _NUMBER.fullmatch(text) is not None
 

@@ -74,7 +74,7 @@ def read_list(path: str, names: Sequence[str] | None = None, option: str = "--la
         (line, dataclasses.replace(segment, path=_local_path(segment.path, f"{path}, line {line}")))
         for line, segment in rows
     ]
-    if names is None and all(segment.label.isdecimal() for _, segment in rows):
+    if names is None and all(list_lines.is_number(segment.label) for _, segment in rows):
         raise UserError(
             f"{path}: the labels are numbers (line {rows[0][0]}: {rows[0][1].label}); set the file of class names "
             f"with {option}, because the model compares videos with class names"

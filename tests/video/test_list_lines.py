@@ -59,6 +59,10 @@ TAB_OR_CSV = "Put a tab between path and label, or write a CSV file with the hea
         ("a.mp4 run\nFire Domino cooking\n", "line 2: read as the path 'Fire' and the label 'Domino cooking', but"),
         ("a.mp4, run\n", "the path 'a.mp4,' and the label 'run'. " + TAB_OR_CSV),
         ("a.mp4;run fast\n", "the path 'a.mp4;run' and the label 'fast'"),
+        ("a.mp4 | run\n", "the path 'a.mp4' and the label '| run'. " + TAB_OR_CSV),
+        ("a.mp4 - run\n", "the label '- run'"),
+        ("a.mp4 run,\n", "the label 'run,'"),
+        ('{"path": "a.mp4", "label": "run"}\n', "has several meanings"),
         ("a.mp4,run\n", "'a.mp4,run' has no label after the path"),
         ("run a.mp4\n", "'run a.mp4' has no label after the path"),
         ("run\ta.mp4\n", "the label 'a.mp4', which is a video. Write the path first"),
@@ -85,9 +89,10 @@ def test_a_comment_that_looks_like_a_video_is_a_warning(capsys):
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        (["run", "run 3", "run"], "1 of 2 class names occur once and end with a number or a file name, first 'run 3'"),
+        (["run", "run 3", "run"], "1 of 2 class names occur once and end with a number or contain a file name, first"),
         (["run", "b.jpg", "run"], "first 'b.jpg' (line 2)"),
         (["12 run", "30 run"], "2 of 2 class names begin with a number, first '12 run' (line 1)"),
+        (["run 0", "run 0", "jump 1", "jump 1"], "2 of 2 class names end with a number, first 'run 0' (line 1)"),
         (["level 1", "level 1", "24 hours", "U.S. history"], ""),
     ],
 )  # fmt: skip

@@ -72,6 +72,7 @@ def test_a_number_can_be_a_class_name(list_file):
         ("a.mp4 run\n\na.mp4 run\n", None, "lines 1 and 3 are the same segment"),
         ("a.mp4 run\n./a.mp4 run\n", None, "lines 1 and 2 are the same segment"),
         ("a.mp4 0\nb.mp4 1\n", None, "the labels are numbers .* --labels"),
+        ("path,label\na.mp4,0.0\nb.mp4,-1\n", None, "the labels are numbers .* --labels"),
         ("a.mp4 runing\n", ["jumping", "running"], "line 1: label 'runing' .* 2 class names; the nearest is 'running'"),
         ("a.mp4 run\nb.mp4 2\n", ["jump", "run"], "line 2: label '2' is not among"),
         ("path,label,begin\na.mp4,run,1\n", None, "unknown column 'begin'"),
