@@ -31,6 +31,8 @@ def defaults() -> ml_collections.ConfigDict:
     )
     config.backbone = dict(
         weights="openai/clip-vit-base-patch16",  # hub id, Hugging Face directory, OpenAI .pt or published DiST .pyth
+        activation="",  # quick_gelu | gelu, only for weights that do not contain it (open_clip's epoch_N.pt)
+        num_heads=(),  # attention heads (image tower, text tower), only for weights that do not contain them
         layers=(),  # blocks that the DiST network reads, from 0, increasing; empty: all
         dtype="auto",  # frozen parameters and their computation; auto: bfloat16, on CPU float32
     )
@@ -49,6 +51,7 @@ def defaults() -> ml_collections.ConfigDict:
         train="",  # records: NAME@N, a glob or a folder; tfds: name/config:split; videos: a list file
         val="",  # same format as `train`
         videos="",  # source=videos: folder of the listed paths; empty: folder of the list file
+        square_pixels=True,  # source=videos: scale the width of frames with non-square pixels
         class_names_file="",  # file with one class name per line; empty: labels.txt next to the training data
         label_key="label",  # label to learn: label | verb | noun
         resolution=0,  # height and width of a clip, pixels; 0: the resolution of the backbone
@@ -249,6 +252,14 @@ _RULES = (
             and [*c.profile_steps] == sorted(c.profile_steps)
         ),
         "must be empty or two steps FIRST,LAST",
+    ),
+    _one_of("backbone.activation", "", "quick_gelu", "gelu"),
+    (
+        "backbone.num_heads",
+        lambda c: (
+            len(c.backbone.num_heads) <= 2 and _are_indices(c.backbone.num_heads) and 0 not in c.backbone.num_heads
+        ),
+        "must be empty or one number above 0 per tower, image and text, e.g. 16,20",
     ),
     _one_of("backbone.dtype", "auto", "float32", "bfloat16"),
     _one_of("model.dtype", "auto", "float32", "bfloat16"),

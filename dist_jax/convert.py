@@ -15,12 +15,15 @@ import numpy as np
 
 from dist_jax import class_names
 from dist_jax.errors import UserError, exit_with_message
+from dist_jax.files import user_path
+from dist_jax.models.layers import ACTIVATIONS
 from dist_jax.text import tokenizer
 from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import dist_official, model_directory, table
 from dist_jax.weights.checkpoint_files import to_torch
 from dist_jax.weights.model_directory import Model
 from dist_jax.weights.model_files import KINDS, read_model
+from dist_jax.weights.openai_sizes import ClipSettings
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -29,7 +32,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.use_clip and not args.clip:
         raise UserError(f"--use-clip {args.use_clip} chooses between two CLIPs; set the second one with --clip")
     tokenizer_directory = str(tokenizer.locate(args.tokenizer)) if args.tokenizer else None
-    model = read_model(args.input, clip=args.clip, use_clip=args.use_clip, layers=args.layers)
+    settings = ClipSettings(args.activation, args.num_heads)
+    model = read_model(args.input, clip=args.clip, use_clip=args.use_clip, layers=args.layers, clip_settings=settings)
     if args.to == "pytorch":
         write_pytorch(args.output, model)
     else:
@@ -99,11 +103,16 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m dist_jax.convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--input", required=True, help=KINDS)
-    parser.add_argument("--output", required=True, help="model directory or .pyth file to write; must not exist")
+    parser.add_argument("--input", type=user_path, required=True, help=KINDS)
+    parser.add_argument(
+        "--output", type=user_path, required=True, help="model directory or .pyth file to write; must not exist"
+    )
     parser.add_argument("--to", choices=("directory", "pytorch"), default="directory", help="output format")
     parser.add_argument(
-        "--clip", default="", help="CLIP weights: hub id, Hugging Face directory, OpenAI .pt, open_clip directory"
+        "--clip",
+        type=user_path,
+        default="",
+        help="CLIP weights: hub id, Hugging Face directory, OpenAI .pt, open_clip directory",
     )
     parser.add_argument(
         "--use-clip",
@@ -112,12 +121,29 @@ def _parser() -> argparse.ArgumentParser:
         help="CLIP to use if --clip (given) and the CLIP of --input (inside) differ",
     )
     parser.add_argument(
+        "--activation",
+        choices=tuple(ACTIVATIONS),
+        default="",
+        help="activation of CLIP, if its files do not contain it, e.g. open_clip's epoch_N.pt",
+    )
+    parser.add_argument(
+        "--num-heads",
+        type=_head_numbers,
+        default=(),
+        help="attention heads of CLIP's image and text tower, if its files do not contain them, e.g. 16,20",
+    )
+    parser.add_argument(
         "--layers",
         type=_block_numbers,
         help="backbone blocks that a published network reads, counted from 0, e.g. 1,3; default: all",
     )
-    parser.add_argument("--labels", default="", help="file of class names, one per line, in the order of the classes")
-    parser.add_argument("--tokenizer", default="", help="CLIP's tokenizer: directory or hub id")
+    parser.add_argument(
+        "--labels",
+        type=user_path,
+        default="",
+        help="file of class names, one per line, in the order of the classes",
+    )
+    parser.add_argument("--tokenizer", type=user_path, default="", help="CLIP's tokenizer: directory or hub id")
     return parser
 
 
@@ -125,6 +151,13 @@ def _block_numbers(text: str) -> tuple[int, ...]:
     numbers = tuple(int(part) for part in text.split(","))
     if any(number < 0 for number in numbers) or list(numbers) != sorted(set(numbers)):
         raise argparse.ArgumentTypeError(f"{text}: must be increasing block numbers from 0, e.g. 1,3")
+    return numbers
+
+
+def _head_numbers(text: str) -> tuple[int, ...]:
+    numbers = tuple(int(part) for part in text.split(","))
+    if len(numbers) > 2 or any(number < 1 for number in numbers):
+        raise argparse.ArgumentTypeError(f"{text}: must be one number per tower, image and text, e.g. 16,20")
     return numbers
 
 

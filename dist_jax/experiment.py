@@ -18,6 +18,7 @@ from dist_jax.models.networks import NETWORKS
 from dist_jax.models.video_model import VideoModel
 from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import model_files
+from dist_jax.weights.openai_sizes import ClipSettings
 from dist_jax.workdir.run_metadata import RunMetadata
 
 
@@ -60,7 +61,10 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> Experiment:
         array = np.asarray(array).astype(backbone_dtype if name.startswith("vision/") else np.float32)
         return sharding.place(array, sharding.leaf_sharding(mesh, name, array.shape))
 
-    clip_model = clip_weights.load(config.backbone.weights, resolution=config.data.resolution, place=place)
+    settings = ClipSettings.from_config(config.backbone)
+    clip_model = clip_weights.load(
+        config.backbone.weights, resolution=config.data.resolution, place=place, settings=settings
+    )
     text_features = jax.device_put(clip_model.encode_texts(class_names), sharding.replicated(mesh))
     backbone = clip_model.backbone(backbone_dtype)
     layers = tuple(config.backbone.layers) or tuple(range(backbone.num_layers))

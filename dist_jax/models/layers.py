@@ -106,6 +106,7 @@ class Block(nn.Module):
     """A pre-LN transformer block of CLIP: x + attention(LN x), then + MLP(LN x)."""
 
     num_heads: int
+    mlp_dim: int  # hidden width of the MLP
     activation: Activation
     causal: bool = False
     dtype: jnp.dtype = jnp.float32
@@ -116,7 +117,7 @@ class Block(nn.Module):
         y = LayerNorm(self.dtype, name="ln_1")(x)
         x = x + Attention(self.num_heads, self.dtype, name="attention")(y, y, self.causal)
         y = LayerNorm(self.dtype, name="ln_2")(x)
-        return x + Mlp(4 * x.shape[-1], self.activation, self.dtype, name="mlp")(y)
+        return x + Mlp(self.mlp_dim, self.activation, self.dtype, name="mlp")(y)
 
 
 def matmul_precision(dtype: jnp.dtype) -> AbstractContextManager:

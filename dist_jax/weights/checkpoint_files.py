@@ -1,4 +1,4 @@
-"""Reads tensors from safetensors, PyTorch and Flax files, one at a time. No file can run code."""
+"""Reads tensors from safetensors, PyTorch and Flax files, one at a time. No file can run code. Writes safetensors."""
 
 import dataclasses
 import json
@@ -15,6 +15,7 @@ import msgpack
 import numpy as np
 from flax import serialization, traverse_util
 from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from dist_jax.errors import UserError
 
@@ -70,6 +71,14 @@ def open_sharded(index: Path) -> dict[str, Tensor]:
             f"{unlisted}; download them again"
         )
     return {name: shards[file][name] for name, file in weight_map.items()}
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: dict[str, str] | None = None) -> None:
+    """Writes contiguous tensors. The file has the permissions of other new files; safetensors allows only its owner."""
+    path.touch()
+    mode = path.stat().st_mode
+    save_file(dict(tensors), path, metadata)
+    path.chmod(mode)
 
 
 def _open_safetensors(path: Path) -> dict[str, Tensor]:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 import jax
 import jax.numpy as jnp
 import numpy as np
-from safetensors.numpy import save_file
 
 from dist_jax.errors import UserError, warn
 from dist_jax.models.backbones.clip import ClipBackbone
@@ -19,8 +18,9 @@ from dist_jax.models.backbones.clip_text import ClipText, TextConfig
 from dist_jax.models.backbones.clip_vision import ClipVision, VisionConfig
 from dist_jax.text import tokenizer
 from dist_jax.text.text_features import check_tokens, encode_tokens
-from dist_jax.weights import clip_configs, clip_files, clip_formats, dist_official, table
-from dist_jax.weights.checkpoint_files import Tensor, open_sharded, open_tensors
+from dist_jax.weights import clip_configs, clip_files, clip_formats, dist_official, openai_sizes, table
+from dist_jax.weights.checkpoint_files import Tensor, open_sharded, open_tensors, write_safetensors
+from dist_jax.weights.openai_sizes import ClipSettings
 from dist_jax.weights.positions import resize_positions
 from dist_jax.weights.table import Place, keep
 
@@ -31,6 +31,7 @@ Texts = Sequence[str] | np.ndarray | jax.Array  # strings, or their token ids in
 
 # The upper limit in CLIP's training; trained models reach it.
 _DEFAULT_LOGIT_SCALE = np.log(np.full((), 100, np.float32))
+_NO_SETTINGS = ClipSettings()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +92,7 @@ class ClipModel:
         return tokenizer.load(self.tokenizer)
 
 
-def load(weights: str, *, resolution: int = 0, place: Place = keep) -> ClipModel:
+def load(weights: str, *, resolution: int = 0, place: Place = keep, settings: ClipSettings = _NO_SETTINGS) -> ClipModel:
     """Loads a CLIP with a ViT image tower.
 
     Args:
@@ -101,34 +102,43 @@ def load(weights: str, *, resolution: int = 0, place: Place = keep) -> ClipModel
           embeddings are interpolated for another resolution.
         place: function of each parameter's path ("vision/...", "text/...", "logit_scale") and value. Parameters are
           read one at a time. If `place` moves them to a device, host memory for two copies of the largest is enough.
+        settings: activation and numbers of heads, for a file that does not contain them.
 
     Raises:
-        UserError: no such weights, another architecture, or tensors that are missing, unknown or of wrong shape.
+        UserError: no such weights, another architecture, tensors that are missing, unknown or of wrong shape, or a
+          setting that is missing or contradicts the files.
     """
     file = clip_files.find(weights)
     tensors = open_sharded(file) if file.name.endswith(".index.json") else open_tensors(file)
     opened = _OpenedWeights(tensors, str(file), weights, tokenizer.find_next_to(file))
     if any(name.startswith(("vision_model.", "text_model.")) for name in tensors):
         clip_files.check_normalization(file.parent)
-        return _read(opened, *_huggingface(opened, file.parent / clip_files.CONFIG), resolution, place)
+        rows, vision, text = _huggingface(opened, file.parent / clip_files.CONFIG)
+        settings.check(vision, text, opened.source)
+        return _read(opened, rows, vision, text, resolution, place)
     network, names = dist_official.split(list(tensors), str(file))
     opened = dataclasses.replace(opened, tensors={current: tensors[name] for current, name in names.items()})
+    _check_openai(opened)
     # OpenAI's archives (they contain input_resolution) and DiST checkpoints hold OpenAI's models. Config files in the
     # same directory do not belong to them.
-    open_clip = None
-    if not network and "input_resolution" not in tensors:
+    if network or "input_resolution" in tensors:
+        architecture = openai_sizes.openai_architecture(opened.shapes)
+    else:
         clip_files.check_normalization(file.parent)
-        open_clip = file.parent / clip_files.OPEN_CLIP_CONFIG
-    return _read(opened, *_openai(opened, open_clip), resolution, place)
+        architecture = _open_clip(opened, file.parent / clip_files.OPEN_CLIP_CONFIG, settings)
+    rows, vision, text = _openai(opened, architecture)
+    settings.check(vision, text, opened.source)
+    return _read(opened, rows, vision, text, resolution, place)
 
 
 def from_openai(tensors: Mapping[str, Tensor], source: str, place: Place = keep) -> ClipModel:
-    """A CLIP with QuickGELU from tensors with OpenAI's names, as in a published DiST file.
+    """A CLIP of OpenAI from its tensors, as in a published DiST file: QuickGELU, heads of width 64.
 
     `source` is the name in error messages and in `ClipModel.name`. See `load` for `place` and the errors.
     """
     opened = _OpenedWeights(tensors, source, source, None)
-    return _read(opened, *_openai(opened, None), 0, place)
+    _check_openai(opened)
+    return _read(opened, *_openai(opened, openai_sizes.openai_architecture(opened.shapes)), 0, place)
 
 
 def to_openai(clip_model: ClipModel) -> dict[str, np.ndarray]:
@@ -137,7 +147,7 @@ def to_openai(clip_model: ClipModel) -> dict[str, np.ndarray]:
     Raises:
         UserError: sizes that a file with these names cannot contain.
     """
-    conflicts = clip_configs.openai_conflicts(clip_model.vision, clip_model.text)
+    conflicts = openai_sizes.openai_conflicts(clip_model.vision, clip_model.text)
     if conflicts:
         raise UserError(f"the published PyTorch format does not support {clip_model.name}: {'; '.join(conflicts)}")
     return _to_theirs(clip_formats.OPENAI, clip_model.params)
@@ -154,7 +164,7 @@ def save_huggingface(clip_model: ClipModel, directory: Path) -> None:
         name: np.array(value, np.float32, order="C")
         for name, value in _to_theirs(clip_formats.HUGGINGFACE, params).items()
     }
-    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+    write_safetensors(directory / "model.safetensors", tensors, metadata={"format": "pt"})
 
 
 def param_shapes(vision: VisionConfig, text: TextConfig | None) -> dict[str, tuple[int, ...]]:
@@ -190,22 +200,31 @@ def _huggingface(opened: _OpenedWeights, config: Path) -> tuple[table.Table, Vis
     return rows, *clip_configs.huggingface_sizes(clip_files.read_json(config), has_text, str(config))
 
 
-def _openai(opened: _OpenedWeights, open_clip: Path | None) -> tuple[table.Table, VisionConfig, TextConfig | None]:
+def _check_openai(opened: _OpenedWeights) -> None:
+    """Raises UserError if the tensors are not those of a CLIP with a ViT and OpenAI's names."""
     shapes, source = opened.shapes, opened.source
     if any(name.startswith(("visual.layer1.", "visual.attnpool.")) for name in shapes):
         raise UserError(f"{source}: a CLIP with a ResNet image tower is not supported; use one with a ViT")
     if not any(name.startswith("visual.") for name in shapes):
         raise UserError(f"{source}: not a CLIP; its tensors are {', '.join(sorted(shapes)[:5])}, ...")
-    cfg = None
-    if open_clip is not None and open_clip.is_file():
-        cfg = clip_files.read_json(open_clip).get("model_cfg") or {}
-        clip_configs.check_open_clip(cfg, str(open_clip))
-    elif Path(source).name.startswith("open_clip"):
-        raise UserError(f"{source}: open_clip_config.json is missing in its directory; copy it from the model")
-    elif open_clip is not None:
-        warn(f"{source}: assuming OpenAI's CLIP with QuickGELU; for a model of open_clip, add {open_clip.name}")
-    rows = clip_formats.OPENAI
-    return rows, *clip_configs.openai_sizes(shapes, clip_formats.has_text(rows, shapes), source, cfg)
+
+
+def _open_clip(opened: _OpenedWeights, config: Path, settings: ClipSettings) -> openai_sizes.Architecture:
+    """The architecture of a file without information about its origin, from open_clip's config or from the user."""
+    if not config.is_file():
+        return openai_sizes.stated_architecture(settings, opened.shapes, opened.source)
+    cfg = clip_files.read_json(config).get("model_cfg")
+    if not isinstance(cfg, dict):
+        raise UserError(f"{config}: model_cfg is missing; copy the file from the model")
+    return openai_sizes.open_clip_architecture(cfg, opened.shapes, str(config))
+
+
+def _openai(
+    opened: _OpenedWeights, architecture: openai_sizes.Architecture
+) -> tuple[table.Table, VisionConfig, TextConfig | None]:
+    rows, shapes = clip_formats.OPENAI, opened.shapes
+    has_text = clip_formats.has_text(rows, shapes)
+    return rows, *openai_sizes.openai_sizes(shapes, has_text, opened.source, architecture)
 
 
 def _read(

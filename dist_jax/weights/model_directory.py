@@ -15,7 +15,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import safetensors.numpy
 
 from dist_jax import class_names, config
 from dist_jax.errors import UserError
@@ -30,7 +29,9 @@ from dist_jax.weights.clip import ClipModel
 from dist_jax.weights.table import Place, keep
 
 CONFIG, TENSORS, LABELS = "config.json", "model.safetensors", "labels.txt"
-FORMAT = "dist_jax model 2"  # format 1 had other names of sizes (dist_jax before 0.2)
+FORMAT = "dist_jax model 3"
+# Format 2 (dist_jax 0.2) has no mlp_dim, which was 4 * width. Format 1 had other names of sizes and is not read.
+_READ_FORMATS = ("dist_jax model 2", FORMAT)
 _FORMAT_PREFIX = "dist_jax model "  # of all formats
 
 
@@ -81,12 +82,12 @@ def write(directory: str | Path, model: Model) -> None:
     (unfinished / CONFIG).write_text(json.dumps(_config(model), indent=1) + "\n")
     # safetensors ignores the strides of transposed views, so the arrays must be contiguous.
     tensors = {name: np.asarray(leaf, order="C") for name, leaf in _leaves(model).items()}
-    safetensors.numpy.save_file(tensors, unfinished / TENSORS)
+    checkpoint_files.write_safetensors(unfinished / TENSORS, tensors)
     if model.class_names:
         (unfinished / LABELS).write_text(labels, encoding="utf-8")
     if model.clip_model.tokenizer is not None:
         for file in tokenizer.files(Path(model.clip_model.tokenizer)):
-            shutil.copy(file, unfinished / file.name)
+            shutil.copyfile(file, unfinished / file.name)
     if directory.exists():
         directory.rmdir()
     os.replace(unfinished, directory)
@@ -182,10 +183,11 @@ def _read_config(file: Path) -> Model:
     """The model of a config.json, without parameters, class names and tokenizer."""
     try:
         content = json.loads(file.read_text())
-        if content["format"] != FORMAT:
+        if content["format"] not in _READ_FORMATS:
             raise UserError(
-                f"{file} has format {content['format']!r}, this dist_jax reads {FORMAT!r}; convert the model again "
-                "from its workdir or .pyth file, or use the version of dist_jax that wrote it"
+                f"{file} has format {content['format']!r}, this dist_jax reads "
+                f"{' and '.join(map(repr, _READ_FORMATS))}; convert the model again from its workdir or .pyth file, or "
+                "use the version of dist_jax that wrote it"
             )
         dist = DistConfig(**{**content["dist"], "layers": tuple(content["dist"]["layers"])})
         vision = VisionConfig(**content["vision"])

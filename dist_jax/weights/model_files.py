@@ -1,6 +1,8 @@
 """Reads trained models from model directories, training workdirs and published .pyth files."""
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,12 @@ from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import clip_configs, dist_official, model_directory, table
 from dist_jax.weights.clip import ClipModel
 from dist_jax.weights.model_directory import EvalProtocol, Model
+from dist_jax.weights.openai_sizes import ClipSettings
 from dist_jax.weights.table import Place, keep
 from dist_jax.workdir.run_metadata import RUN_FILE, RunMetadata, read_run_metadata
 
+LoadClip = Callable[..., ClipModel]  # weights.clip.load with its last arguments
+_NO_SETTINGS = ClipSettings()
 KINDS = "a model directory, a training workdir or a published .pyth file"
 
 
@@ -37,6 +42,7 @@ def read_model(
     use_clip: str = "",
     layers: tuple[int, ...] | None = None,
     place: Place = keep,
+    clip_settings: ClipSettings = _NO_SETTINGS,
 ) -> Model:
     """Reads a trained model with its CLIP.
 
@@ -47,18 +53,24 @@ def read_model(
         use_clip: the CLIP to use if `clip` and the CLIP of the model differ: "given" or "inside"; "": raise an error.
         layers: backbone blocks that the network reads; necessary for a published file if CLIP has more blocks.
         place: function of each tensor's path ("dist/...", "clip/vision/...") and value; default: keep NumPy arrays.
+        clip_settings: activation and numbers of heads, if the CLIP weights do not contain them. For a workdir, default:
+          the settings of its configuration.
 
     Raises:
         UserError: no model at `path`, a damaged model, or two different CLIPs.
     """
+    load_clip = partial(clip_weights.load, place=_clip_place(place), settings=clip_settings)
+    if clip_settings != _NO_SETTINGS and not clip and not _is_workdir(path):
+        raise UserError("--activation and --num-heads describe the CLIP weights --clip; set --clip, or remove them")
     if _is_workdir(path):
-        kind, model = "a training workdir", _read_workdir(str(path), clip, use_clip, place)
+        kind, model = "a training workdir", _read_workdir(str(path), clip, use_clip, place, clip_settings)
     elif model_directory.is_model_directory(path):
         kind, model = "a model directory", model_directory.read(path, place)
         if clip:
-            model = dataclasses.replace(model, clip_model=_choose_clip(model.clip_model, clip, use_clip, path, place))
+            clip_model = _choose_clip(model.clip_model, clip, use_clip, path, load_clip)
+            model = dataclasses.replace(model, clip_model=clip_model)
     elif Path(path).is_file():
-        kind, model = "", _read_pyth(Path(path), clip, use_clip, layers, place)
+        kind, model = "", _read_pyth(Path(path), clip, use_clip, layers, place, load_clip)
     else:
         raise UserError(_not_a_model(Path(path)))
     if kind and layers is not None:
@@ -116,14 +128,16 @@ def _check_fits(dist: DistConfig, vision: VisionConfig, name: str) -> None:
         raise UserError(f"CLIP {name} does not fit the DiST network: it has {'; '.join(problems)}")
 
 
-def _read_pyth(path: Path, clip: str, use_clip: str, layers: tuple[int, ...] | None, place: Place) -> Model:
+def _read_pyth(
+    path: Path, clip: str, use_clip: str, layers: tuple[int, ...] | None, place: Place, load_clip: LoadClip
+) -> Model:
     dist, params, clip_tensors = dist_official.read(path, layers)
     if clip_tensors:
         clip_model = clip_weights.from_openai(clip_tensors, str(path), _clip_place(place))
         clip_model = dataclasses.replace(clip_model, tokenizer=tokenizer.find_next_to(path))
-        clip_model = _choose_clip(clip_model, clip, use_clip, path, place) if clip else clip_model
+        clip_model = _choose_clip(clip_model, clip, use_clip, path, load_clip) if clip else clip_model
     elif clip:
-        clip_model = clip_weights.load(clip, place=_clip_place(place))
+        clip_model = load_clip(clip)
     else:
         raise UserError(f"{path} contains a DiST network without CLIP; set the CLIP weights with --clip")
     if layers is None and len(dist.layers) != clip_model.vision.num_layers:
@@ -134,13 +148,16 @@ def _read_pyth(path: Path, clip: str, use_clip: str, layers: tuple[int, ...] | N
     return Model(dist, _place_dist(params, place), clip_model)
 
 
-def _read_workdir(path: str, clip: str, use_clip: str, place: Place) -> Model:
+def _read_workdir(path: str, clip: str, use_clip: str, place: Place, clip_settings: ClipSettings) -> Model:
     metadata = read_run_metadata(path)
     dist, params = _run_network(path, metadata)
     original = metadata.config["backbone"]["weights"]
     weights = original if use_clip == "inside" or not clip else clip
+    if clip_settings == _NO_SETTINGS and use_clip != "given":  # `clip` has to be a copy of the CLIP of the training
+        clip_settings = ClipSettings.from_config(metadata.config["backbone"])
+    load_clip = partial(clip_weights.load, place=_clip_place(place), settings=clip_settings)
     try:
-        clip_model = clip_weights.load(weights, resolution=metadata.model["resolution"], place=_clip_place(place))
+        clip_model = load_clip(weights, resolution=metadata.model["resolution"])
     except UserError as error:
         if weights != original:
             raise
@@ -191,9 +208,9 @@ def _not_a_model(path: Path) -> str:
     return f"{path} is not {KINDS}"
 
 
-def _choose_clip(inside: ClipModel, weights: str, use_clip: str, path: str | Path, place: Place) -> ClipModel:
+def _choose_clip(inside: ClipModel, weights: str, use_clip: str, path: str | Path, load_clip: LoadClip) -> ClipModel:
     """The CLIP of the model or the CLIP `weights`; see `use_clip` of `read_model`."""
-    given = clip_weights.load(weights, resolution=inside.vision.resolution, place=_clip_place(place))
+    given = load_clip(weights, resolution=inside.vision.resolution)
     if given.fingerprint == inside.fingerprint and not _size_differences(inside, given):
         return dataclasses.replace(given, tokenizer=given.tokenizer or inside.tokenizer)
     if use_clip == "given":

@@ -19,6 +19,7 @@ from dist_jax.models.backbones.clip_text import TextConfig
 from dist_jax.models.backbones.clip_vision import VisionConfig
 from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import table
+from dist_jax.weights.openai_sizes import ClipSettings
 
 
 def test_sizes_are_read_from_the_tensors(original):
@@ -43,6 +44,9 @@ def test_the_conversion_to_openai_names_is_exact(original):
     assert tensors.keys() == OPENAI.keys()
     for name, value in OPENAI.items():
         assert tensors[name].tobytes() == value.tobytes(), name
+
+
+QUICK_GELU = ClipSettings("quick_gelu", (2, 1))
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "backbone.base_encoder."])
@@ -148,15 +152,6 @@ def test_timm_weights_are_not_downloaded(tmp_path, monkeypatch):
     assert not (cache / "model.safetensors").exists()
 
 
-def test_an_unknown_activation_prints_a_warning(tmp_path, capsys):
-    clip_weights.load(write(tmp_path / "published.safetensors", state_dict()))
-    assert not capsys.readouterr().err
-    assert clip_weights.load(write(tmp_path / "clip.safetensors", OPENAI)).vision.activation == "quick_gelu"
-    warning = capsys.readouterr().err
-    assert warning.startswith("warning: ")
-    assert "QuickGELU" in warning
-
-
 def test_heads_activation_and_end_token_come_from_the_hugging_face_config(huggingface):
     change_config(huggingface, "vision_config", num_attention_heads=8, hidden_act="gelu")
     change_config(huggingface, "text_config", num_attention_heads=4, eos_token_id=199)
@@ -185,8 +180,8 @@ def test_known_buffers_are_ignored(original, huggingface):
 
 @pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16])
 def test_half_precision_files_load_in_float32(tmp_path, dtype):
-    file = write(tmp_path / "clip.safetensors", {name: value.astype(dtype) for name, value in OPENAI.items()})
-    loaded = clip_weights.load(file)
+    halves = {name: value.astype(dtype) for name, value in OPENAI.items()}
+    loaded = clip_weights.load(write(tmp_path / "clip.safetensors", halves), settings=QUICK_GELU)
     expected = clip_weights.from_openai({n: v.astype(dtype).astype(np.float32) for n, v in OPENAI.items()}, "expected")
     assert_same_weights(loaded, expected)
 

@@ -166,6 +166,7 @@ def test_a_resolution_that_is_no_multiple_of_the_patch_size_is_an_error(huggingf
     ("tower", "sizes", "message"),
     [
         ("vision", dict(num_heads=4), "vision num_heads is 4, must be 2"),
+        ("vision", dict(mlp_dim=500), "vision mlp_dim is 500, must be 512"),
         ("vision", dict(activation="gelu"), "vision activation is gelu, must be quick_gelu"),
         ("text", dict(activation="gelu"), "text activation is gelu, must be quick_gelu"),
         ("text", dict(end_token=40), "text end_token is 40, must be the largest id, 199"),

@@ -18,18 +18,28 @@ from dist_jax.models.backbones.clip_text import ClipText
 from dist_jax.models.backbones.clip_vision import ClipVision
 from dist_jax.weights import clip as clip_weights
 from dist_jax.weights.checkpoint_files import open_tensors
+from dist_jax.weights.openai_sizes import ClipSettings
 from dist_jax.weights.positions import resize_positions
 
 END_TOKEN = 40  # of the small Hugging Face model; higher token ids exist
 
 
-@pytest.fixture(scope="module", params=["quick_gelu", "gelu"])
+# Width, hidden width of the MLPs and heads of the image tower and of the text tower.
+SIZES = {
+    "small": ((32, 128, 4), (48, 192, 3)),
+    "as bigG": ((208, 1024, 2), (96, 384, 2)),  # heads of 104, MLP ratio 4.92
+    "as H": ((160, 640, 2), (80, 352, 1)),  # heads of 80
+}
+
+
+@pytest.fixture(scope="module", params=[("small", "quick_gelu"), ("as bigG", "gelu"), ("as H", "quick_gelu")], ids=str)
 def reference(request):
     """A Hugging Face CLIP with large random weights and heads of a width other than 64."""
     torch.manual_seed(0)
-    tower = {"hidden_act": request.param, "projection_dim": 24}
-    vision = dict(hidden_size=32, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4)
-    text = dict(hidden_size=48, intermediate_size=192, num_hidden_layers=2, num_attention_heads=3)
+    sizes, activation = request.param
+    tower = {"hidden_act": activation, "projection_dim": 24, "num_hidden_layers": 2}
+    names = ("hidden_size", "intermediate_size", "num_attention_heads")
+    vision, text = (dict(zip(names, values, strict=True)) for values in SIZES[sizes])
     config = transformers.CLIPConfig(
         vision_config={**vision, **tower, "image_size": 20, "patch_size": 5},
         text_config={**text, **tower, "vocab_size": 64, "max_position_embeddings": 12, "eos_token_id": END_TOKEN},
@@ -78,7 +88,7 @@ def test_the_image_tower_equals_hugging_face(reference, saved):
     with torch.no_grad():
         theirs = reference.vision_model(images, output_hidden_states=True)
         embeddings = reference.visual_projection(theirs.pooler_output)
-    features = tower.apply(variables, jnp.asarray(pixels(20)), (0, 1, 2), method="features")
+    features = tower.apply(variables, jnp.asarray(pixels(20)), (0, 1), method="features")
     for ours, hidden in zip(np.asarray(features), theirs.hidden_states[1:], strict=True):
         assert_close(ours, hidden)
     assert_close(np.asarray(tower.apply(variables, jnp.asarray(pixels(20)))), embeddings)
@@ -154,13 +164,18 @@ def test_pytorch_model_bin_loads(reference, saved, tmp_path):
 @pytest.mark.parametrize("new_format", [True, False])
 def test_a_state_dict_loads(tmp_path, new_format):
     torch.save(as_torch(OPENAI), tmp_path / "clip.pt", _use_new_zipfile_serialization=new_format)
-    assert_holds_openai(clip_weights.load(str(tmp_path / "clip.pt")))
+    assert_holds_openai(clip_weights.load(str(tmp_path / "clip.pt"), settings=ClipSettings("quick_gelu", (2, 1))))
 
 
 def test_an_open_clip_training_checkpoint_loads(tmp_path):
     tensors = as_torch({f"module.{name}": value for name, value in OPENAI.items()})
     torch.save({"epoch": 3, "name": "run", "state_dict": tensors}, tmp_path / "epoch_3.pt")
-    assert_holds_openai(clip_weights.load(str(tmp_path / "epoch_3.pt")))
+    with pytest.raises(UserError, match=r"epoch_3\.pt: the file does not contain whether .*set --activation"):
+        clip_weights.load(str(tmp_path / "epoch_3.pt"))
+    for activation in ("gelu", "quick_gelu"):
+        loaded = clip_weights.load(str(tmp_path / "epoch_3.pt"), settings=ClipSettings(activation, (2, 1)))
+        assert (loaded.vision.activation, loaded.text.activation) == (activation, activation)
+    assert_holds_openai(loaded)
 
 
 def test_the_clip_of_a_published_dist_checkpoint_loads(tmp_path):

@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from helpers.clip_files import change_tensors
 
 import dist_jax
 from dist_jax.errors import UserError
+from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import model_directory
 
 
@@ -84,11 +87,41 @@ def test_class_names_that_labels_txt_cannot_represent_are_an_error(tmp_path, nam
     assert not (tmp_path / "model").exists()
 
 
+def test_format_2_is_read_with_mlps_of_four_times_the_width(directory):
+    config = json.loads((directory / "config.json").read_text())
+    for tower in ("vision", "text"):
+        assert config[tower].pop("mlp_dim") == 4 * config[tower]["width"]
+    model = model_directory.read(directory)
+    (directory / "config.json").write_text(json.dumps(config | {"format": "dist_jax model 2"}))
+    older = model_directory.read(directory)
+    assert (older.clip_model.vision, older.clip_model.text) == (model.clip_model.vision, model.clip_model.text)
+
+
+def test_another_mlp_width_is_kept(tmp_path):
+    vision = dataclasses.replace(small_models.VISION, mlp_dim=200)
+    model_directory.write(tmp_path / "model", small_models.model(vision=vision))
+    assert model_directory.read(tmp_path / "model").clip_model.vision == vision
+
+
+def test_all_files_have_the_permissions_of_new_files(tmp_path):
+    tokenizer = Path(small_models.write_tokenizer(tmp_path / "tokenizer"))
+    (tokenizer / "vocab.json").chmod(0o600)
+    clip_model = small_models.clip_model(tokenizer=str(tokenizer))
+    umask = os.umask(0o027)
+    try:
+        model_directory.write(tmp_path / "model", dataclasses.replace(small_models.model(), clip_model=clip_model))
+        clip_weights.save_huggingface(clip_model, tmp_path / "clip")
+    finally:
+        os.umask(umask)
+    files = [*(tmp_path / "model").iterdir(), *(tmp_path / "clip").iterdir()]
+    assert {file.name: oct(file.stat().st_mode) for file in files} == {file.name: "0o100640" for file in files}
+
+
 def test_an_older_format_is_an_error_in_one_line(directory):
     config = json.loads((directory / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps(config | {"format": "dist_jax model 1"}))
     with pytest.raises(
-        UserError, match=r"has format 'dist_jax model 1', this dist_jax reads 'dist_jax model 2'"
+        UserError, match=r"has format 'dist_jax model 1', this dist_jax reads 'dist_jax model 2' and 'dist_jax model 3'"
     ) as error:
         dist_jax.load(directory)
     assert "\n" not in str(error.value)

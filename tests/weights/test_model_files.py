@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 from helpers import small_models
+from helpers.clip_files import write
 from helpers.small_models import CLASSES, DIST, TEXT, VISION
 
 import dist_jax
@@ -15,6 +16,8 @@ from dist_jax.errors import UserError
 from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import model_directory
 from dist_jax.weights.model_files import read_model
+from dist_jax.weights.openai_sizes import ClipSettings
+from dist_jax.workdir.run_metadata import read_run_metadata, write_run_metadata
 
 
 @pytest.fixture
@@ -136,6 +139,50 @@ def test_another_activation_is_a_different_clip(tmp_path, clip_directory):
     model_directory.write(tmp_path / "model", dataclasses.replace(small_models.model(), clip_model=same))
     with pytest.raises(UserError, match="differ: vision activation gelu and quick_gelu"):
         run("--input", tmp_path / "model", "--clip", clip_directory, "--output", tmp_path / "new")
+
+
+def write_open_clip(folder: Path) -> str:
+    """The weights of `small_models.clip_model()` as an open_clip file without config."""
+    tensors = clip_weights.to_openai(small_models.clip_model())
+    small_models.write_tokenizer(folder)
+    return write(folder / "epoch_3.safetensors", {name: np.asarray(x, order="C") for name, x in tensors.items()})
+
+
+def test_clip_weights_without_a_config_need_an_activation(tmp_path):
+    model_directory.write(tmp_path / "model", small_models.model())
+    arguments = ["--input", tmp_path / "model", "--use-clip", "given", "--output"]
+    with pytest.raises(UserError, match="--activation and --num-heads describe the CLIP weights --clip; set --clip"):
+        run("--input", tmp_path / "model", "--output", tmp_path / "new", "--activation", "gelu")
+    arguments += [tmp_path / "new", "--clip", write_open_clip(tmp_path / "clip")]
+    with pytest.raises(UserError, match=r"does not contain whether it has GELU or QuickGELU, .*set --activation"):
+        run(*arguments)
+    run(*arguments, "--activation", "gelu", "--num-heads", "4,1")
+    clip_model = model_directory.read(tmp_path / "new").clip_model
+    assert (clip_model.vision.activation, clip_model.text.activation) == ("gelu", "gelu")
+    assert (clip_model.vision.num_heads, clip_model.text.num_heads) == (4, 1)
+
+
+def test_a_run_on_clip_weights_without_a_config_keeps_their_settings(tmp_path, clip_directory):
+    workdir = Path(small_models.write_workdir(tmp_path / "run", clip_directory, activations=["gelu", "gelu"]))
+    metadata = read_run_metadata(workdir)
+    backbone = metadata.config["backbone"] | {
+        "weights": write_open_clip(tmp_path / "clip"),
+        "activation": "gelu",
+        "num_heads": [2, 2],
+    }
+    write_run_metadata(workdir, dataclasses.replace(metadata, config=metadata.config | {"backbone": backbone}))
+    assert read_model(workdir).clip_model.vision.activation == "gelu"
+    moved = (tmp_path / "clip").rename(tmp_path / "moved") / "epoch_3.safetensors"
+    assert read_model(workdir, clip=str(moved)).clip_model.vision.activation == "gelu"
+    with pytest.raises(UserError, match="was trained with a CLIP with the activations gelu, gelu, but"):
+        read_model(workdir, clip=str(moved), clip_settings=ClipSettings("quick_gelu"))
+
+
+@pytest.mark.parametrize("text", ["0,1", "1,2,3", "a", "-1"])
+def test_num_heads_must_be_one_number_per_tower(text, capsys):
+    with pytest.raises(SystemExit):
+        run("--input", "x", "--output", "y", f"--num-heads={text}")
+    assert "--num-heads" in capsys.readouterr().err
 
 
 def test_layers_are_only_for_published_files(tmp_path, workdir):

@@ -21,6 +21,11 @@ class TextConfig:
     embed_dim: int  # E
     activation: str = "quick_gelu"  # quick_gelu | gelu
     end_token: int | None = None  # the text is read at its first occurrence; None: at the highest token id (OpenAI)
+    mlp_dim: int = 0  # hidden width of the MLPs; 0: 4 * width
+
+    def __post_init__(self) -> None:
+        if not self.mlp_dim:
+            object.__setattr__(self, "mlp_dim", 4 * self.width)
 
 
 class ClipText(nn.Module):
@@ -37,7 +42,7 @@ class ClipText(nn.Module):
         positions = self.param("positions", TOKEN_INIT, (c.context_length, c.width))
         length = tokens.shape[1]
         x = (jnp.take(embedding, tokens, axis=0) + positions[None, :length]).astype(self.dtype)  # [K, context, width]
-        block = Block(c.num_heads, ACTIVATIONS[c.activation], causal=True, dtype=self.dtype, name="blocks")
+        block = Block(c.num_heads, c.mlp_dim, ACTIVATIONS[c.activation], causal=True, dtype=self.dtype, name="blocks")
         scan = nn.scan(
             lambda block, x, _: (block(x), None),
             variable_axes={"params": 0},

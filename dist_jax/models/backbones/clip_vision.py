@@ -21,6 +21,11 @@ class VisionConfig:
     resolution: int  # pixels, height and width of a frame
     embed_dim: int  # E
     activation: str = "quick_gelu"  # quick_gelu | gelu
+    mlp_dim: int = 0  # hidden width of the MLPs; 0: 4 * width
+
+    def __post_init__(self) -> None:
+        if not self.mlp_dim:
+            object.__setattr__(self, "mlp_dim", 4 * self.width)
 
     @property
     def num_patches(self) -> int:
@@ -47,7 +52,7 @@ class ClipVision(nn.Module):
         self.class_token = self.param("class_token", TOKEN_INIT, (c.width,))
         self.positions = self.param("positions", TOKEN_INIT, (1 + c.num_patches, c.width))
         self.ln_pre = LayerNorm(self.dtype)
-        self.blocks = Block(c.num_heads, ACTIVATIONS[c.activation], dtype=self.dtype)
+        self.blocks = Block(c.num_heads, c.mlp_dim, ACTIVATIONS[c.activation], dtype=self.dtype)
         self.ln_post = LayerNorm(self.dtype)
         self.proj = self.param("proj", nn.initializers.normal(c.width**-0.5), (c.width, c.embed_dim))
 
