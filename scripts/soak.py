@@ -1,9 +1,11 @@
 """Tests resuming: kills and restarts a training run at random times, then compares it with an uninterrupted run.
 
-    python -m scripts.soak --workdir=runs/soak --kills=10 -- --config=configs/demo.py --config.log.every_steps=1
+    python -m scripts.soak --workdir=runs/soak --kills=10 -- --config=configs/demo.py
 
 All arguments after -- are flags of dist_jax.main. Prints a table of the kills. Exit status 1 if the two runs end
-differently. Use a configuration that trains for minutes and saves every few seconds, so that some kills hit a save.
+differently: in a parameter, in a line of metrics.jsonl (without the measured metrics, e.g. clips_per_second), or in the
+number of lines. A save interval that does not divide the log interval lets resumed runs start inside a log interval.
+Use a configuration that trains for minutes and saves every few seconds, so that some kills hit a save.
 """
 
 import argparse
@@ -20,10 +22,8 @@ import numpy as np
 from absl import logging
 
 from dist_jax.errors import UserError, exit_with_message
-from dist_jax.training.logger import METRICS_FILE
+from dist_jax.training.logger import MEASURED, METRICS_FILE
 from dist_jax.workdir.checkpoints import load_params
-
-MEASURED = ("clips_per_second", "input_wait", "device_memory_peak")  # metrics that differ between equal runs
 
 
 def main() -> int:
@@ -32,22 +32,34 @@ def main() -> int:
     parser.add_argument("--workdir", type=Path, required=True, help="folder of both runs; must not exist")
     parser.add_argument("--kills", type=int, default=10, help="number of kills (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the kill times (default: %(default)s)")
+    parser.add_argument("--log-every-steps", type=int, default=5, help="of both runs (default: %(default)s)")
+    parser.add_argument("--save-every-steps", type=int, default=3, help="of both runs (default: %(default)s)")
     parser.add_argument("training", nargs="+", help="after --: flags of dist_jax.main, without --workdir")
     args = parser.parse_args()
+    training = [*args.training, f"--config.log.every_steps={args.log_every_steps}"]
+    training.append(f"--config.checkpoint.save_every_steps={args.save_every_steps}")
+    if args.log_every_steps % args.save_every_steps == 0:
+        raise UserError(
+            f"--save-every-steps={args.save_every_steps} divides --log-every-steps={args.log_every_steps}, so no run "
+            "resumes inside a log interval; use another"
+        )
     if args.workdir.exists():
         raise UserError(f"{args.workdir} already exists: use another --workdir")
     reference, interrupted = args.workdir / "reference", args.workdir / "interrupted"
-    finish(start(reference, args.training))
+    finish(start(reference, training))
     logging.set_verbosity(logging.ERROR)  # hide Orbax's messages
     rng = random.Random(args.seed)
     for number in range(args.kills):
         kill_time = draw_kill_time(
             rng, last_step(interrupted), last_step(reference), args.kills - number, at_start=number % 5 == 4
         )
-        print(f"{number + 1:3d}  {run_and_kill(interrupted, args.training, *kill_time)}", flush=True)
-    finish(start(interrupted, args.training))
+        print(f"{number + 1:3d}  {run_and_kill(interrupted, training, *kill_time)}", flush=True)
+    finish(start(interrupted, training))
     differences = compare(reference, interrupted)
-    print("\n".join(differences) or "both runs end with bitwise equal parameters and the same metrics")
+    print(
+        "\n".join(differences)
+        or f"both runs end with bitwise equal parameters and the same {len(read_metrics(reference))} metrics lines"
+    )
     return 1 if differences else 0
 
 
@@ -101,7 +113,7 @@ def run_and_kill(workdir: Path, training: list[str], step: int, seconds: float) 
 
 
 def read_metrics(workdir: Path) -> list[dict]:
-    """Lines of metrics.jsonl without the time-dependent metrics."""
+    """Lines of metrics.jsonl without the measured metrics."""
     file = workdir / METRICS_FILE
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     return [{name: value for name, value in line.items() if name not in MEASURED} for line in lines]

@@ -55,12 +55,14 @@ class BadRecords:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Number of different bad records by kind, for the metrics.
-
-        Training logs the counts of host 0; every other host has its own list. Evaluation counts over all hosts.
-        """
-        kinds = [problem.kind for problem in list(self._problems.values())]
+        """Number of different bad records by kind."""
+        kinds = list(self.kinds.values())
         return {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+
+    @property
+    def kinds(self) -> dict[int, str]:
+        """The bad records so far -> kind."""
+        return {record: problem.kind for record, problem in list(self._problems.items())}
 
     def __contains__(self, record: int) -> bool:
         return record in self._problems

@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import jax
 import ml_collections
@@ -19,6 +20,7 @@ from dist_jax.files import write_text
 
 METRICS_FILE = "metrics.jsonl"
 HEARTBEAT_FILE = "heartbeat.json"
+MEASURED = ("clips_per_second", "input_wait", "device_memory_peak")  # metrics that differ between equal runs
 _HEARTBEAT_SECONDS = 10.0  # minimum time between two writes of the heartbeat
 _STEPS_BEHIND = 2  # delay of reading metrics, in steps: logging does not wait for the newest step
 
@@ -28,8 +30,10 @@ class TrainLogger:
 
     Only process 0 writes. The logger also detects a loss that is not finite.
 
-    A line of metrics.jsonl covers the steps since the previous line, or since the run started or resumed. Lines are
-    written at every multiple of log.every_steps, at the last step, and when a preemption stops the run.
+    A line of metrics.jsonl covers the steps since the previous line. Lines are written at every multiple of
+    log.every_steps, at the last step, and when a preemption stops the run. A resumed run replaces the line of the
+    preemption, and continues the sums that were saved with the checkpoint: after a kill or a preemption, the lines are
+    those of an undisturbed run except for the MEASURED metrics.
     """
 
     def __init__(
@@ -39,37 +43,46 @@ class TrainLogger:
         num_steps: int,
         lr_schedule: Callable[[int], jax.Array],
         config: ml_collections.FrozenConfigDict,
+        state: dict[str, Any] | None = None,
     ) -> None:
         """Continues the log of `workdir` after step `first_step` of `num_steps`.
 
-        `lr_schedule` maps completed steps to the learning rate of the next step. It runs on the device after the queued
-        steps, so the logger calls it only for the lines that it writes.
+        Args:
+            workdir: folder of the run.
+            first_step: completed steps.
+            num_steps: steps of the whole run.
+            lr_schedule: completed steps -> learning rate of the next step. It runs on the device after the queued
+                steps, so the logger calls it only for the lines that it writes.
+            config: of the run.
+            state: `TrainLogger.state` after `first_step`; None: no sums to continue.
         """
         self._folder = epath.Path(workdir)
         self._config, self._num_steps, self._lr_schedule = config, num_steps, lr_schedule
         self._writes = jax.process_index() == 0
         self._pending: collections.deque[tuple[int, dict[str, jax.Array]]] = collections.deque()
-        self._sums: dict[str, float] = collections.defaultdict(float)
+        state = state or {"line_step": first_step, "sums": {}, "bad_records": []}
+        self._line_step: int = state["line_step"]  # the sums cover the steps after this one
+        self._sums: dict[str, float] = collections.defaultdict(float, state["sums"])
+        self._bad_records: dict[int, str] = dict(state["bad_records"])  # record -> kind, of all steps so far
         self._interval_start = (first_step, time.monotonic(), 0.0)  # step, seconds, seconds waited for input
-        # step, seconds waited for input, bad records
-        self._newest: tuple[int, float, dict[str, int]] = (first_step, 0.0, {})
+        self._newest = (first_step, 0.0)  # step, seconds waited for input
         self._warned_slow_input = self._tracing = False
         self._last_heartbeat = 0.0
         self._first_interval_end = first_step + config.log.every_steps  # no warning about slow input before: start-up
-        self._lines = lines_until(self._folder / METRICS_FILE, first_step)
+        self._lines = lines_until(self._folder / METRICS_FILE, first_step, self._line_step)
         self._writer = metric_writers.create_default_writer(self._folder, just_logging=not self._writes)
         self._progress = periodic_actions.ReportProgress(num_train_steps=num_steps, writer=self._writer)
         show_bar = self._writes and sys.stderr.isatty()
         self._bar = tqdm(total=num_steps, initial=first_step, unit="step", disable=not show_bar, leave=False)
 
-    def step(self, step: int, metrics: dict[str, jax.Array], waited: float, bad: dict[str, int]) -> None:
+    def step(self, step: int, metrics: dict[str, jax.Array], waited: float, bad: dict[int, str]) -> None:
         """Records a dispatched step.
 
         Args:
             step: completed steps, this one included.
             metrics: of the training step, float32 scalars on the device.
             waited: seconds that the loop has waited for input since it started.
-            bad: number of different bad records so far, by kind.
+            bad: bad records of the steps up to this one -> kind. Those of earlier steps may be missing.
 
         Raises:
             UserError: a loss was not finite and config.optimizer.nonfinite is "stop".
@@ -77,7 +90,8 @@ class TrainLogger:
         for value in metrics.values():
             value.copy_to_host_async()
         self._pending.append((step, metrics))
-        self._newest = (step, waited, bad)
+        self._newest = (step, waited)
+        self._bad_records |= bad
         self._read_metrics(_STEPS_BEHIND)
         self._bar.update()
         self._progress(step)
@@ -97,6 +111,16 @@ class TrainLogger:
         self.flush()
         if self._sums["steps"]:
             self._write_interval(*self._newest)
+
+    def state(self) -> dict[str, Any]:
+        """The state after the newest step, to be saved with its checkpoint. Raises the errors of `step`.
+
+        Returns:
+            "line_step": step of the last line; "sums" of the metrics since then; "bad_records": [record, kind] pairs.
+        """
+        self.flush()
+        bad_records = [[record, kind] for record, kind in self._bad_records.items()]
+        return {"line_step": self._line_step, "sums": dict(self._sums), "bad_records": bad_records}
 
     def profile(self, step: int) -> None:
         """Starts or stops the profiler trace of config.profile_steps. Call before `step`."""
@@ -184,21 +208,23 @@ class TrainLogger:
                 for name, value in values.items():
                     self._sums[name] += value
 
-    def _write_interval(self, step: int, waited: float, bad: dict[str, int]) -> None:
+    def _write_interval(self, step: int, waited: float) -> None:
         first_step, start, waited_before = self._interval_start
         now = time.monotonic()
         seconds, num_steps = max(now - start, 1e-9), self._sums.pop("steps")
         skipped = self._sums.pop("skipped")
+        kinds = collections.Counter(self._bad_records.values())
         values = {name: total / (num_steps - skipped) for name, total in self._sums.items()}  # empty if all skipped
         values |= {
             "learning_rate": float(self._lr_schedule(step - 1)),
             "clips_per_second": (step - first_step) * self._config.batch_size / seconds,
             "input_wait": (waited - waited_before) / seconds,
             "skipped": skipped,
-            **{f"bad_{kind}": float(count) for kind, count in bad.items()},
+            **{f"bad_{kind}": float(count) for kind, count in sorted(kinds.items())},
             **device_memory(),
         }
         self._sums.clear()
+        self._line_step = step
         self._interval_start = (step, now, waited)
         self.write(step, values)
         self._show(step, values)
@@ -230,14 +256,18 @@ def device_memory() -> dict[str, float]:
     return {"device_memory_peak": float(max(peaks))} if peaks and None not in peaks else {}
 
 
-def lines_until(file: epath.Path, step: int) -> list[str]:
-    """The lines of a metrics file up to `step`; a resumed run writes the later lines again."""
+def lines_until(file: epath.Path, step: int, line_step: int) -> list[str]:
+    """The lines of a metrics file that a run resumed at `step` keeps; it writes the others again.
+
+    These are the evaluations up to `step`, and the lines of the training up to `line_step`.
+    """
     if not file.exists():
         return []
     lines = []
     for line in file.read_text().splitlines():
         try:
-            if json.loads(line)["step"] <= step:
+            values = json.loads(line)
+            if values["step"] <= (step if "eval_videos" in values else line_step):
                 lines.append(line)
         except json.JSONDecodeError:
             logging.getLogger(__name__).info("%s: dropped a line that a kill truncated", file)

@@ -107,7 +107,11 @@ def label_names(config: ml_collections.FrozenConfigDict) -> tuple[str, ...]:
 def device_batches(
     train_step: TrainStep, mesh: Mesh, source: Source, first_step: int, bad_records: BadRecords
 ) -> Prefetcher:
-    """Batches on the devices from step `first_step` on. This host reads only the rows of its own devices."""
+    """Batches on the devices from step `first_step` on. This host reads only the rows of its own devices.
+
+    Yields (batch, bad records up to this batch -> kind). The second depends only on the data and the step, although
+    later batches are already being read.
+    """
     config = train_step.config
     order = mixing.order(config.batch_size, mix_group(config))
     rows = order[sharding.local_rows(mesh, config.batch_size)]
@@ -116,10 +120,11 @@ def device_batches(
         config, source, first_step, rows, train_step.model.backbone.resolution, bad_records
     )
 
-    def put(batch: dict[str, PyTree]) -> dict[str, PyTree]:
+    def put(batch: dict[str, PyTree]) -> tuple[dict[str, PyTree], dict[int, str]]:
         arrays = {name: batch[name] for name in shapes}
-        return jax.tree.map(
+        placed = jax.tree.map(
             lambda like, rows: jax.make_array_from_process_local_data(like.sharding, rows, like.shape), shapes, arrays
         )
+        return placed, bad_records.kinds
 
     return Prefetcher(batches, put, config.data.prefetch)

@@ -61,7 +61,9 @@ def train(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh) -> dict[s
             state = initial_state(workdir, metadata, train_step, checkpoints, experiment)
             print_start(experiment, plan, state)
             first = int(state.step)
-            with closing(TrainLogger(workdir, first, plan.num_steps, plan.lr_schedule, experiment.config)) as logger:
+            log_state = checkpoints.log_state(first) if first else None
+            logger = TrainLogger(workdir, first, plan.num_steps, plan.lr_schedule, experiment.config, log_state)
+            with closing(logger):
                 trainer = Trainer(train_step, experiment, plan, checkpoints, logger, evaluator, notice)
                 return trainer.fit(state, source, bad_records)
 
@@ -119,12 +121,13 @@ class Trainer:
             self.stop_if_preempted(first)
             for step in range(first + 1, last + 1):
                 self.logger.profile(step)
-                state, metrics = step_fn(state, self.experiment.frozen, self.experiment.text_features, next(batches))
-                self.logger.step(step, metrics, batches.waited, bad_records.counts)
+                batch, bad = next(batches)
+                state, metrics = step_fn(state, self.experiment.frozen, self.experiment.text_features, batch)
+                self.logger.step(step, metrics, batches.waited, bad)
 
                 # Poll before an evaluation, which may take longer than the time until the machine stops.
                 preempted = self.notice.poll()
-                if preempted or step == last:
+                if step == last:
                     self.logger.log()
                 is_eval_step = self.plan.is_eval_step(step)
                 summary = self.evaluate(step, state) if is_eval_step and not preempted else None
@@ -132,10 +135,10 @@ class Trainer:
                 # The notice may also arrive during the evaluation. After the last evaluation the run is finished.
                 preempted = self.notice.received and (step < last or summary is None)
                 if is_eval_step or preempted or step % save_every_steps == 0:
-                    self.logger.flush()  # raises an error if a loss is not finite: such a state is never saved
-                    self.checkpoints.save(step, state, summary)
+                    log_state = self.logger.state()  # raises if a loss is not finite: such a state is never saved
+                    self.checkpoints.save(step, state, summary, log_state)
                 if preempted:
-                    self.logger.log()
+                    self.logger.log()  # after the state is saved: the resumed run replaces this line
                     self.stop(step)
         return summary
 

@@ -1,4 +1,4 @@
-"""Orbax checkpoints in WORKDIR/checkpoints/STEP: DiST parameters, optimizer state and step.
+"""Orbax checkpoints in WORKDIR/checkpoints/STEP: DiST parameters, optimizer state, step and the state of the log.
 
 Frozen parameters are not saved: run.json records the name and the fingerprint of the backbone's weights.
 """
@@ -15,6 +15,8 @@ from orbax.checkpoint import checkpoint_managers
 
 from dist_jax.errors import UserError
 from dist_jax.workdir.train_state import TrainState
+
+_LOG = "log"  # item of a checkpoint: the state of the log
 
 
 class Checkpoints:
@@ -51,12 +53,33 @@ class Checkpoints:
         """The metrics saved with `step`; None if this checkpoint does not exist or was not evaluated."""
         return self._manager.metrics(step)
 
-    def save(self, step: int, state: TrainState, metrics: dict[str, float] | None = None) -> None:
-        """Starts saving and returns once the state is copied to the host. All hosts must call this."""
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        metrics: dict[str, float] | None = None,
+        log_state: dict[str, Any] | None = None,
+    ) -> None:
+        """Starts saving and returns once the state is copied to the host. All hosts must call this.
+
+        Args:
+            step: completed steps.
+            state: of the training.
+            metrics: the evaluation of `step`; None if there is none.
+            log_state: of the log (see `TrainLogger.state`), values that JSON can represent.
+        """
         if step in self._manager.all_steps():
             return
-        args = ocp.args.Composite(**{name: ocp.args.StandardSave(item) for name, item in _items(state).items()})
-        self._manager.save(step, args=args, metrics=metrics, force=True)
+        args: dict[str, Any] = {name: ocp.args.StandardSave(item) for name, item in _items(state).items()}
+        if log_state is not None:
+            args[_LOG] = ocp.args.JsonSave(log_state)
+        self._manager.save(step, args=ocp.args.Composite(**args), metrics=metrics, force=True)
+
+    def log_state(self, step: int) -> dict[str, Any] | None:
+        """The state of the log saved with `step`; None if the checkpoint has none (dist_jax 0.2 saved none)."""
+        if not (self._manager.directory / str(step) / _LOG).exists():
+            return None
+        return self._manager.restore(step, args=ocp.args.Composite(**{_LOG: ocp.args.JsonRestore()}))[_LOG]
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The state saved at `step`, with the shapes, dtypes and shardings of the leaves of `like`."""

@@ -4,6 +4,7 @@ This file is also the configuration file of the run: --config=tests/helpers/trai
 output of `make_data`.
 """
 
+import contextlib
 import json
 import os
 import signal
@@ -21,8 +22,10 @@ import numpy as np
 import pytest
 
 from dist_jax import config as settings
+from dist_jax.distributed import preemption
 from dist_jax.distributed.mesh import AXES, make_mesh
 from dist_jax.training import train
+from dist_jax.training.logger import MEASURED
 from dist_jax.workdir import checkpoints
 
 ROOT = Path(__file__).parents[2]
@@ -184,6 +187,30 @@ def run(
     mesh = make_mesh(config.mesh, jax.devices()[: np.prod(mesh_shape)])
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
         return train.train(config, str(workdir), mesh)
+
+
+def reproducible_metrics(workdir: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl without the measured metrics."""
+    return [{k: v for k, v in line.items() if k not in MEASURED} for line in read_metrics(workdir)]
+
+
+@contextlib.contextmanager
+def preemption_at(call: int) -> Iterator[None]:
+    """Sends the preemption notice at the given call of `PreemptionNotice.poll`, counted from 1."""
+
+    class PreemptionNotice(preemption.PreemptionNotice):
+        def __init__(self):
+            super().__init__()
+            self.num_requests = 0
+
+        def poll(self):
+            self.num_requests += 1
+            self.received = self.received or self.num_requests == call
+            return self.received
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preemption, "PreemptionNotice", PreemptionNotice)
+        yield
 
 
 def newest_checkpoint(workdir: Path) -> tuple[int, dict]:

@@ -27,6 +27,10 @@ def config() -> ml_collections.ConfigDict:
     return config
 
 
+def without_measured(lines: list[dict]) -> list[dict]:
+    return [{name: value for name, value in line.items() if name not in logger.MEASURED} for line in lines]
+
+
 def read_lines(folder) -> list[dict]:
     return [json.loads(line) for line in (folder / logger.METRICS_FILE).read_text().splitlines()]
 
@@ -140,6 +144,44 @@ def test_a_trace_covers_all_profile_steps_or_is_not_started(tmp_path, config, fi
         train_logger.step(step, step_metrics(), 0.0, {})
     train_logger.close()
     assert bool(list(tmp_path.glob("profile/**/*.xplane.pb"))) == is_traced
+
+
+def test_a_resumed_run_continues_the_sums_of_its_checkpoint(tmp_path, config):
+    losses = [0.1, 0.7, 0.4, 0.3, 0.9, 0.2]
+
+    def run(folder, first_step, last_step, state=None):
+        train_logger = logger.TrainLogger(folder, first_step, 6, zero_learning_rate, config, state)
+        for step in range(first_step + 1, last_step + 1):
+            bad = {step: "image"} if step in (1, 5) else {}
+            train_logger.step(step, step_metrics(losses[step - 1]), 0.0, bad)
+        state = json.loads(json.dumps(train_logger.state()))
+        if last_step == 5:
+            train_logger.log()  # as a preemption does after the state is saved
+        train_logger.close()
+        return state
+
+    run(tmp_path / "undisturbed", 0, 6)
+    state = None
+    for first_step, last_step in ((0, 2), (2, 5), (5, 6)):
+        state = run(tmp_path / "resumed", first_step, last_step, state)
+    first, second = without_measured(read_lines(tmp_path / "resumed"))
+    assert (first["step"], first["bad_image"], second["step"], second["bad_image"]) == (3, 1, 6, 2)
+    assert [first, second] == without_measured(read_lines(tmp_path / "undisturbed"))
+
+
+def test_a_resumed_run_keeps_the_evaluation_of_its_first_step_and_replaces_the_line_of_a_preemption(tmp_path, config):
+    train_logger = logger.TrainLogger(tmp_path, 0, 6, zero_learning_rate, config)
+    train_logger.step(1, step_metrics(), 0.0, {})
+    train_logger.write(1, {"videos": 3, "top1": 0.5}, "eval_")
+    state = train_logger.state()
+    train_logger.log()
+    train_logger.close()
+    assert [line["step"] for line in read_lines(tmp_path)] == [1, 1]
+    train_logger = logger.TrainLogger(tmp_path, 1, 6, zero_learning_rate, config, state)
+    for step in (2, 3):
+        train_logger.step(step, step_metrics(), 0.0, {})
+    train_logger.close()
+    assert [(line["step"], "eval_top1" in line) for line in read_lines(tmp_path)] == [(1, True), (3, False)]
 
 
 def test_a_resumed_run_replaces_the_lines_of_later_steps(tmp_path, config):

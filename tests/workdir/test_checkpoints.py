@@ -87,6 +87,18 @@ def test_a_saved_step_is_not_overwritten(tmp_path):
     np.testing.assert_array_equal(load_params(tmp_path)[1]["proj"], np.full(3, 3.0))
 
 
+def test_the_state_of_the_log_is_saved_with_a_step(tmp_path):
+    save(tmp_path, [3])  # as dist_jax 0.2 saved it, without a log
+    log_state = {"line_step": 4, "sums": {"loss": 0.1 + 0.2}, "bad_records": [[7, "image"]]}
+    checkpoints = Checkpoints(tmp_path, 3, "")
+    checkpoints.save(6, state_at(6), log_state=log_state)
+    checkpoints.close()
+    checkpoints = Checkpoints(tmp_path, 3, "")
+    assert (checkpoints.log_state(3), checkpoints.log_state(6)) == (None, log_state)
+    checkpoints.close()
+    assert load_params(tmp_path)[0] == 6
+
+
 def test_load_params_prefers_the_moving_average(tmp_path):
     checkpoints = Checkpoints(tmp_path, 3, "")
     checkpoints.save(6, state_at(6, ema=True))
