@@ -27,6 +27,8 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 
+from dist_jax.files import user_path
+
 if TYPE_CHECKING:  # the worker processes that decode videos must not import TensorFlow
     from dist_jax.data.source import Source
 
@@ -36,10 +38,15 @@ NUM_FRAMES, WIDTH, HEIGHT, FPS = 300, 340, 256, 30  # of the rendered videos
 def main() -> None:
     """Parses the flags, prepares videos and records, and prints the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", default="", help="folder of mp4 files (default: rendered videos)")
-    parser.add_argument("--records", default="", help="records, as in data.train (default: built from the videos)")
+    parser.add_argument("--videos", type=user_path, default="", help="folder of mp4 files (default: rendered videos)")
     parser.add_argument(
-        "--output", default="", help="folder of rendered videos and records (default: a temporary folder)"
+        "--records", type=user_path, default="", help="records, as in data.train (default: built from the videos)"
+    )
+    parser.add_argument(
+        "--output",
+        type=user_path,
+        default="",
+        help="folder of rendered videos and records (default: a temporary folder)",
     )
     parser.add_argument("--clips", type=int, default=64, help="number of measured clips (default: %(default)s)")
     parser.add_argument("--frames", type=int, default=16, help="T (default: %(default)s)")

@@ -174,4 +174,4 @@ def _failures_path(prefix: str) -> str:
 
 def _absolute(folder: str) -> str:
     # Workers may have another current folder.
-    return folder if files.is_remote(folder) else os.path.abspath(folder)
+    return folder if files.is_remote(folder) else files.user_path(os.path.abspath(folder))
