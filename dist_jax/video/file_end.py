@@ -28,7 +28,6 @@ class FileEnd:
     def __init__(self, video: OpenVideo) -> None:
         self._video = video
         self._format = video.container.format.name
-        self._num_indexed = len(video.stream.index_entries)  # before demuxing adds entries
         self._last_dts: int | None = None
         self._max_gap = 1 / video.average_fps  # seconds between consecutive frames
         self._end = 0.0  # seconds, of all streams
@@ -52,16 +51,15 @@ class FileEnd:
             slack = 1.5 * self._max_gap + _DURATION_SLACK_S[self._format]
             duration = self._video.container.duration
             return self._is_cut or (duration is not None and self._end + slack < duration / av.time_base)
-        if self._format == "avi" and not self._num_indexed:
-            return self._is_cut or self._dts + 1 < self._video.stream.frames
-        if self._format == "avi" or self._format.startswith("mov,mp4"):
-            index = self._video.stream.index_entries
-            return self._is_cut or (len(index) > 0 and self._dts < index[-1].timestamp)
-        return False
-
-    @property
-    def _dts(self) -> int:
-        return -1 if self._last_dts is None else self._last_dts
+        index = self._video.stream.index_entries
+        last_indexed = index[-1].timestamp if len(index) else -1
+        last = -1 if self._last_dts is None else self._last_dts
+        if self._format == "avi":
+            # A complete index is at the end of the file. Without packets there, the last frame is repeated. Many
+            # programs count one frame more than they write.
+            num_promised = self._video.stream.frames - 1
+            return self._is_cut or max(last, last_indexed) + 1 < num_promised
+        return self._format.startswith("mov,mp4") and (self._is_cut or last < last_indexed)
 
     def _add(self, packet: av.Packet) -> None:
         timestamp = packet.dts if packet.pts is None else packet.pts

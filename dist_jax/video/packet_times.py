@@ -44,8 +44,8 @@ class PacketTimes:
 
     def timestamps(self, keyframes_only: bool = False) -> list[int]:
         """Time stamps of the packets that show a frame, in the order of the file. Missing ones are omitted."""
-        shown = (packet for packet in self._packets if packet.is_shown and packet.pts is not None)
-        return [packet.pts for packet in shown if packet.is_keyframe or not keyframes_only]
+        times = [(packet.pts, packet.is_keyframe) for packet in self._packets if packet.is_shown]
+        return [pts for pts, is_keyframe in times if pts is not None and (is_keyframe or not keyframes_only)]
 
     def are_exact(self, first: av.VideoFrame | None) -> bool:
         """Whether every packet that shows a frame is one frame of sequential decoding.

@@ -2,9 +2,11 @@
 
 import faulthandler
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -38,8 +40,10 @@ def damage(data: bytes, rng: np.random.Generator) -> bytes:
 
 def read_in_child(paths: Sequence[str]) -> dict[str, dict]:
     """What `read_video` returns for each path. Raises AssertionError if the child process crashes or hangs."""
-    command = [sys.executable, "-m", "helpers.damaged_videos"]
-    child = subprocess.run(command, input="\n".join(paths), capture_output=True, text=True)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    child = subprocess.run(
+        [sys.executable, __file__], input="\n".join(paths), capture_output=True, text=True, env=environment
+    )
     results = {result["path"]: result for result in map(json.loads, child.stdout.splitlines())}
     unread = [path for path in paths if path not in results]
     assert not unread, f"status {child.returncode} at {unread[0]}: {child.stderr[-3000:]}"
