@@ -170,6 +170,8 @@ def _fields(config: ml_collections.ConfigDict, prefix: str = "") -> list[tuple[s
 
 def _type_rule(default: object) -> tuple:
     """(predicate, name) of the type of a default."""
+    if isinstance(default, bool):
+        return lambda value: isinstance(value, bool), "True or False"
     if isinstance(default, int):
         return lambda value: isinstance(value, int) and not isinstance(value, bool), "an integer"
     if isinstance(default, float):
