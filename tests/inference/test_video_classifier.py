@@ -1,10 +1,12 @@
 """Tests of dist_jax.inference.video_classifier: chosen frames, crops, averaged probabilities."""
 
 import dataclasses
+from fractions import Fraction
 
 import numpy as np
 import pytest
 from helpers import small_models
+from helpers.numbered_videos import frame_number, write_numbered
 from helpers.small_models import CLASSES, DIST
 from helpers.video_files import STEP, write_video
 
@@ -36,6 +38,16 @@ def test_crops_contain_the_chosen_frames_in_order_with_repetitions(video):
     assert (crops.shape, crops.dtype) == ((3, 2, 3, 16, 16, 3), np.uint8)
     levels = crops[1].mean(axis=(2, 3, 4)) / STEP
     np.testing.assert_array_equal(np.round(levels), frame_indices)
+
+
+def test_crops_of_non_square_pixels_are_those_of_records_unless_an_option_keeps_them(tmp_path):
+    path = write_numbered(tmp_path / "tall_pixels.mp4", num_frames=2, pixel_aspect=Fraction(1, 2))
+
+    def central_number(square_pixels):
+        return frame_number(read_crops(path, np.array([[1]]), 56, 1, square_pixels)[0, 0, 0])
+
+    assert central_number(square_pixels=True) == 1
+    assert central_number(square_pixels=False) == 0  # the crop has only the central half of the stored 128 pixels
 
 
 @pytest.mark.parametrize("num_crops", [1, 3])

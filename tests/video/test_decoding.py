@@ -96,6 +96,15 @@ def test_frames_before_the_key_frame_are_not_decoded(mp4, tmp_path):
         list(iter_frames(str(tmp_path / "blank_start.mp4")))
 
 
+@pytest.mark.parametrize("name", ["h264.mp4", "h264.mkv", "vp8.webm"])
+def test_only_the_groups_of_pictures_of_the_chosen_frames_are_decoded(folder, name, monkeypatch):
+    path, decoded, decode = str(folder / name), [], container._decode
+    assert probe(path).num_frames == 40  # from the packets
+    monkeypatch.setattr(container, "_decode", lambda *args: (decoded.append(args), decode(*args))[1])
+    assert numbers(decode_frames(path, [9, 33])) == [9, 33]
+    assert 4 <= len(decoded) <= 14  # groups of 8 pictures begin at 8 and 32; three packets are decoded ahead
+
+
 def test_vp8_frames_that_are_never_shown_are_not_counted(tmp_path):
     shown = write_video(tmp_path / "shown.webm", codec="libvpx", options={"deadline": "realtime"})
     path, hidden = str(tmp_path / "hidden.webm"), (11, 27)
