@@ -155,10 +155,7 @@ def _block_numbers(text: str) -> tuple[int, ...]:
 
 
 def _head_numbers(text: str) -> tuple[int, ...]:
-    numbers = tuple(int(part) for part in text.split(","))
-    if len(numbers) > 2 or any(number < 1 for number in numbers):
-        raise argparse.ArgumentTypeError(f"{text}: must be one number per tower, image and text, e.g. 16,20")
-    return numbers
+    return tuple(int(part) for part in text.split(","))
 
 
 if __name__ == "__main__":

@@ -31,6 +31,12 @@ class ClipSettings:
     activation: str = ""  # quick_gelu | gelu
     num_heads: tuple[int, ...] = ()  # of the image tower and of the text tower
 
+    def __post_init__(self) -> None:
+        if len(self.num_heads) > 2 or any(number < 1 for number in self.num_heads):
+            raise UserError(
+                f"num_heads {_numbers(self.num_heads)}: must be one number above 0 per tower, IMAGE,TEXT, e.g. 16,20"
+            )
+
     @classmethod
     def from_config(cls, backbone: Mapping[str, Any]) -> "ClipSettings":
         """The settings in config.backbone; they are missing in run.json of dist_jax 0.2."""

@@ -1,5 +1,8 @@
 """Clips from every source, and class names."""
 
+import os
+import shutil
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -193,6 +196,16 @@ def test_only_the_chosen_frames_and_window_of_a_video_are_returned(video_folder)
     video = source.decode(source.read(tf.constant(0, tf.int64)) | choice)["video"].numpy()
     assert video.shape == (2, 20, 30, 3)
     assert numbers(video) == [3, 17]
+
+
+def test_copied_videos_are_the_same_data(video_folder, tmp_path):
+    copies = shutil.copytree(video_folder, tmp_path / "copies", copy_function=shutil.copyfile)
+    os.utime(copies / "0.mp4", ns=(1, 1))
+    identities = [
+        sources.open_source(data_config(source="videos", train=str(folder / "train.txt")), "train").identity
+        for folder in (video_folder, copies)
+    ]
+    assert identities[0] == identities[1]
 
 
 def test_a_list_with_times_gives_segments_of_a_video(video_folder):

@@ -1,5 +1,6 @@
 """Tests of CLIP against PyTorch: Hugging Face's model, PyTorch's interpolation, and files written by PyTorch."""
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -143,6 +144,51 @@ def test_hugging_face_loads_a_saved_image_tower(tmp_path):
     model, report = transformers.CLIPVisionModelWithProjection.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"] | report["unexpected_keys"] | report["mismatched_keys"]
     np.testing.assert_array_equal(model.visual_projection.weight.detach().numpy(), OPENAI["visual.proj"].T)
+
+
+def with_openai_names(tensors: dict) -> dict:
+    """The state dict of a Hugging Face model in the layout of OpenAI and open_clip."""
+    towers = {"vision_model.": "visual.", "text_model.": ""}
+    parts = {
+        "embeddings.class_embedding": "class_embedding",
+        "embeddings.position_embedding.weight": "positional_embedding",
+        "embeddings.patch_embedding.weight": "conv1.weight",
+        "embeddings.token_embedding.weight": "token_embedding.weight",
+        "pre_layrnorm.": "ln_pre.",
+        "post_layernorm.": "ln_post.",
+        "final_layer_norm.": "ln_final.",
+        "encoder.layers.": "transformer.resblocks.",
+        ".layer_norm": ".ln_",
+        ".mlp.fc1.": ".mlp.c_fc.",
+        ".mlp.fc2.": ".mlp.c_proj.",
+        ".self_attn.out_proj.": ".attn.out_proj.",
+        ".self_attn.q_proj.": ".attn.in_proj_",
+    }
+    renamed = {
+        "logit_scale": tensors["logit_scale"],
+        "text_projection": tensors["text_projection.weight"].T.contiguous(),
+        "visual.proj": tensors["visual_projection.weight"].T.contiguous(),
+    }
+    for name, value in tensors.items():
+        if not name.startswith(tuple(towers)) or ".k_proj." in name or ".v_proj." in name:
+            continue
+        if ".q_proj." in name:
+            value = torch.cat([tensors[name.replace(".q_proj.", f".{part}_proj.")] for part in "qkv"])
+        for theirs, ours in (towers | parts).items():
+            name = name.replace(theirs, ours)
+        renamed[name] = value
+    return renamed
+
+
+def test_the_same_weights_in_an_open_clip_checkpoint_are_equal(reference, saved, tmp_path):
+    expected = clip_weights.load(str(saved))
+    torch.save({"state_dict": with_openai_names(reference.state_dict())}, tmp_path / "epoch_3.pt")
+    heads = (expected.vision.num_heads, expected.text.num_heads)
+    settings = ClipSettings(expected.vision.activation, heads)
+    loaded = clip_weights.load(str(tmp_path / "epoch_3.pt"), settings=settings)
+    assert_same_weights(loaded, expected)
+    assert loaded.vision == expected.vision
+    assert loaded.text == dataclasses.replace(expected.text, end_token=None)
 
 
 def assert_holds_openai(loaded: clip_weights.ClipModel) -> None:
