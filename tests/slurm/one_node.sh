@@ -3,8 +3,9 @@
 #
 # Prints the path of slurm.conf once the node accepts jobs. Slurm's commands need it in the variable SLURM_CONF.
 # The one node has two CPU cores and one GPU (/dev/null: Slurm counts it, and no process uses it). The daemons run as
-# this user, in a temporary folder. At the end, also after an error or a signal, the daemons and jobs are killed and the
-# folder is removed. Requires Debian's packages slurm-wlm and munge (tests/slurm/install.sh).
+# this user, in a temporary folder. Slurm waits long for answers and for killed jobs, because the machine may be busy.
+# At the end, also after an error or a signal, the daemons and jobs are killed and the folder is removed.
+# Requires Debian's packages slurm-wlm and munge (tests/slurm/install.sh).
 set -euo pipefail
 PATH="$PATH:/usr/sbin"
 
@@ -67,7 +68,8 @@ MpiDefault=none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 GresTypes=gpu
-KillWait=30
+MessageTimeout=100
+KillWait=300
 ReturnToService=2
 SlurmdParameters=config_overrides
 JobCompType=jobcomp/filetxt
