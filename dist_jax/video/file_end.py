@@ -4,6 +4,7 @@ Only headers that state a length count: the sample table of MP4, the index or fr
 Matroska, Flash, Windows Media and MXF. MPEG streams and raw streams promise nothing.
 """
 
+import contextlib
 from collections.abc import Iterator
 
 import av
@@ -38,11 +39,16 @@ class FileEnd:
         container, stream = self._video.container, self._video.stream
         # A duration includes all streams.
         streams = [] if self._format in _DURATION_SLACK_S else [stream]
-        for packet in container.demux(*streams):
-            if packet.size:
-                self._add(packet)
-            if packet.stream_index == stream.index:
-                yield packet
+        # PyAV raises IndexError after the last packet if a stream has appeared after the start of the file.
+        with contextlib.suppress(IndexError):
+            for packet in container.demux(*streams):
+                if packet.size:  # in the middle of a file, an empty packet would end the decoder
+                    self._add(packet)
+                    if packet.stream_index == stream.index:
+                        yield packet
+        last = av.Packet()
+        last.stream = stream
+        yield last
 
     def is_early(self) -> bool:
         """Whether frames are missing at the end of the file. Valid after the last packet."""

@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
-from helpers.numbered_videos import add_stream, encode, frame_numbers, write_numbered
+from helpers.numbered_videos import add_stream, encode, frame_numbers, write_numbered, write_with_sound
 from PIL import Image
 
 from dist_jax.video.decoding import VideoError, decode_frames, iter_frames, probe
@@ -117,3 +117,13 @@ def test_metadata_that_is_not_utf8(tmp_path):
     assert b"VideoHandler" in data
     Path(path).write_bytes(data.replace(b"VideoHandler", b"Vid\xe9oHandler"))
     assert probe(path).num_frames == 3
+
+
+def test_a_stream_that_appears_later_is_ignored(tmp_path):
+    parts = [
+        write_numbered(tmp_path / "video.ts", rate=1),  # 60 s: FFmpeg looks for streams in the first seconds
+        write_with_sound(tmp_path / "sound.ts", "libx264", delay=0.0),
+    ]
+    path = tmp_path / "both.ts"
+    path.write_bytes(b"".join(Path(part).read_bytes() for part in parts))
+    assert probe(str(path)).num_frames == len(list(iter_frames(str(path)))) == 120
