@@ -48,7 +48,7 @@ def reference(data, tmp_path_factory):
 
 def submit(slurm: Slurm, data: Path, workdir: Path) -> str:
     """Submits the training with slurm.sh. Returns the job id."""
-    options = ["--nodes=1", "--gpus=1", "--cpus=2", "--time=00:10:00", f"--python={sys.executable}"]
+    options = ["--nodes=1", "--gpus=1", "--cpus=2", "--time=01:00:00", f"--python={sys.executable}"]
     config = f"--config=tests/helpers/training_run.py:{data}"
     command = ["bash", "scripts/launch/slurm.sh", *options, config, f"--workdir={workdir}", "--", *FLAGS]
     environment = {**training_run.environment(), **slurm.environment}
@@ -94,13 +94,13 @@ def assert_equals_reference(workdir: Path, reference: Path) -> None:
 def test_a_job_saves_before_its_time_limit_is_requeued_and_resumes(slurm, data, reference, tmp_path):
     job_id = submit(slurm, data, tmp_path)
     process_id = pause_after_first_steps(slurm, job_id, tmp_path)
-    slurm.update(job_id, TimeLimit="3")  # minutes: the limit comes near, and Slurm sends SIGTERM 2 minutes before it
+    slurm.update(job_id, EndTime="now+140")  # seconds: the time limit is near, and Slurm sends SIGTERM 120 s before it
     slurm.wait(job_id, "SIGTERM", lambda _: one_node_slurm.has_pending_sigterm(process_id))
     os.kill(process_id, signal.SIGCONT)
 
     assert slurm.wait_for_state(job_id, "PENDING")["Restarts"] == "1"
     step = saved_step(tmp_path)
-    slurm.update(job_id, TimeLimit="10", StartTime="now")  # Slurm delays requeued jobs by two minutes
+    slurm.update(job_id, TimeLimit="60", StartTime="now")  # minutes; Slurm delays requeued jobs by two minutes
     job = slurm.wait_for_state(job_id, "COMPLETED")
 
     assert (job["Restarts"], job["ExitCode"]) == ("1", "0:0")
