@@ -44,7 +44,9 @@ def encode(stream, numbers, start=0):
 
 def add_stream(container, codec, rate=25, options=None, pixel_aspect=None):
     """Adds a video stream with a key frame at least every 12 frames."""
-    stream = container.add_stream(codec, rate=Fraction(rate), options=options or {})
+    fast = {"deadline": "realtime"} if codec == "libvpx" else {}
+    stream = container.add_stream(codec, rate=Fraction(rate), options=fast | (options or {}))
+    stream.codec_context.thread_count = 1
     stream.width, stream.height, stream.gop_size, stream.bit_rate = WIDTH, HEIGHT, 12, 1_000_000
     stream.pix_fmt = _PIXEL_FORMATS.get(codec, "yuv420p")
     if pixel_aspect:
