@@ -68,11 +68,11 @@ class Backbone(abc.ABC):
 
         Args:
             params: the frozen tree.
-            frames: normalised, float [F, H, W, 3].
+            frames: normalised, float [B, S, H, W, 3].
             layers: increasing block numbers, counted from 0.
 
         Returns:
-            [len(layers), F, num_prefix_tokens + N, D] in `dtype`, prefix tokens first.
+            [len(layers), B, S, num_prefix_tokens + N, D] in `dtype`, prefix tokens first.
         """
 
     @abc.abstractmethod

@@ -22,6 +22,7 @@ class ClipBackbone(Backbone):
     vision: VisionConfig
     text: TextConfig | None = None  # None: no text tower
     dtype: jnp.dtype = jnp.float32
+    num_shards: int = 1  # devices that share the clips of a batch
 
     num_prefix_tokens = 1
     mean = CLIP_MEAN
@@ -55,7 +56,7 @@ class ClipBackbone(Backbone):
     def features(self, params: dict, frames: jax.Array, layers: Sequence[int]) -> jax.Array:
         """See `Backbone.features`."""
         backbone, params = self.first_layers(params, layers[-1] + 1)
-        module = ClipVision(backbone.vision, self.dtype)
+        module = ClipVision(backbone.vision, self.dtype, self.num_shards)
         return module.apply({"params": params["vision"]}, frames, tuple(layers), method="features")
 
     def frame_summary(self, params: dict, last: jax.Array) -> jax.Array:
