@@ -9,7 +9,9 @@ Make the records from the published annotations and the videos with
 
 and again with --split val --shards 32.
 
-The paper reports no accuracy on Kinetics-710. scripts/estimate_cost.py estimates time and cost per machine type.
+The paper reports no accuracy on Kinetics-710. Time and cost on a TPU slice, before it is rented:
+
+    python -m dist_jax.plan --config=configs/k710_vitl.py --topology=v5e-64
 """
 
 import ml_collections

@@ -27,6 +27,7 @@ from dist_jax.errors import UserError, exit_with_message
 from dist_jax.model_setup import ModelSetup
 from dist_jax.training import batch_search
 from dist_jax.training.memory import StepMemory, TooLarge
+from dist_jax.training.step_plan import StepPlan
 
 EXAMPLE = "--config=configs/k710_vitl.py --topology=v5e-64"
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration, e.g. configs/k710_vitl.py.", lock_config=True)
@@ -53,14 +54,16 @@ def main(argv: Sequence[str]) -> None:
 
     setup = setup_of(config)
     sharding.check_batch(setup.mesh, "eval.batch_size", config.eval.batch_size)
+    train_videos, val_videos = num_videos(config)
+    if train_videos:
+        StepPlan(config, train_videos)  # an impossible schedule is an error now, not after minutes of compilation
     print(f"{title(setup, tpu_slice)}\ncompiling the training step (minutes) ...", flush=True)
     try:
         cost = step_cost(setup, tpu_slice)
     except TooLarge as error:
         raise UserError(f"{error}; {advice(config, setup_of, tpu_slice)}") from error
-    assert cost.cycles is not None
     estimate = RunEstimate(setup.config, tpu_slice, cost.cycles)
-    print("\n".join(step_lines(cost, estimate, setup) + run_lines(estimate)), flush=True)
+    print("\n".join(step_lines(cost, estimate, setup) + run_lines(estimate, train_videos, val_videos)), flush=True)
     if LARGEST_BATCH.value:
         print("searching the largest batch_size; every size is compiled", flush=True)
         batch_search.search(setup, tpu_slice.chip.memory)
@@ -150,18 +153,20 @@ def step_lines(cost: Cost, estimate: RunEstimate, setup: ModelSetup) -> list[str
     ]
 
 
-def run_lines(estimate: RunEstimate) -> list[str]:
+def num_videos(config: ml_collections.ConfigDict) -> tuple[int | None, int | None]:
+    """Training and validation videos: from the flags or from the table of public data sets; None if unknown."""
+    dataset = datasets.find(config.data.train)
+    known = (dataset.train_videos, dataset.val_videos) if dataset else (None, None)
+    return TRAIN_VIDEOS.value or known[0], VAL_VIDEOS.value or known[1]
+
+
+def run_lines(estimate: RunEstimate, train_videos: int | None, val_videos: int | None) -> list[str]:
     """Hours and cost of the whole run."""
     config = estimate.config
-    dataset = datasets.find(config.data.train)
-    train_videos = TRAIN_VIDEOS.value or (dataset and dataset.train_videos)
-    val_videos = VAL_VIDEOS.value or (dataset and dataset.val_videos)
     if not train_videos:
-        return [
-            f"run          --train_videos is missing: the number of training videos of data.train={config.data.train}"
-        ]
-    hours = estimate.training_hours(train_videos)
-    lines = [f"run          {train_videos:,} training videos, {config.epochs:g} epochs: {hours:.1f} hours of training"]
+        return [f"run          --train_videos is missing: the number of videos in data.train={config.data.train}"]
+    hours, schedule = estimate.training_hours(train_videos), StepPlan(config, train_videos)
+    lines = [f"run          {schedule}: {hours:.1f} hours of training"]
     if val_videos:
         evaluation = estimate.evaluation_hours(train_videos, val_videos)
         views = config.eval.num_views * config.eval.num_crops

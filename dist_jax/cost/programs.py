@@ -31,7 +31,7 @@ class Cost:
     bytes: int  # moved in the memory of one device, see cost.traffic
     memory: StepMemory  # of one device
     collectives: list[Collective]
-    cycles: Cycles | None  # None if the compiler estimates none
+    cycles: Cycles  # of one device
     compile_seconds: float
 
 
@@ -66,14 +66,23 @@ def _trace_frozen_forward(setup: ModelSetup) -> Traced:
         return jax.jit(frozen_forward).trace(setup.frozen, video)
 
 
-def compile_cost(
-    traced: Traced, chip: TpuChip | None = None, module_of: Callable[[str], str] = cycles.training_module
-) -> Cost:
+def module_names(name: str) -> Callable[[str], str]:
+    """The function of `cycles.estimate` that names the module of an op_name, for one of PROGRAMS."""
+    return _fine_tuning_module if name == FULL_FINE_TUNING else cycles.training_module
+
+
+def _fine_tuning_module(op_name: str) -> str:
+    if "TrainedVision" not in op_name:
+        return cycles.REST
+    return "backbone backward" if "transpose(" in op_name else "backbone forward"
+
+
+def compile_cost(traced: Traced, chip: TpuChip, module_of: Callable[[str], str] = cycles.training_module) -> Cost:
     """Compiles a program and returns its cost.
 
     Args:
         traced: see `trace`.
-        chip: of the devices it is compiled for; None for CPUs and GPUs.
+        chip: of the devices that it is compiled for.
         module_of: see `cycles.estimate`.
 
     Raises:
@@ -89,7 +98,7 @@ def compile_cost(
         bytes=traffic.count(module),
         memory=memory.step_memory(compiled),
         collectives=collectives.collectives(module),
-        cycles=cycles.estimate(module, module_of, chip) if chip else None,
+        cycles=cycles.estimate(module, module_of, chip),
         compile_seconds=seconds,
     )
 
