@@ -23,7 +23,7 @@ TOWER, DIST_FORWARD, DIST_BACKWARD, POOLING, REST = (
 
 _PROJECT = "/dist_jax/"  # the folder whose lines are shown
 # Custom calls that compute nothing.
-_FREE_CUSTOM_CALLS = ("AllocateBuffer", "Sharding", "SPMDFullToShardShape", "SPMDShardToFullShape")
+_FREE_CUSTOM_CALLS = ("AllocateBuffer", "ConcatBitcast", "Sharding", "SPMDFullToShardShape", "SPMDShardToFullShape")
 
 
 @dataclasses.dataclass(frozen=True)

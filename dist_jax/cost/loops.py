@@ -1,7 +1,7 @@
 """Number of executions of every instruction of a compiled program, loops included.
 
-CPU and GPU programs contain the trip counts of their loops, TPU programs do not. There, `trip_count` runs the scalar
-integer arithmetic of the loop: the counter, its step and the condition.
+CPU and GPU programs contain the trip counts of their loops, TPU programs do not. There, the scalar integers of a loop
+are evaluated: the counter, its step and the condition.
 """
 
 import dataclasses
@@ -35,42 +35,65 @@ def executions(module: Module) -> Iterator[Execution]:
     Raises:
         ValueError: the trip count of a loop is unknown; names the loop.
     """
-    yield from _executions(module, module.computations[module.entry], 1, "")
+    yield from _executions(module, module.computations[module.entry], 1, "", ())
 
 
-def _executions(module: Module, computation: Computation, times: int, context: str) -> Iterator[Execution]:
+def _executions(
+    module: Module, computation: Computation, times: int, context: str, arguments: tuple[Value, ...]
+) -> Iterator[Execution]:
+    scalars = _Scalars(module)
     for instruction in computation.instructions.values():
         op_name = instruction.op_name if "/" in instruction.op_name else context  # the compiler's names have no "/"
         yield Execution(instruction, computation, times, op_name)
-        called = instruction.called
+        called = {name: module.computations[callee] for name, callee in instruction.called.items()}
         if instruction.opcode == "while":
-            trips = trip_count(module, computation, instruction)
-            if trips is None:
+            loop = _run_counter(scalars, computation, instruction, called, arguments)
+            if loop is None:
                 raise ValueError(f"the trip count of the loop {instruction.name} ({op_name}) is unknown")
-            yield from _executions(module, module.computations[called["body"]], times * trips, op_name)
-        elif instruction.opcode == "conditional" or instruction.opcode in ("call", "async-start"):
-            for name in called.values():
-                yield from _executions(module, module.computations[name], times, op_name)
+            trips, constants = loop
+            yield from _executions(module, called["body"], times * trips, op_name, (constants,))
+        elif instruction.opcode == "call":
+            values = tuple(scalars.value(computation, operand, arguments) for operand in instruction.operands)
+            yield from _executions(module, called["to_apply"], times, op_name, values)
+        elif instruction.opcode in ("conditional", "async-start"):
+            for callee in called.values():
+                yield from _executions(module, callee, times, op_name, ())
 
 
-def trip_count(module: Module, computation: Computation, loop: Instruction) -> int | None:
-    """Number of iterations of the `while` instruction `loop` of `computation`; None if it is unknown."""
+def _run_counter(
+    scalars: "_Scalars",
+    computation: Computation,
+    loop: Instruction,
+    called: dict[str, Computation],
+    arguments: tuple[Value, ...],
+) -> tuple[int, Value] | None:
+    """Number of iterations of a `while` instruction, and the scalars of its state that never change; None if unknown.
+
+    Loops inside may take their trip counts from these scalars.
+    """
     known = re.search(r'known_trip_count.{1,6}n"?:"?(\d+)', loop.attributes)
     if known:
-        return int(known[1])
+        return int(known[1]), None
     if any(name in loop.op_name for name in REJECTION_SAMPLERS):
-        return 1
-    scalars = _Scalars(module)
-    condition, body = (module.computations[loop.called[name]] for name in ("condition", "body"))
-    state = scalars.value(computation, loop.operands[0], ())
+        return 1, None
+    condition, body = called["condition"], called["body"]
+    state = constants = scalars.value(computation, loop.operands[0], arguments)
     for trips in range(_MAX_TRIPS):
         proceed = scalars.value(condition, condition.root.name, (state,))
         if proceed is None:
             return None
         if not proceed:
-            return trips
+            return trips, constants
         state = scalars.value(body, body.root.name, (state,))
+        constants = _common(constants, state)
     return None
+
+
+def _common(first: Value, second: Value) -> Value:
+    """The parts of two values that are equal; None for the others."""
+    if isinstance(first, tuple) and isinstance(second, tuple):
+        return tuple(_common(*pair) for pair in zip(first, second, strict=True))
+    return first if first == second else None
 
 
 _OPERATIONS: dict[str, Callable[..., int]] = {
