@@ -24,7 +24,6 @@ def get_config() -> ml_collections.ConfigDict:
     config = settings.defaults()
     config.backbone.weights = "openai/clip-vit-large-patch14"
     config.model.num_frames = 64
-    config.model.remat = "layers"  # DiST activations need several times the memory of the features
     config.data.train = "data/k710/train@1024"
     config.data.val = "data/k710/val@32"
     return config

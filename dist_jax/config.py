@@ -42,7 +42,7 @@ def defaults() -> ml_collections.ConfigDict:
         temporal_width=96,  # M, width of the temporal encoder
         num_pooling_layers=4,  # P, pooling layers; published: 4 on Kinetics, 2 on SSv2
         dtype="auto",  # computation of the DiST network (its parameters are float32); auto: backbone.dtype
-        remat="elementwise",  # what the backward pass of a DiST layer recomputes: elementwise (LayerNorm, g) | layers (all)
+        remat="elementwise",  # what the backward pass computes again: elementwise (LayerNorm, g) | layers (all)
     )
     config.data = dict(
         source="records",  # key of data.sources.SOURCES: records | tfds | videos | dmvr

@@ -60,7 +60,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> Experiment:
         config=ml_collections.FrozenConfigDict(config),
         mesh=mesh,
         class_names=class_names,
-        model=make_model(config, backbone, dtype),
+        model=make_model(config, mesh, backbone, dtype),
         frozen=frozen,
         text_features={config.data.label_key: text_features},
         backbone_weights={"name": clip_model.name, "fingerprint": clip_model.fingerprint},

@@ -65,7 +65,7 @@ def abstract_setup(config: ml_collections.ConfigDict, mesh: Mesh, vision: Vision
     return ModelSetup(
         config=ml_collections.FrozenConfigDict(config),
         mesh=mesh,
-        model=make_model(config, ClipBackbone(vision, None, dtype), dtype),
+        model=make_model(config, mesh, ClipBackbone(vision, None, dtype), dtype),
         frozen={"vision": tower, "logit_scale": frozen("logit_scale", (), jnp.float32)},
         text_features={config.data.label_key: text},
     )
@@ -90,7 +90,7 @@ def num_backbone_layers(config: ml_collections.ConfigDict, num_layers: int) -> i
     return num_layers if config.eval.zero_shot_weight > 0 else layers[-1] + 1
 
 
-def make_model(config: ml_collections.ConfigDict, backbone: Backbone, dtype: jnp.dtype) -> VideoModel:
+def make_model(config: ml_collections.ConfigDict, mesh: Mesh, backbone: Backbone, dtype: jnp.dtype) -> VideoModel:
     """The model of `config` on a backbone with `num_backbone_layers` blocks; `dtype` is that of the backbone.
 
     Raises:
@@ -109,7 +109,14 @@ def make_model(config: ml_collections.ConfigDict, backbone: Backbone, dtype: jnp
         temporal_width=config.model.temporal_width,
         num_pooling_layers=config.model.num_pooling_layers,
     )
-    return VideoModel(backbone, dist, _dtype(config.model.dtype, dtype), config.model.remat, config.model.network)
+    return VideoModel(
+        backbone=backbone,
+        dist=dist,
+        dtype=_dtype(config.model.dtype, dtype),
+        remat=config.model.remat,
+        network_name=config.model.network,
+        num_shards=mesh.shape["data"] * mesh.shape["fsdp"],
+    )
 
 
 def _selected(config: ml_collections.ConfigDict, num_layers: int) -> tuple[int, ...]:

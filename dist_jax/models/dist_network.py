@@ -4,8 +4,8 @@ Symbols: B clips, T frames, S = T / alpha frames of the backbone, N = h * w patc
 width, M temporal width, E joint embedding, L_selected backbone blocks that are read. "1+N" means the tokens of a frame:
 the backbone's prefix tokens (1 for CLIP, the class token), then N patches.
 
-Inside the network, clips and channels are the last two axes: z [h, w, T, B, M]; m and r [1+N, S, B, C]. Operations along
-time or space, and those on the prefix tokens, then select and shift whole tiles of a TPU.
+Inside the network, clips and channels are the last two axes: z [h, w, T, B, M]; m and r [1+N, S, B, C]. Operations
+along time or space, and those on the prefix tokens, then select and shift whole tiles of a TPU.
 """
 
 import dataclasses
@@ -215,7 +215,7 @@ class DistLayer(nn.Module):
         return z, r, m
 
     def _to_integration(self, grouped: jax.Array, num_prefix: int) -> jax.Array:
-        """[N, S, alpha, B, M] -> [1+N, S, B, C]: convolution (alpha,1,1) of stride alpha after a learned prefix token."""
+        """[N, S, alpha, B, M] -> [1+N, S, B, C]: convolution (alpha,1,1), stride alpha, and a learned prefix token."""
         c = self.config
         shape = (c.alpha, c.temporal_width, c.integration_width)
         kernel, bias = KernelAndBias(shape, shape[-1:], self.dtype, name="to_integration")()

@@ -68,9 +68,9 @@ class CrossAttention(nn.Module):
 class SpatialAttention(nn.Module):
     """`CrossAttention` with a single query per frame.
 
-    Keys and values are not computed. With one query, the key's kernel is applied to the query, and the value's kernel to
-    the weighted mean of the tokens: the tokens are read twice, and no product over all tokens remains. The key's bias
-    adds the same number to all scores of a query and has no effect.
+    Keys and values are not computed. With one query, the key's kernel is applied to the query, and the value's kernel
+    to the weighted mean of the tokens: the tokens are read twice, and no product over all tokens remains. The key's
+    bias adds the same number to all scores of a query and has no effect.
     """
 
     dtype: jnp.dtype

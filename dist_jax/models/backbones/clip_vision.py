@@ -39,7 +39,6 @@ class ClipVision(nn.Module):
 
     config: VisionConfig
     dtype: jnp.dtype = jnp.float32
-    num_shards: int = 1  # devices that share the clips of a batch
 
     def setup(self) -> None:  # noqa: D102
         c = self.config
@@ -55,12 +54,13 @@ class ClipVision(nn.Module):
         """Normalised frames [F, H, W, 3] -> CLIP's image embeddings float32 [F, E], not normalised."""
         return self.embed(self.features(frames[:, None], (self.config.num_layers - 1,))[0, :, 0, 0])
 
-    def features(self, frames: jax.Array, layers: tuple[int, ...]) -> jax.Array:
+    def features(self, frames: jax.Array, layers: tuple[int, ...], num_shards: int = 1) -> jax.Array:
         """The residual stream after the chosen blocks, class token first.
 
         Args:
             frames: normalised, float [B, S, H, W, 3].
             layers: increasing block numbers, counted from 0. The last one must be the tower's last block.
+            num_shards: devices that share the axis B.
 
         Returns:
             [len(layers), B, S, 1+N, D] in `dtype`.
@@ -73,7 +73,7 @@ class ClipVision(nn.Module):
             raise ValueError(f"the last chosen block is {layers[-1]}, the tower's last is {last}; see first_layers")
         x = self._tokens(frames)  # [S, B, 1+N, D]
         num_frames, batch, num_tokens, _ = x.shape
-        chunk = frames_per_chunk(num_frames, -(-batch // self.num_shards), self.config.num_heads, num_tokens)
+        chunk = frames_per_chunk(num_frames, -(-batch // num_shards), self.config.num_heads, num_tokens)
         x = x.reshape(-1, chunk, *x.shape[1:])  # [chunks, frames of a chunk, B, 1+N, D]
         # One buffer holds exactly the chosen layers. Block l reads the slot of block l - 1 and writes the slot of the
         # first chosen block >= l: a chosen block runs last and overwrites the others. Block 0 reads what it overwrites.
@@ -129,7 +129,9 @@ def _run_block(block: Block, buffer: jax.Array, slots: tuple[jax.Array, jax.Arra
     def run_chunk(block: Block, buffer: jax.Array, chunk: jax.Array) -> tuple[jax.Array, None]:
         origin = (0,) * (buffer.ndim - 2)
         x = jax.lax.dynamic_slice(buffer, (read, chunk, *origin), (1, 1, *buffer.shape[2:]))
-        x = block(x[0, 0])[None, None]
+        # [frames, B, 1+N, D]; XLA chooses better layouts without an axis of size 1.
+        tokens = x.reshape(x.shape[3:] if x.shape[2] == 1 else x.shape[2:])
+        x = block(tokens).reshape(x.shape)
         return jax.lax.dynamic_update_slice(buffer, x, (written, chunk, *origin)), None
 
     num_chunks = buffer.shape[1]
