@@ -1,15 +1,10 @@
 """python -m dist_jax.plan: invalid commands end with one line; with libtpu, a small run is planned."""
 
-import importlib.util
 import re
 
 import pytest
-from helpers import small_models, training_run
-
-from dist_jax.weights import clip
-
-HAS_LIBTPU = importlib.util.find_spec("libtpu") is not None
-CONFIG = "--config=configs/k400_vitb.py"
+from helpers import training_run
+from helpers.small_step import CONFIG, HAS_LIBTPU, assert_one_line, small_run
 
 # Name -> (flags, expected part of the message).
 INVALID = {
@@ -50,14 +45,6 @@ def outcomes():
     return dict(zip(lines, results, strict=True))
 
 
-def assert_one_line(outcome, message: str) -> None:
-    status, output = outcome
-    assert status == 1, output
-    assert "Traceback" not in output
-    (error,) = [line for line in output.splitlines() if line.startswith("error: ")]
-    assert message in error
-
-
 @pytest.mark.xdist_group("plan")  # one process runs the commands of the fixture
 @pytest.mark.parametrize("name", INVALID)
 def test_an_invalid_command_is_refused_with_one_line(name, outcomes):
@@ -69,22 +56,6 @@ def test_an_invalid_command_is_refused_with_one_line(name, outcomes):
 @pytest.mark.parametrize("name", INVALID_WITH_DEVICES)
 def test_settings_that_do_not_fit_the_slice_are_refused_with_one_line(name, outcomes):
     assert_one_line(outcomes[name], INVALID_WITH_DEVICES[name][1])
-
-
-def small_run(folder) -> list[str]:
-    """Flags of a small run on a CLIP in `folder`."""
-    clip.save_huggingface(small_models.clip_model(), folder)
-    settings = {
-        "backbone.weights": folder,
-        "batch_size": 8,
-        "mix.mixup_alpha": 0,  # without Beta samples the step compiles faster
-        "mix.cutmix_alpha": 0,
-        "model.num_frames": 4,
-        "model.integration_width": 64,
-        "model.num_pooling_layers": 1,
-        "data.train": "data/ssv2/train@128",
-    }
-    return [CONFIG, "--topology=v5e-4", *(f"--config.{name}={value}" for name, value in settings.items())]
 
 
 @pytest.mark.slow
