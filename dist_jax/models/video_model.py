@@ -23,8 +23,9 @@ class VideoModel:
     backbone: Backbone
     dist: DistConfig
     dtype: jnp.dtype = jnp.float32  # of the network's arithmetic
-    remat: str = "none"  # see DistNetwork
+    remat: str = "elementwise"  # see DistNetwork
     network_name: str = "dist"  # key of NETWORKS
+    num_shards: int = 1  # devices that share the clips of a batch
 
     @property
     def network(self) -> nn.Module:
@@ -57,10 +58,8 @@ class VideoModel:
         """
         layers = self.dist.layers if layers is None else layers
         frames = video[:, :: self.dist.alpha]  # [B, S, H, W, 3]
-        b, s = frames.shape[:2]
         frozen, frames = jax.lax.stop_gradient((frozen, frames))
-        features = self.backbone.features(frozen, frames.reshape(b * s, *frames.shape[2:]), layers)
-        return jax.lax.stop_gradient(features.reshape(len(layers), b, s, *features.shape[2:]))
+        return jax.lax.stop_gradient(self.backbone.features(frozen, frames, layers, self.num_shards))
 
     def embed(self, params: dict, frozen: dict, video: jax.Array) -> jax.Array:
         """Normalised clips [B, T, H, W, 3] -> video embeddings float32 [B, E], not normalised."""

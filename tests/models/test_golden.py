@@ -81,7 +81,7 @@ def test_frame_embeddings_equal_the_published_ones(model, clip_model):
     video, _ = make_batch(model, TOKENS_SEED)
     frames = video[:, :: model.dist.alpha].reshape(-1, *video.shape[2:])
     backbone = model.backbone
-    last_features = backbone.features(clip_model.params, frames, (backbone.num_layers - 1,))[0]
+    last_features = backbone.features(clip_model.params, frames[:, None], (backbone.num_layers - 1,))[0, :, 0]
     embeddings = backbone.frame_embeddings(clip_model.params, last_features)
     assert_close(embeddings, GOLDEN["frame_embedding"], 3e-6)
 

@@ -52,11 +52,11 @@ class ClipBackbone(Backbone):
         """Height and width of a frame, pixels."""
         return self.vision.resolution
 
-    def features(self, params: dict, frames: jax.Array, layers: Sequence[int]) -> jax.Array:
+    def features(self, params: dict, frames: jax.Array, layers: Sequence[int], num_shards: int = 1) -> jax.Array:
         """See `Backbone.features`."""
         backbone, params = self.first_layers(params, layers[-1] + 1)
         module = ClipVision(backbone.vision, self.dtype)
-        return module.apply({"params": params["vision"]}, frames, tuple(layers), method="features")
+        return module.apply({"params": params["vision"]}, frames, tuple(layers), num_shards, method="features")
 
     def frame_summary(self, params: dict, last: jax.Array) -> jax.Array:
         """The class token of each frame: [..., 1 + N, D] -> [..., D]."""

@@ -1,0 +1,137 @@
+"""Convolutions of the network and the image tower. Each operation has one function per kind of backend.
+
+Time and space are the leading axes of their inputs, and (clips, channels) the last two: a shift along time or space
+then moves whole tiles of a TPU. On CPU, XLA uses one core for a convolution inside a loop, and runs matrix products on
+all cores.
+"""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dist_jax.models.layers import TOKEN_INIT, last_axis
+
+
+def patch_conv(frames: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolution with stride p over patches of p x p pixels.
+
+    Args:
+        frames: [F, H, W, 3].
+        kernel: [p, p, 3, width], in the dtype of `frames`.
+
+    Returns:
+        [h, w, F, width], h = H / p and w = W / p.
+    """
+    return jax.lax.platform_dependent(frames, kernel, cpu=_patch_products, default=_patch_convolution)
+
+
+def _patch_convolution(frames: jax.Array, kernel: jax.Array) -> jax.Array:
+    strides = kernel.shape[:2]
+    return jax.lax.conv_general_dilated(
+        frames, kernel, strides, "VALID", dimension_numbers=("NHWC", "HWIO", "HWNC")
+    )  # [h, w, F, width]
+
+
+def _patch_products(frames: jax.Array, kernel: jax.Array) -> jax.Array:
+    patches = space_to_channels(frames, kernel.shape[0])  # [F, h, w, p * p * 3]
+    products = jnp.dot(patches, kernel.reshape(-1, kernel.shape[-1]))  # [F, h, w, width]
+    return products.transpose(1, 2, 0, 3)
+
+
+def space_to_channels(frames: jax.Array, patch: int) -> jax.Array:
+    """Frames [F, H, W, 3] -> their patches [F, h, w, patch * patch * 3], row by row; `patch` in pixels."""
+    f, height, width, channels = frames.shape
+    h, w = height // patch, width // patch
+    patches = frames.reshape(f, h, patch, w, patch, channels).swapaxes(2, 3)  # [F, h, w, patch, patch, 3]
+    return patches.reshape(f, h, w, patch * patch * channels)
+
+
+class TemporalStem(nn.Module):
+    """The published stem, a 3-D convolution: kernel (5, p, p), stride (1, p, p), padding (2, 0, 0)."""
+
+    width: int
+    patch_size: int  # p, pixels
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, video: jax.Array) -> jax.Array:
+        """[B, T, H, W, 3] -> [h, w, T, B, width] in `dtype`."""
+        b, t, p, width = *video.shape[:2], self.patch_size, self.width
+        kernel = self.param("kernel", TOKEN_INIT, (5, p * p * 3, width))
+        bias = self.param("bias", nn.initializers.zeros_init(), (width,))
+        # One strided convolution computes the products of all five taps. They are shifted along time and added.
+        kernel = kernel.astype(self.dtype).swapaxes(0, 1).reshape(p, p, 3, 5 * width)
+        frames = video.astype(self.dtype).reshape(b * t, *video.shape[2:])
+        taps = patch_conv(frames, kernel)  # [h, w, B*T, 5 * width]
+        h, w = taps.shape[:2]
+        taps = taps.reshape(h * w, b, t, -1).swapaxes(1, 2)  # [N, T, B, 5 * width]
+        z = _add_shifted(taps, 5) + last_axis(bias.astype(self.dtype), taps)  # [N, T, B, width]
+        return z.reshape(h, w, t, b, width)
+
+
+class TemporalConv(nn.Module):
+    """Convolution along time with kernel 3, zero-padded to keep the length."""
+
+    width: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, T, B, in] -> [N, T, B, width] in `dtype`."""
+        kernel = self.param("kernel", TOKEN_INIT, (3, x.shape[-1], self.width)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.width,)).astype(self.dtype)
+        y = jax.lax.platform_dependent(x.astype(self.dtype), kernel, cpu=_shifted_products, default=_time_convolution)
+        return y + last_axis(bias, y)
+
+
+def _time_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    dimensions = jax.lax.ConvDimensionNumbers((2, 3, 0, 1), (3, 2, 0, 1), (2, 3, 0, 1))  # (B, channels, N, T)
+    return jax.lax.conv_general_dilated(
+        x, kernel[None], (1, 1), ((0, 0), (1, 1)), dimension_numbers=dimensions
+    )  # [N, T, B, width]
+
+
+def _shifted_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    # One matrix product computes all taps. It reads the input once, in the forward and in the backward pass.
+    num_taps = kernel.shape[0]
+    kernel = kernel.swapaxes(0, 1).reshape(x.shape[-1], -1)  # [in, taps * width]
+    return _add_shifted(jnp.dot(x, kernel), num_taps)
+
+
+def _add_shifted(taps: jax.Array, num_taps: int) -> jax.Array:
+    """Adds the products of the taps, each shifted to its time: [N, T, B, taps * width] -> [N, T, B, width]."""
+    half, frames, width = num_taps // 2, taps.shape[1], taps.shape[-1] // num_taps
+    taps = jnp.pad(taps, [(0, 0), (half, half), (0, 0), (0, 0)])  # [N, T + 2 * half, B, taps * width]
+    shifted = [taps[:, k : k + frames, :, k * width : (k + 1) * width] for k in range(num_taps)]
+    return sum(shifted[1:], start=shifted[0])
+
+
+class SpatialConv(nn.Module):
+    """Convolution (3, 3) over the patches of each frame, zero-padded to keep the grid."""
+
+    width: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[h, w, T, B, in] -> [h, w, T, B, width] in `dtype`."""
+        kernel = self.param("kernel", TOKEN_INIT, (3, 3, x.shape[-1], self.width)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.width,)).astype(self.dtype)
+        y = jax.lax.platform_dependent(
+            x.astype(self.dtype), kernel, cpu=_neighbour_products, default=_space_convolution
+        )
+        return y + last_axis(bias, y)
+
+
+def _space_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    dimensions = jax.lax.ConvDimensionNumbers((3, 4, 0, 1, 2), (4, 3, 0, 1, 2), (3, 4, 0, 1, 2))
+    return jax.lax.conv_general_dilated(
+        x, kernel[:, :, None], (1, 1, 1), "SAME", dimension_numbers=dimensions
+    )  # [h, w, T, B, width]
+
+
+def _neighbour_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    h, w = x.shape[:2]
+    padded = jnp.pad(x, [(1, 1), (1, 1), (0, 0), (0, 0), (0, 0)])
+    neighbours = [padded[i : i + h, j : j + w] for i in range(3) for j in range(3)]  # [h, w, T, B, in] each
+    return jnp.dot(jnp.concatenate(neighbours, axis=-1), kernel.reshape(-1, kernel.shape[-1]))
