@@ -92,7 +92,7 @@ def measure_program(settings: dict, name: str, num_steps: int) -> dict:
     try:
         if name == torch_step.PROGRAM:
             num_classes = setup.text_features[config.data.label_key].shape[0]
-            vision = abstract.vision_sizes(config.backbone.weights)
+            vision = abstract.vision_sizes(config.backbone)
             result = torch_step.measure(vision, setup.model.dist, config.batch_size, num_classes, num_steps)
         else:
             result = measure.measure(name, setup, num_steps)

@@ -179,25 +179,6 @@ class _OpenedWeights:
         return {name: tensor.shape for name, tensor in self.tensors.items()}
 
 
-def _open(weights: str) -> tuple["_OpenedWeights", table.Table, VisionConfig, TextConfig | None]:
-    """The tensors of a CLIP, their table and the sizes of the towers."""
-    file = clip_files.find(weights)
-    tensors = open_sharded(file) if file.name.endswith(".index.json") else open_tensors(file)
-    opened = _OpenedWeights(tensors, str(file), weights, tokenizer.find_next_to(file))
-    if any(name.startswith(("vision_model.", "text_model.")) for name in tensors):
-        clip_files.check_normalization(file.parent)
-        return opened, *_huggingface(opened, file.parent / clip_files.CONFIG)
-    network, names = dist_official.split(list(tensors), str(file))
-    opened = dataclasses.replace(opened, tensors={current: tensors[name] for current, name in names.items()})
-    # OpenAI's archives (they contain input_resolution) and DiST checkpoints hold OpenAI's models. Config files in the
-    # same directory do not belong to them.
-    open_clip = None
-    if not network and "input_resolution" not in tensors:
-        clip_files.check_normalization(file.parent)
-        open_clip = file.parent / clip_files.OPEN_CLIP_CONFIG
-    return opened, *_openai(opened, open_clip)
-
-
 def _open(weights: str, settings: ClipSettings) -> tuple[_OpenedWeights, table.Table, VisionConfig, TextConfig | None]:
     """Opens the files and finds the sizes. See `load`."""
     file = clip_files.find(weights)
