@@ -29,7 +29,7 @@ class TrainedVision(nn.Module):
         positions = self.param("positions", TOKEN_INIT, (1 + c.num_patches, c.width)).astype(self.dtype)
         x = jnp.concatenate([jnp.broadcast_to(class_token, (x.shape[0], 1, c.width)), x], axis=1)  # [F, 1+N, D]
         x = LayerNorm(self.dtype, name="ln_pre")(x + positions[None])
-        block = Block(c.num_heads, ACTIVATIONS[c.activation], dtype=self.dtype, name="blocks")
+        block = Block(c.num_heads, c.mlp_dim, ACTIVATIONS[c.activation], dtype=self.dtype, name="blocks")
         scan = nn.scan(
             lambda block, x, _: (block(x), None),
             variable_axes={"params": 0},
