@@ -183,7 +183,12 @@ def run_lines(estimate: RunEstimate, train_videos: int | None, val_videos: int |
 
 def parse_flags(argv: list[str]) -> list[str]:
     """The flag parser for `app.run`. Names may also have dashes. Raises UserError for invalid flags."""
-    return command_line.parse_flags(flags.FLAGS, argv)
+
+    def with_underscores(argument: str) -> str:
+        name, equals, value = argument.partition("=")
+        return (f"--{name[2:].replace('-', '_')}" if name.startswith("--") else name) + equals + value
+
+    return command_line.parse_flags(flags.FLAGS, [with_underscores(argument) for argument in argv])
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import importlib.util
 import json
 import multiprocessing
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
@@ -68,27 +68,34 @@ def chosen_programs() -> list[str]:
 
 def run(config: ml_collections.ConfigDict, names: list[str]) -> dict:
     """Measures the programs on the devices of this machine, each in its own process."""
-    settings = config.to_dict()
-    context = multiprocessing.get_context("spawn")  # this process must not start JAX: it would keep device memory
-    report: dict = {"batch_size": config.batch_size, "programs": []}
+    report = in_own_process(measure_device, config.to_dict()) | {"batch_size": config.batch_size, "programs": []}
+    print(step_tables.measurement_header(report), flush=True)
     for name in names:
-        with context.Pool(1) as pool:
-            result = pool.apply(measure_program, (settings, name, STEPS.value))
-        if not report["programs"]:
-            report |= {key: result[key] for key in ("device", "peak_flops", "peak_source")}
-            print(step_tables.measurement_header(report), flush=True)
-        report["programs"].append(result)
-        print(step_tables.measurement_line(result), flush=True)
+        row = in_own_process(measure_program, config.to_dict(), name, STEPS.value)
+        if row.get("flops"):
+            row["share_of_peak"] = row["flops"] / row["median"] / report["peak_flops"]
+        report["programs"].append(row)
+        print(step_tables.measurement_line(row), flush=True)
     return report
 
 
+def in_own_process(function: Callable[..., dict], *arguments: object) -> dict:
+    """The result of a function in a new process. This process must not start JAX: it would keep device memory."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def measure_device(settings: dict) -> dict:
+    """The device and its peak."""
+    config = ml_collections.ConfigDict(settings)
+    peak, source = measure.peak_flops(abstract.setup(config, make_mesh(config.mesh)).model.dtype)
+    return {"device": jax.devices()[0].device_kind, "peak_flops": peak, "peak_source": source}
+
+
 def measure_program(settings: dict, name: str, num_steps: int) -> dict:
-    """One row of the report: measures a program in this process."""
+    """One row of the report."""
     config = ml_collections.ConfigDict(settings)
     setup = abstract.setup(config, make_mesh(config.mesh))
-    peak, source = measure.peak_flops(setup.model.dtype)
-    row: dict = {"name": name, "device": jax.devices()[0].device_kind, "peak_flops": peak, "peak_source": source}
-    row["batch_size"] = config.batch_size
     try:
         if name == torch_step.PROGRAM:
             num_classes = setup.text_features[config.data.label_key].shape[0]
@@ -97,9 +104,9 @@ def measure_program(settings: dict, name: str, num_steps: int) -> dict:
         else:
             result = measure.measure(name, setup, num_steps)
     except memory.TooLarge as error:
-        return row | {"does_not_fit": str(error)}
-    share = result.flops and result.flops / result.median / peak
-    return row | dataclasses.asdict(result) | {"median": result.median, "share_of_peak": share}
+        return {"name": name, "does_not_fit": str(error)}
+    row = {"name": name, "batch_size": config.batch_size, "median": result.median, "share_of_peak": None}
+    return row | dataclasses.asdict(result)
 
 
 def estimate(config: ml_collections.ConfigDict, tpu_slice: TpuSlice, names: list[str]) -> dict:

@@ -24,18 +24,18 @@ _MEASURED: dict[str, Callable[[Row], str]] = {
     "slowest": lambda row: f"{max(row['seconds']):.3f}",
     "clips/s": lambda row: f"{row['batch_size'] / row['median']:.3g}",
     "GFLOP": lambda row: _number(row["flops"], 1e9),
-    "of peak": lambda row: f"{row['share_of_peak']:.1%}" if row["share_of_peak"] else "",
+    "rate": lambda row: f"{row['share_of_peak']:.1%}" if row["share_of_peak"] else "",
     "GB moved": lambda row: _number(row["bytes"], 1e9),
     "arguments": lambda row: _number(row["arguments"], _GIB),
     "temporary": lambda row: _number(row["temporary"], _GIB),
-    "process": lambda row: _number(row["resident"], _GIB),
+    "peak": lambda row: _number(row["peak_memory"], _GIB),
     "compile s": lambda row: f"{row['compile_seconds']:.0f}",
 }
 _ESTIMATED: dict[str, Callable[[Row], str]] = {
     "M cycles": lambda row: f"{row['cycles'] / 1e6:.1f}",
     "ms": lambda row: f"{1e3 * row['seconds']:.1f}",
     "TFLOP": lambda row: f"{row['flops'] / 1e12:.2f}",
-    "of peak": lambda row: f"{row['share_of_peak']:.1%}",
+    "rate": lambda row: f"{row['share_of_peak']:.1%}",
     "GB moved": lambda row: f"{row['bytes'] / 1e9:.1f}",
     "arguments": lambda row: _number(row["arguments"], _GIB),
     "temporary": lambda row: _number(row["temporary"], _GIB),
@@ -46,9 +46,9 @@ _ESTIMATED: dict[str, Callable[[Row], str]] = {
 
 def measurement_header(report: Row) -> str:
     """Device and column names of the measurements."""
-    peak = f"{report['peak_flops'] / 1e12:.3g} TFLOP/s ({report['peak_source']})"
     return (
-        f"{report['device']}, batch_size={report['batch_size']}; median time; memory in GiB; peak {peak}\n\n"
+        f"{report['device']}, batch_size={report['batch_size']}; median time; memory in GiB\n"
+        f"rate: share of {report['peak_flops'] / 1e12:.3g} TFLOP/s ({report['peak_source']})\n\n"
         f"{_header(_MEASURED)}"
     )
 
@@ -60,7 +60,7 @@ def estimate_header(report: Row, tpu_slice: TpuSlice) -> str:
     return (
         f"{tpu_slice}, batch_size={report['batch_size']}; everything per chip ({clips:g} clips), memory in GiB\n"
         "Memory and collectives are exact. Cycles are estimates of the TPU compiler, not measurements; collectives\n"
-        f"have none. Clock {chip.clock / 1e9:g} GHz, peak {chip.peak_flops / 1e12:g} TFLOP/s (bfloat16).\n\n"
+        f"have none. Clock: {chip.clock / 1e9:g} GHz; rate: share of {chip.peak_flops / 1e12:g} TFLOP/s (bfloat16).\n\n"
         f"{_header(_ESTIMATED)}"
     )
 

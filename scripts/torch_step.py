@@ -44,7 +44,7 @@ def measure(vision: VisionConfig, dist: DistConfig, batch_size: int, num_classes
         if device == "cuda":
             torch.cuda.synchronize()
 
-    seconds, resident = time_steps(step, num_steps)
+    seconds, peak_memory = time_steps(step, num_steps)
     if device == "cuda":
-        resident = torch.cuda.max_memory_allocated()
-    return Measurement(PROGRAM, seconds, None, None, None, None, resident, 0.0)
+        peak_memory = torch.cuda.max_memory_allocated()
+    return Measurement(PROGRAM, seconds, None, None, None, None, peak_memory, 0.0)

@@ -30,7 +30,7 @@ class Measurement:
     bytes: int | None  # moved in the memory of one device; None if not counted
     arguments: int | None  # bytes on one device
     temporary: int | None  # bytes on one device
-    resident: int | None  # peak memory of the process while it runs, bytes; None if it cannot be measured
+    peak_memory: int | None  # bytes while it runs: of the device; on a CPU of the process; None if unknown
     compile_seconds: float
 
     @property
@@ -59,7 +59,10 @@ def measure(name: str, setup: ModelSetup, num_steps: int) -> Measurement:
             if is_training:  # the state is donated
                 arguments[0] = outputs[0]
 
-        seconds, resident = time_steps(step, num_steps)
+        seconds, peak_memory = time_steps(step, num_steps)
+    device_memory = jax.local_devices()[0].memory_stats()  # None on a CPU
+    if device_memory:
+        peak_memory = device_memory["peak_bytes_in_use"]
     return Measurement(
         program=name,
         seconds=seconds,
@@ -67,7 +70,7 @@ def measure(name: str, setup: ModelSetup, num_steps: int) -> Measurement:
         bytes=traffic.count(hlo.parse(compiled.as_text())),
         arguments=step_memory.arguments,
         temporary=step_memory.temporary,
-        resident=resident,
+        peak_memory=peak_memory,
         compile_seconds=compile_seconds,
     )
 

@@ -1,15 +1,14 @@
 """Settings that make a training step fit into memory, found by compiling."""
 
-import math
 from collections.abc import Callable, Iterator
 
 import ml_collections
 
 from dist_jax import config as settings
 from dist_jax.errors import UserError
-from dist_jax.training.memory import StepMemory, TooLarge
+from dist_jax.training.memory import StepMemory
 
-_MAX_FACTOR = 8  # of accumulation and fsdp
+_FACTORS = (2, 4, 8)  # of accumulation and fsdp
 
 
 def first_that_fits(
@@ -22,8 +21,8 @@ def first_that_fits(
 
     Args:
         config: does not fit.
-        memory_of: compiles the training step of a configuration; raises TooLarge, or another UserError for a
-          configuration that is not possible.
+        memory_of: compiles the training step of a configuration; raises UserError if it does not
+          fit or is not possible.
         limit: memory of a device, bytes.
         num_devices: devices of the mesh.
 
@@ -38,10 +37,8 @@ def first_that_fits(
         try:
             settings.validate(changed)
             step_memory = memory_of(changed)
-        except TooLarge:
-            continue
         except UserError:
-            continue  # e.g. a batch that cannot be split into so many parts
+            continue  # it does not fit, or the batch cannot be split into so many parts
         if step_memory.total <= limit:
             return flags, step_memory
     return None
@@ -52,10 +49,8 @@ def _combinations(config: ml_collections.ConfigDict, num_devices: int) -> Iterat
     if config.model.remat != "layers":
         changes["model.remat"] = "layers"
         yield changes
-    factors = [2**power for power in range(1, int(math.log2(_MAX_FACTOR)) + 1)]
-    parts = [config.grad_accum_steps * factor for factor in factors]
-    for grad_accum_steps in parts:
-        yield changes | {"grad_accum_steps": grad_accum_steps}
-    for fsdp in factors:
+    for factor in _FACTORS:
+        yield changes | {"grad_accum_steps": config.grad_accum_steps * factor}
+    for fsdp in _FACTORS:
         if num_devices % fsdp == 0 and config.mesh.fsdp == 1:
             yield changes | {"mesh.data": -1, "mesh.fsdp": fsdp}

@@ -8,10 +8,11 @@ import ml_collections
 import numpy as np
 import pytest
 from helpers import small_models
-from helpers.collectives import collectives
 from helpers.small_models import random_batch
 
 from dist_jax import config as settings
+from dist_jax.cost import hlo
+from dist_jax.cost.collectives import collectives
 from dist_jax.distributed import sharding
 from dist_jax.distributed.mesh import make_mesh
 from dist_jax.errors import UserError
@@ -48,7 +49,7 @@ def step_collectives(mesh, model, config, frozen, text):
         abstract(batch, jax.tree.map(lambda _: sharding.batch_sharding(mesh), batch)),
     )
     step = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
-    return collectives(step.lower(*arguments).compile().as_text()), state
+    return collectives(hlo.parse(step.lower(*arguments).compile().as_text())), state
 
 
 @pytest.mark.usefixtures("standard_promotion")

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
-from helpers.collectives import collectives
 from helpers.small_models import make_config, random_batch
 
+from dist_jax.cost import hlo
+from dist_jax.cost.collectives import collectives
 from dist_jax.distributed import sharding
 from dist_jax.distributed.mesh import make_mesh
 from dist_jax.evaluation.eval_step import eval_step
@@ -115,7 +116,7 @@ def test_mixing_moves_no_clip_between_devices(tiny_model, tiny_frozen, tiny_text
     step_fn = jax.jit(train_step, out_shardings=replicated)
     constants = jax.device_put((tiny_frozen, {"label": tiny_text}), replicated)
     compiled = step_fn.lower(state, *constants, batch).compile()
-    assert {collective.kind for collective in collectives(compiled.as_text())} == {"all-reduce"}
+    assert {collective.kind for collective in collectives(hlo.parse(compiled.as_text()))} == {"all-reduce"}
 
 
 @pytest.mark.parametrize("grad_accum_steps", [2, 4])
