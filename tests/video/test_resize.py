@@ -71,3 +71,8 @@ def test_a_flip_reverses_the_columns(width):
     video = np.random.default_rng(0).integers(0, 256, (3, 20, 30, 3), dtype=np.uint8)
     flipped = resize_bilinear(video, 24, width, flip=True)
     np.testing.assert_array_equal(flipped, resize_bilinear(video, 24, width)[:, :, ::-1])
+
+
+def test_the_result_is_aligned_so_that_tensorflow_does_not_copy_it():
+    frame = np.zeros((5, 5, 3), np.uint8)
+    assert all(resize_bilinear([frame], 7, width).ctypes.data % 64 == 0 for width in range(1, 40))
