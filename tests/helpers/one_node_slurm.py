@@ -7,14 +7,14 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 SCRIPT = Path(__file__).parents[1] / "slurm" / "one_node.sh"
 COMMANDS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "scontrol")
 PATH = f"{os.environ['PATH']}:/usr/sbin"
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")  # states in which a job stays
-TIMEOUT = 300  # seconds, on a busy machine; Slurm checks the time limits every 30 s
+TIMEOUT = 900  # seconds, on a busy machine; Slurm checks the time limits every 30 s
 
 
 def missing_commands() -> list[str]:
@@ -91,17 +91,28 @@ class Slurm:
 
 def is_running(process_id: int) -> bool:
     """Whether the process exists. A killed process whose parent has not yet noticed its end does not count."""
-    status = Path(f"/proc/{process_id}/status")
+    return read_status(process_id).get("State", "Z")[0] not in "ZX"
+
+
+def is_stopped(process_id: int) -> bool:
+    """Whether the process is stopped and no SIGTERM waits for it."""
+    status = read_status(process_id)
+    return status.get("State", "Z")[0] == "T" and not int(status["ShdPnd"], 16) >> (signal.SIGTERM - 1) & 1
+
+
+def read_status(process_id: int) -> dict[str, str]:
+    """The fields of /proc/PID/status; empty if the process does not exist."""
     try:
-        return not re.search(r"^State:\s+[ZX]", status.read_text(), re.M)
+        lines = Path(f"/proc/{process_id}/status").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):
-        return False
+        return {}
+    return dict(line.split(":\t", 1) for line in lines)
 
 
-def has_pending_sigterm(process_id: int) -> bool:
-    """Whether a stopped process will receive a SIGTERM when it continues."""
-    pending = re.search(r"^ShdPnd:\s+(\w+)$", Path(f"/proc/{process_id}/status").read_text(), re.M)
-    return bool(int(pending[1], 16) >> (signal.SIGTERM - 1) & 1)
+def resume(process_id: int) -> None:
+    """Continues a stopped process. It may have ended: some versions of Slurm continue it when they send SIGTERM."""
+    with suppress(ProcessLookupError):
+        os.kill(process_id, signal.SIGCONT)
 
 
 @contextmanager

@@ -95,8 +95,8 @@ def test_a_job_saves_before_its_time_limit_is_requeued_and_resumes(slurm, data, 
     job_id = submit(slurm, data, tmp_path)
     process_id = pause_after_first_steps(slurm, job_id, tmp_path)
     slurm.update(job_id, EndTime="now+140")  # seconds: the time limit is near, and Slurm sends SIGTERM 120 s before it
-    slurm.wait(job_id, "SIGTERM", lambda _: one_node_slurm.has_pending_sigterm(process_id))
-    os.kill(process_id, signal.SIGCONT)
+    slurm.wait(job_id, "SIGTERM", lambda _: not one_node_slurm.is_stopped(process_id))
+    one_node_slurm.resume(process_id)
 
     assert slurm.wait_for_state(job_id, "PENDING")["Restarts"] == "1"
     step = saved_step(tmp_path)
@@ -119,7 +119,7 @@ def test_a_cancelled_job_saves_and_ends_and_the_next_job_resumes(slurm, data, re
     job_id = submit(slurm, data, tmp_path)
     process_id = pause_after_first_steps(slurm, job_id, tmp_path)
     slurm.run("scancel", job_id)
-    os.kill(process_id, signal.SIGCONT)
+    one_node_slurm.resume(process_id)
 
     assert slurm.wait_for_state(job_id, "CANCELLED")["Restarts"] == "0"
     step = saved_step(tmp_path)
