@@ -100,7 +100,7 @@ def test_a_job_saves_before_its_time_limit_is_requeued_and_resumes(slurm, data, 
 
     assert slurm.wait_for_state(job_id, "PENDING")["Restarts"] == "1"
     step = saved_step(tmp_path)
-    # Slurm delays requeued jobs by two minutes. Some seconds are necessary: slurmd refuses a job in the second of its end.
+    # Slurm delays a requeued job by two minutes. It needs a second at least: slurmd refuses a job that has just ended.
     slurm.update(job_id, TimeLimit="60", StartTime="now+5")
     job = slurm.wait_for_state(job_id, "COMPLETED")
 
