@@ -115,7 +115,7 @@ def make_model(config: ml_collections.ConfigDict, mesh: Mesh, backbone: Backbone
         dtype=_dtype(config.model.dtype, dtype),
         remat=config.model.remat,
         network_name=config.model.network,
-        num_shards=mesh.shape["data"] * mesh.shape["fsdp"],
+        mesh=mesh,
     )
 
 

@@ -35,9 +35,18 @@ def _count_equation(equation: JaxprEqn) -> int:
         return params["length"] * inner
     if name == "pallas_call":
         return math.prod(params["grid_mapping"].grid) * inner
+    if name == "shard_map":  # its shapes are those of one device
+        return _num_shards(equation) * inner
     if name == "while" and inner:
         raise ValueError("a matrix product in a while loop: the number of iterations is not known; use jax.lax.scan")
     return inner
+
+
+def _num_shards(equation: JaxprEqn) -> int:
+    """Devices of a `shard_map` with different inputs. The other devices repeat their work, which does not count."""
+    mesh, specs = equation.params["mesh"], equation.params["in_specs"]
+    axes = {axis for spec in specs for names in spec if names for axis in (names if isinstance(names, tuple) else (names,))}
+    return math.prod(mesh.shape[axis] for axis in axes)
 
 
 def _dot(equation: JaxprEqn) -> int:

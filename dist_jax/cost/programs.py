@@ -54,7 +54,7 @@ def fine_tuning(setup: ModelSetup) -> ModelSetup:
 
 
 def _trace_frozen_forward(setup: ModelSetup) -> Traced:
-    """The features of a batch of clips: (frozen parameters, video) -> features [L_selected, B, S, 1+N, D]."""
+    """The features of a batch of clips: (frozen parameters, video) -> features [L_selected, S, B, 1+N, D]."""
     model = setup.model
     train_step = make_train_step(setup, lr_schedule(setup.config.optimizer, 1.0, 1.0))
     video = batch_shapes(train_step, setup.mesh)["video"]

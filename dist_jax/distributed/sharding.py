@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -88,9 +89,31 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, BATCH)
 
 
+def num_batch_shards(mesh: Mesh) -> int:
+    """Devices that share the clips of a batch."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def over_clips(function: Callable[..., jax.Array], mesh: Mesh, clip_axes: Sequence[int]) -> Callable[..., jax.Array]:
+    """Runs a function on the clips of each device, with `jax.shard_map`.
+
+    XLA then sees the shapes of a single device: it can merge the axis of the clips with other axes, which would move
+    clips between devices otherwise. The gradients of the parameters are summed once, after the function's backward
+    pass.
+
+    Args:
+        function: (params, *arrays) -> [B, ...]. Each clip's result depends on this clip only.
+        mesh: its axes data and fsdp share the clips. The params are complete on every device.
+        clip_axes: the axis B of each array.
+    """
+    specs = [PartitionSpec(*[None] * axis, *BATCH) for axis in clip_axes]
+    # check_vma would require a cast of each constant that starts a loop.
+    return jax.shard_map(function, mesh=mesh, in_specs=(PartitionSpec(), *specs), out_specs=BATCH, check_vma=False)
+
+
 def check_batch(mesh: Mesh, name: str, batch_size: int, parts: int = 1) -> None:
     """Raises UserError unless the devices of the axes data and fsdp divide each of the `parts` of a batch evenly."""
-    num_devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    num_devices = num_batch_shards(mesh)
     unit = num_devices * parts
     if batch_size % unit:
         lower = batch_size - batch_size % unit

@@ -208,7 +208,7 @@ def _embed(model: VideoModel, params: dict, frozen: dict, video: jax.Array) -> j
 
 @partial(jax.jit, static_argnums=0)
 def _features(model: VideoModel, params: dict, frozen: dict, video: jax.Array) -> jax.Array:
-    return model.features(frozen, model.normalize(video))
+    return model.features(frozen, model.normalize(video)).swapaxes(1, 2)  # [L_selected, B, S, 1+N, D]
 
 
 @partial(jax.jit, static_argnums=0, static_argnames="zero_shot_weight")

@@ -80,8 +80,15 @@ class TemporalConv(nn.Module):
         """[N, T, B, in] -> [N, T, B, width] in `dtype`."""
         kernel = self.param("kernel", TOKEN_INIT, (3, x.shape[-1], self.width)).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.width,)).astype(self.dtype)
-        y = jax.lax.platform_dependent(x.astype(self.dtype), kernel, cpu=_shifted_products, default=_time_convolution)
+        few_clips = x.shape[2] < MIN_CONVOLUTION_CLIPS
+        default = _shifted_products if few_clips else _time_convolution
+        y = jax.lax.platform_dependent(x.astype(self.dtype), kernel, cpu=_shifted_products, default=default)
         return y + last_axis(bias, y)
+
+
+# With fewer clips per device, a TPU's convolution along time moves time into the rows of its tiles, and pads it.
+# Matrix products that are shifted and added cost half of it.
+MIN_CONVOLUTION_CLIPS = 8
 
 
 def _time_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -91,11 +98,34 @@ def _time_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
     )  # [N, T, B, width]
 
 
+@jax.custom_vjp
 def _shifted_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    # One matrix product computes all taps. It reads the input once, in the forward and in the backward pass.
+    # One matrix product computes all taps. It reads the input once.
     num_taps = kernel.shape[0]
     kernel = kernel.swapaxes(0, 1).reshape(x.shape[-1], -1)  # [in, taps * width]
     return _add_shifted(jnp.dot(x, kernel), num_taps)
+
+
+def _shifted_products_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _shifted_products(x, kernel), (x, kernel)
+
+
+def _shifted_products_backward(saved: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array, jax.Array]:
+    # The gradient of the input is the convolution with the flipped kernel. Automatic differentiation would pad and copy
+    # the products of all taps instead.
+    x, kernel = saved
+    frames, half = x.shape[1], kernel.shape[0] // 2
+
+    def tap_grad(shift: int) -> jax.Array:  # y[t] contains x[t + shift] @ kernel[half + shift]
+        first, last = max(0, -shift), frames - max(0, shift)
+        inputs = x[:, first + shift : last + shift]
+        return jnp.einsum("ntbi,ntbo->io", inputs, grad[:, first:last], preferred_element_type=jnp.float32)
+
+    kernel_grad = jnp.stack([tap_grad(shift) for shift in range(-half, half + 1)]).astype(kernel.dtype)
+    return _shifted_products(grad, kernel[::-1].swapaxes(1, 2)), kernel_grad
+
+
+_shifted_products.defvjp(_shifted_products_forward, _shifted_products_backward)
 
 
 def _add_shifted(taps: jax.Array, num_taps: int) -> jax.Array:
@@ -104,6 +134,11 @@ def _add_shifted(taps: jax.Array, num_taps: int) -> jax.Array:
     taps = jnp.pad(taps, [(0, 0), (half, half), (0, 0), (0, 0)])  # [N, T + 2 * half, B, taps * width]
     shifted = [taps[:, k : k + frames, :, k * width : (k + 1) * width] for k in range(num_taps)]
     return sum(shifted[1:], start=shifted[0])
+
+
+def repeat_frames(x: jax.Array, alpha: int) -> jax.Array:
+    """Repeats each frame alpha times: [N, S, B, width] -> [N, S, alpha * B, width], frames before clips."""
+    return jnp.concatenate([x] * alpha, axis=2)
 
 
 class SpatialConv(nn.Module):
@@ -117,9 +152,9 @@ class SpatialConv(nn.Module):
         """[h, w, T, B, in] -> [h, w, T, B, width] in `dtype`."""
         kernel = self.param("kernel", TOKEN_INIT, (3, 3, x.shape[-1], self.width)).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.width,)).astype(self.dtype)
-        y = jax.lax.platform_dependent(
-            x.astype(self.dtype), kernel, cpu=_neighbour_products, default=_space_convolution
-        )
+        few_clips = x.shape[3] < MIN_CONVOLUTION_CLIPS
+        default = _frame_convolution if few_clips else _space_convolution
+        y = jax.lax.platform_dependent(x.astype(self.dtype), kernel, cpu=_neighbour_products, default=default)
         return y + last_axis(bias, y)
 
 
@@ -128,6 +163,12 @@ def _space_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jax.lax.conv_general_dilated(
         x, kernel[:, :, None], (1, 1, 1), "SAME", dimension_numbers=dimensions
     )  # [h, w, T, B, width]
+
+
+def _frame_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    frames = x.reshape(*x.shape[:2], -1, x.shape[-1])  # [h, w, T * B, in]
+    y = jax.lax.conv_general_dilated(frames, kernel, (1, 1), "SAME", dimension_numbers=("HWNC", "HWIO", "HWNC"))
+    return y.reshape(*x.shape[:-1], -1)  # [h, w, T, B, width]
 
 
 def _neighbour_products(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from dist_jax.models.convolutions import SpatialConv, TemporalConv, TemporalStem
+from dist_jax.models.convolutions import SpatialConv, TemporalConv, TemporalStem, repeat_frames
 from dist_jax.models.layers import (
     TOKEN_INIT,
     KernelAndBias,
@@ -72,8 +72,8 @@ class DistNetwork(nn.Module):
         """Embeds clips.
 
         Args:
-            features: residual stream of the selected backbone blocks, float [L_selected, B, S, 1+N, D].
-            frame_summary: `Backbone.frame_summary` of the last selected block, float [B, S, D].
+            features: residual stream of the selected backbone blocks, float [L_selected, S, B, 1+N, D].
+            frame_summary: `Backbone.frame_summary` of the last selected block, float [S, B, D].
             video: all frames, normalised as for the backbone, float [B, T, H, W, 3].
 
         Returns:
@@ -81,9 +81,9 @@ class DistNetwork(nn.Module):
         """
         c = self.config
         z = TemporalStem(c.temporal_width, c.patch_size, self.dtype, name="temporal_stem")(video)  # [h, w, T, B, M]
-        y = self._layers(z, features.transpose(0, 3, 2, 1, 4))  # [1+N, S, B, C]
+        y = self._layers(z, features.transpose(0, 3, 1, 2, 4))  # [1+N, S, B, C]
         pooled = self._pool(y)  # [B, C]
-        summary = jnp.mean(frame_summary.astype(jnp.float32), axis=1)  # [B, D]
+        summary = jnp.mean(frame_summary.astype(jnp.float32), axis=0)  # [B, D]
         pooled = pooled + Linear(c.integration_width, dtype=self.dtype, name="class_projection")(summary)
         proj_init = nn.initializers.normal(c.integration_width**-0.5)
         proj = self.param("proj", proj_init, (c.integration_width, c.embed_dim))
@@ -206,9 +206,10 @@ class DistLayer(nn.Module):
         m = checkpoint_name(linear(c.integration_width, name="input")(feature) + r, "m")  # [1+N, S, B, C]
         # Both exchanges read the values from before the exchange.
         to_temporal = linear(c.temporal_width, name="to_temporal")(m[num_prefix:])  # [N, S, B, M]
+        repeated = repeat_frames(to_temporal, c.alpha)  # [N, S, alpha * B, M]
         grouped = z.reshape(-1, c.num_sparse_frames, c.alpha, *z.shape[3:])  # [N, S, alpha, B, M]
         m = checkpoint_name(m + self._to_integration(grouped, num_prefix), "m_fused")
-        z = (grouped + to_temporal[:, :, None]).reshape(z.shape)
+        z = (z.reshape(repeated.shape) + repeated).reshape(z.shape)
         normal = standardize(m)  # shared by both LayerNorms
         r = Ffn(self.dtype, name="ffn")(ScaleAndBias(self.dtype, name="ln")(normal))
         r = r + TemporalFfn(self.dtype, name="temporal_ffn")(ScaleAndBias(self.dtype, name="ln_temporal")(normal))

@@ -60,7 +60,7 @@ def test_shapes_and_dtypes_of_features_and_logits_of_the_published_models(vision
     video = jax.ShapeDtypeStruct((2, num_frames, 224, 224, 3), jnp.bfloat16)
     frozen = abstract_frozen(vision)
     features = jax.eval_shape(model.features, frozen, video)
-    assert features.shape == (vision.num_layers, 2, num_frames // 2, 1 + vision.num_patches, vision.width)
+    assert features.shape == (vision.num_layers, num_frames // 2, 2, 1 + vision.num_patches, vision.width)
     assert features.dtype == jnp.bfloat16
     text = jax.ShapeDtypeStruct((400, vision.embed_dim), jnp.float32)
     logits = jax.eval_shape(model.logits, param_shapes(vision, dist), frozen, text, video)
@@ -149,7 +149,7 @@ def test_the_size_of_a_chunk_does_not_change_the_features(tiny_model, tiny_froze
     def features_of(layers: tuple[int, ...]) -> jax.Array:
         return jax.jit(lambda frozen, frames: tiny_model.backbone.features(frozen, frames, layers))(tiny_frozen, frames)
 
-    expected = features_of((0, 1, 2))  # [3, 3, 4, 1+N, D], all frames at once
+    expected = features_of((0, 1, 2))  # [3, 4, 3, 1+N, D], all frames at once
     frame_scores = 4 * 3 * tiny_model.backbone.vision.num_heads * 5**2  # bytes, one frame of each clip
     for chunk in (1, 2):
         monkeypatch.setattr(clip_vision, "MAX_SCORE_BYTES", chunk * frame_scores)
@@ -187,7 +187,7 @@ def test_the_text_embedding_is_read_at_the_end_token_and_ignores_later_tokens():
 
 def test_rematerialization_gives_the_same_gradients(tiny_model):
     dist = tiny_model.dist
-    features = jax.random.normal(jax.random.key(0), (3, 1, 2, 5, 128))
+    features = jax.random.normal(jax.random.key(0), (3, 2, 1, 5, 128))
     video = jax.random.normal(jax.random.key(1), (1, 4, 8, 8, 3))
     summary = features[-1, :, :, 0]
     params = jax.jit(DistNetwork(dist).init)(jax.random.key(2), features, summary, video)
@@ -204,7 +204,7 @@ def test_rematerialization_gives_the_same_gradients(tiny_model):
 
 def test_features_without_a_class_token_need_no_class_token_parameter(tiny_model):
     network = DistNetwork(tiny_model.dist)
-    features, summary = jnp.zeros((3, 1, 2, 4, 128)), jnp.zeros((1, 2, 128))  # 4 patches, no class token
+    features, summary = jnp.zeros((3, 2, 1, 4, 128)), jnp.zeros((2, 1, 128))  # 4 patches, no class token
     video = jnp.zeros((1, 4, 8, 8, 3))
     params = jax.eval_shape(network.init, jax.random.key(0), features, summary, video)
     assert "class_token" not in params["params"]["layers"]

@@ -73,7 +73,7 @@ class Backbone(abc.ABC):
             num_shards: devices that share the axis B. It does not change the result, only the size of its parts.
 
         Returns:
-            [len(layers), B, S, num_prefix_tokens + N, D] in `dtype`, prefix tokens first.
+            [len(layers), S, B, num_prefix_tokens + N, D] in `dtype`, prefix tokens first.
         """
 
     @abc.abstractmethod

@@ -57,7 +57,7 @@ class ClipVision(nn.Module):
 
     def __call__(self, frames: jax.Array) -> jax.Array:
         """Normalised frames [F, H, W, 3] -> CLIP's image embeddings float32 [F, E], not normalised."""
-        return self.embed(self.features(frames[:, None], (self.config.num_layers - 1,))[0, :, 0, 0])
+        return self.embed(self.features(frames[:, None], (self.config.num_layers - 1,))[0, 0, :, 0])
 
     def features(self, frames: jax.Array, layers: tuple[int, ...], num_shards: int = 1) -> jax.Array:
         """The residual stream after the chosen blocks, class token first.
@@ -68,7 +68,7 @@ class ClipVision(nn.Module):
             num_shards: devices that share the axis B.
 
         Returns:
-            [len(layers), B, S, 1+N, D] in `dtype`.
+            [len(layers), S, B, 1+N, D] in `dtype`.
 
         Raises:
             ValueError: the last chosen block is not the tower's last.
@@ -89,8 +89,7 @@ class ClipVision(nn.Module):
             _run_block, variable_axes={"params": 0}, split_rngs={"params": True}, length=self.config.num_layers
         )
         buffer, _ = scan(self.blocks, buffer, (jnp.asarray(slots[[0, *range(last)]]), jnp.asarray(slots)))
-        buffer = buffer.reshape(len(layers), num_frames, *x.shape[2:])  # [len(layers), S, B, 1+N, D]
-        return buffer.swapaxes(1, 2)
+        return buffer.reshape(len(layers), num_frames, *x.shape[2:])
 
     def embed(self, class_tokens: jax.Array) -> jax.Array:
         """Class tokens after the last block [..., D] -> image embeddings float32 [..., E], not normalised."""
