@@ -45,7 +45,9 @@ def _count_equation(equation: JaxprEqn) -> int:
 def _num_shards(equation: JaxprEqn) -> int:
     """Devices of a `shard_map` with different inputs. The other devices repeat their work, which does not count."""
     mesh, specs = equation.params["mesh"], equation.params["in_specs"]
-    axes = {axis for spec in specs for names in spec if names for axis in (names if isinstance(names, tuple) else (names,))}
+    axes = {
+        axis for spec in specs for names in spec if names for axis in (names if isinstance(names, tuple) else (names,))
+    }
     return math.prod(mesh.shape[axis] for axis in axes)
 
 

@@ -1,9 +1,12 @@
 """Convolutions of the network and the image tower. Each operation has one function per kind of backend.
 
-Time and space are the leading axes of their inputs, and (clips, channels) the last two: a shift along time or space
-then moves whole tiles of a TPU. On CPU, XLA uses one core for a convolution inside a loop, and runs matrix products on
+Space and time are the leading axes of their inputs, then clips, then channels: a shift along space moves whole tiles of
+a TPU. Where an operation needs no single frames, frames and clips are one axis: few clips then also fill a tile. On CPU, XLA uses one core for a convolution inside a loop, and runs matrix products on
 all cores.
 """
+
+import math
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -55,7 +58,7 @@ class TemporalStem(nn.Module):
 
     @nn.compact
     def __call__(self, video: jax.Array) -> jax.Array:
-        """[B, T, H, W, 3] -> [h, w, T, B, width] in `dtype`."""
+        """[B, T, H, W, 3] -> [h, w, T * B, width] in `dtype`."""
         b, t, p, width = *video.shape[:2], self.patch_size, self.width
         kernel = self.param("kernel", TOKEN_INIT, (5, p * p * 3, width))
         bias = self.param("bias", nn.initializers.zeros_init(), (width,))
@@ -66,23 +69,25 @@ class TemporalStem(nn.Module):
         h, w = taps.shape[:2]
         taps = taps.reshape(h * w, b, t, -1).swapaxes(1, 2)  # [N, T, B, 5 * width]
         z = _add_shifted(taps, 5) + last_axis(bias.astype(self.dtype), taps)  # [N, T, B, width]
-        return z.reshape(h, w, t, b, width)
+        return z.reshape(h, w, t * b, width)
 
 
 class TemporalConv(nn.Module):
     """Convolution along time with kernel 3, zero-padded to keep the length."""
 
     width: int
+    num_frames: int
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[N, T, B, in] -> [N, T, B, width] in `dtype`."""
+        """[N, frames, B, in] or [N, frames * B, in], frames before clips -> the same axes, `width` channels, `dtype`."""
         kernel = self.param("kernel", TOKEN_INIT, (3, x.shape[-1], self.width)).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.width,)).astype(self.dtype)
-        few_clips = x.shape[2] < MIN_CONVOLUTION_CLIPS
-        default = _shifted_products if few_clips else _time_convolution
-        y = jax.lax.platform_dependent(x.astype(self.dtype), kernel, cpu=_shifted_products, default=default)
+        products = partial(_shifted_products, x.shape[1] // self.num_frames)
+        clips = math.prod(x.shape[1:-1]) // self.num_frames
+        default = products if clips < MIN_CONVOLUTION_CLIPS else partial(_time_convolution, self.num_frames)
+        y = jax.lax.platform_dependent(x.astype(self.dtype), kernel, cpu=products, default=default)
         return y + last_axis(bias, y)
 
 
@@ -91,54 +96,61 @@ class TemporalConv(nn.Module):
 MIN_CONVOLUTION_CLIPS = 8
 
 
-def _time_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    dimensions = jax.lax.ConvDimensionNumbers((2, 3, 0, 1), (3, 2, 0, 1), (2, 3, 0, 1))  # (B, channels, N, T)
-    return jax.lax.conv_general_dilated(
-        x, kernel[None], (1, 1), ((0, 0), (1, 1)), dimension_numbers=dimensions
-    )  # [N, T, B, width]
+def _time_convolution(num_frames: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    clips = x.reshape(x.shape[0], num_frames, -1, x.shape[-1])  # [N, frames, B, in]
+    dimensions = jax.lax.ConvDimensionNumbers((2, 3, 0, 1), (3, 2, 0, 1), (2, 3, 0, 1))  # (B, channels, N, frames)
+    y = jax.lax.conv_general_dilated(clips, kernel[None], (1, 1), ((0, 0), (1, 1)), dimension_numbers=dimensions)
+    return y.reshape(*x.shape[:-1], -1)
 
 
-@jax.custom_vjp
-def _shifted_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    # One matrix product computes all taps. It reads the input once.
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _shifted_products(step: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolution along axis 1 with matrix products; a frame has `step` rows of this axis."""
+    # One product computes all taps. It reads the input once.
     num_taps = kernel.shape[0]
     kernel = kernel.swapaxes(0, 1).reshape(x.shape[-1], -1)  # [in, taps * width]
-    return _add_shifted(jnp.dot(x, kernel), num_taps)
+    return _add_shifted(jnp.dot(x, kernel), num_taps, step)
 
 
-def _shifted_products_forward(x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _shifted_products(x, kernel), (x, kernel)
+def _shifted_products_forward(
+    step: int, x: jax.Array, kernel: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _shifted_products(step, x, kernel), (x, kernel)
 
 
-def _shifted_products_backward(saved: tuple[jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _shifted_products_backward(
+    step: int, saved: tuple[jax.Array, jax.Array], grad: jax.Array
+) -> tuple[jax.Array, jax.Array]:
     # The gradient of the input is the convolution with the flipped kernel. Automatic differentiation would pad and copy
     # the products of all taps instead.
     x, kernel = saved
-    frames, half = x.shape[1], kernel.shape[0] // 2
+    rows, half = x.shape[1], kernel.shape[0] // 2
 
-    def tap_grad(shift: int) -> jax.Array:  # y[t] contains x[t + shift] @ kernel[half + shift]
-        first, last = max(0, -shift), frames - max(0, shift)
-        inputs = x[:, first + shift : last + shift]
-        return jnp.einsum("ntbi,ntbo->io", inputs, grad[:, first:last], preferred_element_type=jnp.float32)
+    def tap_grad(tap: int) -> jax.Array:  # y[row] contains x[row + shift] @ kernel[tap]
+        shift = (tap - half) * step
+        first, last = max(0, -shift), rows - max(0, shift)
+        inputs, outputs = x[:, first + shift : last + shift], grad[:, first:last]
+        return jnp.einsum("n...i,n...o->io", inputs, outputs, preferred_element_type=jnp.float32)
 
-    kernel_grad = jnp.stack([tap_grad(shift) for shift in range(-half, half + 1)]).astype(kernel.dtype)
-    return _shifted_products(grad, kernel[::-1].swapaxes(1, 2)), kernel_grad
+    kernel_grad = jnp.stack([tap_grad(tap) for tap in range(kernel.shape[0])]).astype(kernel.dtype)
+    return _shifted_products(step, grad, kernel[::-1].swapaxes(1, 2)), kernel_grad
 
 
 _shifted_products.defvjp(_shifted_products_forward, _shifted_products_backward)
 
 
-def _add_shifted(taps: jax.Array, num_taps: int) -> jax.Array:
-    """Adds the products of the taps, each shifted to its time: [N, T, B, taps * width] -> [N, T, B, width]."""
-    half, frames, width = num_taps // 2, taps.shape[1], taps.shape[-1] // num_taps
-    taps = jnp.pad(taps, [(0, 0), (half, half), (0, 0), (0, 0)])  # [N, T + 2 * half, B, taps * width]
-    shifted = [taps[:, k : k + frames, :, k * width : (k + 1) * width] for k in range(num_taps)]
+def _add_shifted(taps: jax.Array, num_taps: int, step: int = 1) -> jax.Array:
+    """Adds the products of the taps, each shifted along axis 1: [N, rows, ..., taps * width] -> [N, rows, ..., width]."""
+    pad, rows, width = num_taps // 2 * step, taps.shape[1], taps.shape[-1] // num_taps
+    taps = jnp.pad(taps, [(0, 0), (pad, pad)] + [(0, 0)] * (taps.ndim - 2))
+    shifted = [taps[:, k * step : k * step + rows, ..., k * width : (k + 1) * width] for k in range(num_taps)]
     return sum(shifted[1:], start=shifted[0])
 
 
 def repeat_frames(x: jax.Array, alpha: int) -> jax.Array:
-    """Repeats each frame alpha times: [N, S, B, width] -> [N, S, alpha * B, width], frames before clips."""
-    return jnp.concatenate([x] * alpha, axis=2)
+    """Repeats each frame alpha times: [N, S, B, width] -> [N, S * alpha * B, width]."""
+    repeated = jnp.concatenate([x] * alpha, axis=2)  # [N, S, alpha * B, width]
+    return repeated.reshape(x.shape[0], -1, x.shape[-1])
 
 
 class SpatialConv(nn.Module):
@@ -149,30 +161,21 @@ class SpatialConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[h, w, T, B, in] -> [h, w, T, B, width] in `dtype`."""
+        """[h, w, T * B, in] -> [h, w, T * B, width] in `dtype`."""
         kernel = self.param("kernel", TOKEN_INIT, (3, 3, x.shape[-1], self.width)).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.width,)).astype(self.dtype)
-        few_clips = x.shape[3] < MIN_CONVOLUTION_CLIPS
-        default = _frame_convolution if few_clips else _space_convolution
-        y = jax.lax.platform_dependent(x.astype(self.dtype), kernel, cpu=_neighbour_products, default=default)
+        y = jax.lax.platform_dependent(
+            x.astype(self.dtype), kernel, cpu=_neighbour_products, default=_space_convolution
+        )
         return y + last_axis(bias, y)
 
 
 def _space_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    dimensions = jax.lax.ConvDimensionNumbers((3, 4, 0, 1, 2), (4, 3, 0, 1, 2), (3, 4, 0, 1, 2))
-    return jax.lax.conv_general_dilated(
-        x, kernel[:, :, None], (1, 1, 1), "SAME", dimension_numbers=dimensions
-    )  # [h, w, T, B, width]
-
-
-def _frame_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    frames = x.reshape(*x.shape[:2], -1, x.shape[-1])  # [h, w, T * B, in]
-    y = jax.lax.conv_general_dilated(frames, kernel, (1, 1), "SAME", dimension_numbers=("HWNC", "HWIO", "HWNC"))
-    return y.reshape(*x.shape[:-1], -1)  # [h, w, T, B, width]
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("HWNC", "HWIO", "HWNC"))
 
 
 def _neighbour_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
     h, w = x.shape[:2]
-    padded = jnp.pad(x, [(1, 1), (1, 1), (0, 0), (0, 0), (0, 0)])
-    neighbours = [padded[i : i + h, j : j + w] for i in range(3) for j in range(3)]  # [h, w, T, B, in] each
+    padded = jnp.pad(x, [(1, 1), (1, 1), (0, 0), (0, 0)])
+    neighbours = [padded[i : i + h, j : j + w] for i in range(3) for j in range(3)]  # [h, w, T * B, in] each
     return jnp.dot(jnp.concatenate(neighbours, axis=-1), kernel.reshape(-1, kernel.shape[-1]))

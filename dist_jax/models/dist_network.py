@@ -4,8 +4,9 @@ Symbols: B clips, T frames, S = T / alpha frames of the backbone, N = h * w patc
 width, M temporal width, E joint embedding, L_selected backbone blocks that are read. "1+N" means the tokens of a frame:
 the backbone's prefix tokens (1 for CLIP, the class token), then N patches.
 
-Inside the network, clips and channels are the last two axes: z [h, w, T, B, M]; m and r [1+N, S, B, C]. Operations
-along time or space, and those on the prefix tokens, then select and shift whole tiles of a TPU.
+Inside the network, clips and channels are the last axes: z [h, w, T * B, M], where row t * B + b is frame t of clip b;
+m and r [1+N, S, B, C]. Operations along time or space, and those on the prefix tokens, then select and shift whole tiles
+of a TPU.
 """
 
 import dataclasses
@@ -72,7 +73,7 @@ class DistNetwork(nn.Module):
         """Embeds clips.
 
         Args:
-            features: residual stream of the selected backbone blocks, float [L_selected, S, B, 1+N, D].
+            features: residual stream of the selected backbone blocks, float [L_selected, 1+N, S, B, D].
             frame_summary: `Backbone.frame_summary` of the last selected block, float [S, B, D].
             video: all frames, normalised as for the backbone, float [B, T, H, W, 3].
 
@@ -80,8 +81,8 @@ class DistNetwork(nn.Module):
             Video embeddings, float32 [B, E], not normalised.
         """
         c = self.config
-        z = TemporalStem(c.temporal_width, c.patch_size, self.dtype, name="temporal_stem")(video)  # [h, w, T, B, M]
-        y = self._layers(z, features.transpose(0, 3, 1, 2, 4))  # [1+N, S, B, C]
+        z = TemporalStem(c.temporal_width, c.patch_size, self.dtype, name="temporal_stem")(video)  # [h, w, T * B, M]
+        y = self._layers(z, features)  # [1+N, S, B, C]
         pooled = self._pool(y)  # [B, C]
         summary = jnp.mean(frame_summary.astype(jnp.float32), axis=0)  # [B, D]
         pooled = pooled + Linear(c.integration_width, dtype=self.dtype, name="class_projection")(summary)
@@ -91,7 +92,7 @@ class DistNetwork(nn.Module):
         return jnp.dot(LayerNorm(jnp.float32, name="ln_post")(pooled), proj, precision=jax.lax.Precision.HIGHEST)
 
     def _layers(self, z: jax.Array, features: jax.Array) -> jax.Array:
-        """All DiST layers: z [h, w, T, B, M], features [L_selected, 1+N, S, B, D] -> r + m' [1+N, S, B, C]."""
+        """All DiST layers: z [h, w, T * B, M], features [L_selected, 1+N, S, B, D] -> r + m' [1+N, S, B, C]."""
         c = self.config
         layer = DistLayer(c, self.dtype, parent=None)
         r = jnp.zeros((*features.shape[1:4], c.integration_width), self.dtype)
@@ -141,14 +142,15 @@ class DistNetwork(nn.Module):
 class TemporalBlock(nn.Module):
     """Residual block of the temporal encoder: g(z + conv(1,3,3)(g(conv(3,1,1)(LN z))))."""
 
+    num_frames: int  # T
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
-        """[h, w, T, B, M] -> [h, w, T, B, M]."""
-        h, w, *_, width = z.shape
-        x = LayerNorm(self.dtype, name="ln")(z)
-        x = TemporalConv(width, self.dtype, name="conv_time")(x.reshape(h * w, *z.shape[2:]))  # [N, T, B, M]
+        """[h, w, T * B, M] -> [h, w, T * B, M]."""
+        h, w, _, width = z.shape
+        x = LayerNorm(self.dtype, name="ln")(z).reshape(h * w, -1, width)  # [N, T * B, M]
+        x = TemporalConv(width, self.num_frames, self.dtype, name="conv_time")(x)
         x = checkpoint_name(x, "conv_time")
         x = SpatialConv(width, self.dtype, name="conv_space")(quick_gelu(x).reshape(z.shape))
         return quick_gelu(checkpoint_name(z + x, "sum"))
@@ -175,9 +177,10 @@ class TemporalFfn(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[1+N, S, B, C] -> [1+N, S, B, C]."""
-        width = x.shape[-1]
+        num_frames, width = x.shape[1], x.shape[-1]
         hidden = checkpoint_name(Linear(width // 4, dtype=self.dtype, name="reduce")(x), "tffn_reduced")
-        hidden = checkpoint_name(TemporalConv(width // 4, self.dtype, name="conv_time")(hidden), "tffn_conv")
+        hidden = TemporalConv(width // 4, num_frames, self.dtype, name="conv_time")(hidden)
+        hidden = checkpoint_name(hidden, "tffn_conv")
         return Linear(width, dtype=self.dtype, name="expand")(quick_gelu(hidden))
 
 
@@ -192,7 +195,7 @@ class DistLayer(nn.Module):
         """One layer.
 
         Args:
-            z: [h, w, T, B, M], of the previous layer.
+            z: [h, w, T * B, M], of the previous layer; frames before clips.
             r: [1+N, S, B, C], of the previous layer.
             feature: f_i, the residual stream after the backbone block, [1+N, S, B, D].
 
@@ -202,14 +205,13 @@ class DistLayer(nn.Module):
         c = self.config
         linear = partial(Linear, dtype=self.dtype)
         num_prefix = r.shape[0] - z.shape[0] * z.shape[1]
-        z = TemporalBlock(self.dtype, name="temporal")(z)
+        z = TemporalBlock(c.num_frames, self.dtype, name="temporal")(z)
         m = checkpoint_name(linear(c.integration_width, name="input")(feature) + r, "m")  # [1+N, S, B, C]
         # Both exchanges read the values from before the exchange.
         to_temporal = linear(c.temporal_width, name="to_temporal")(m[num_prefix:])  # [N, S, B, M]
-        repeated = repeat_frames(to_temporal, c.alpha)  # [N, S, alpha * B, M]
-        grouped = z.reshape(-1, c.num_sparse_frames, c.alpha, *z.shape[3:])  # [N, S, alpha, B, M]
+        grouped = z.reshape(len(to_temporal), c.num_sparse_frames, c.alpha, -1, c.temporal_width)  # [N, S, alpha, B, M]
         m = checkpoint_name(m + self._to_integration(grouped, num_prefix), "m_fused")
-        z = (z.reshape(repeated.shape) + repeated).reshape(z.shape)
+        z = z + repeat_frames(to_temporal, c.alpha).reshape(z.shape)
         normal = standardize(m)  # shared by both LayerNorms
         r = Ffn(self.dtype, name="ffn")(ScaleAndBias(self.dtype, name="ln")(normal))
         r = r + TemporalFfn(self.dtype, name="temporal_ffn")(ScaleAndBias(self.dtype, name="ln_temporal")(normal))

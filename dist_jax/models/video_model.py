@@ -39,7 +39,7 @@ class VideoModel:
         """Initial parameters of the network."""
         d, b = self.dist, self.backbone
         tokens = b.num_prefix_tokens + b.num_patches
-        features = jnp.zeros((len(d.layers), d.num_sparse_frames, 1, tokens, b.width))
+        features = jnp.zeros((len(d.layers), tokens, d.num_sparse_frames, 1, b.width))
         summary = jnp.zeros((d.num_sparse_frames, 1, b.width))
         video = jnp.zeros((1, d.num_frames, b.resolution, b.resolution, 3))
         return self.network.init(key, features, summary, video)["params"]
@@ -101,11 +101,13 @@ class VideoModel:
         return similarity_logits(embedding, text_features, frozen["logit_scale"])
 
     def _embed_features(self, params: dict, frozen: dict, features: jax.Array, video: jax.Array) -> jax.Array:
-        summary = self.backbone.frame_summary(frozen, features[-1])  # [S, B, D]
+        features = features.transpose(0, 3, 1, 2, 4)  # [L_selected, 1+N, S, B, D]
+        # The summary reads the transposed features: XLA would copy all of them twice otherwise.
+        summary = self.backbone.frame_summary(frozen, jnp.moveaxis(features[-1], 0, 2))  # [S, B, D]
 
         def embed(params: dict, features: jax.Array, summary: jax.Array, video: jax.Array) -> jax.Array:
             return self.network.apply({"params": params}, features, summary, video)
 
         if self.mesh is None:
             return embed(params, features, summary, video)
-        return over_clips(embed, self.mesh, clip_axes=(2, 1, 0))(params, features, summary, video)
+        return over_clips(embed, self.mesh, clip_axes=(3, 1, 0))(params, features, summary, video)

@@ -187,9 +187,9 @@ def test_the_text_embedding_is_read_at_the_end_token_and_ignores_later_tokens():
 
 def test_rematerialization_gives_the_same_gradients(tiny_model):
     dist = tiny_model.dist
-    features = jax.random.normal(jax.random.key(0), (3, 2, 1, 5, 128))
+    features = jax.random.normal(jax.random.key(0), (3, 5, 2, 1, 128))
     video = jax.random.normal(jax.random.key(1), (1, 4, 8, 8, 3))
-    summary = features[-1, :, :, 0]
+    summary = features[-1, 0]
     params = jax.jit(DistNetwork(dist).init)(jax.random.key(2), features, summary, video)
 
     def grads(network: DistNetwork) -> dict:
@@ -204,7 +204,7 @@ def test_rematerialization_gives_the_same_gradients(tiny_model):
 
 def test_features_without_a_class_token_need_no_class_token_parameter(tiny_model):
     network = DistNetwork(tiny_model.dist)
-    features, summary = jnp.zeros((3, 2, 1, 4, 128)), jnp.zeros((2, 1, 128))  # 4 patches, no class token
+    features, summary = jnp.zeros((3, 4, 2, 1, 128)), jnp.zeros((2, 1, 128))  # 4 patches, no class token
     video = jnp.zeros((1, 4, 8, 8, 3))
     params = jax.eval_shape(network.init, jax.random.key(0), features, summary, video)
     assert "class_token" not in params["params"]["layers"]
