@@ -101,8 +101,8 @@ class VideoModel:
         return similarity_logits(embedding, text_features, frozen["logit_scale"])
 
     def _embed_features(self, params: dict, frozen: dict, features: jax.Array, video: jax.Array) -> jax.Array:
-        features = features.transpose(0, 3, 1, 2, 4)  # [L_selected, 1+N, S, B, D]
-        # The summary reads the transposed features: XLA would copy all of them twice otherwise.
+        # The summary reads the transposed features, and the barrier keeps it so: XLA would copy all features twice.
+        features = jax.lax.optimization_barrier(features.transpose(0, 3, 1, 2, 4))  # [L_selected, 1+N, S, B, D]
         summary = self.backbone.frame_summary(frozen, jnp.moveaxis(features[-1], 0, 2))  # [S, B, D]
 
         def embed(params: dict, features: jax.Array, summary: jax.Array, video: jax.Array) -> jax.Array:
@@ -110,4 +110,8 @@ class VideoModel:
 
         if self.mesh is None:
             return embed(params, features, summary, video)
+        # The devices sum the gradients of the kernels in the dtype of the arithmetic.
+        params = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf.astype(self.dtype) if path[-1].key == "kernel" else leaf, params
+        )
         return over_clips(embed, self.mesh, clip_axes=(3, 1, 0))(params, features, summary, video)
