@@ -35,6 +35,7 @@ def defaults() -> ml_collections.ConfigDict:
         num_heads=(),  # attention heads (image tower, text tower), only for weights that do not contain them
         layers=(),  # blocks that the DiST network reads, from 0, increasing; empty: all
         dtype="auto",  # frozen parameters and their computation; auto: bfloat16, on CPU float32
+        quantize="",  # int8 | fp8: quantised linear layers in the image tower's blocks; empty: off
     )
     config.model = dict(
         network="dist",  # key of models.networks.NETWORKS
@@ -258,6 +259,7 @@ _RULES = (
     _one_of("backbone.activation", "", "quick_gelu", "gelu"),
     ("backbone.num_heads", lambda c: _are_indices(c.backbone.num_heads), "must be empty or IMAGE,TEXT, e.g. 16,20"),
     _one_of("backbone.dtype", "auto", "float32", "bfloat16"),
+    _one_of("backbone.quantize", "", "int8", "fp8"),
     _one_of("model.dtype", "auto", "float32", "bfloat16"),
     _one_of("model.remat", "elementwise", "layers"),
     _within("model.num_frames", 1),

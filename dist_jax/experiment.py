@@ -2,11 +2,11 @@
 
 import dataclasses
 import os
+from functools import partial
 from typing import Any
 
 import jax
 import ml_collections
-import numpy as np
 from jax.sharding import Mesh
 
 from dist_jax.data import sources
@@ -14,6 +14,7 @@ from dist_jax.distributed import sharding
 from dist_jax.errors import UserError
 from dist_jax.model_setup import ModelSetup, backbone_dtype, make_model, num_backbone_layers
 from dist_jax.weights import clip as clip_weights
+from dist_jax.weights import frozen as frozen_weights
 from dist_jax.weights import model_files
 from dist_jax.weights.openai_sizes import ClipSettings
 from dist_jax.workdir.run_metadata import RunMetadata
@@ -45,20 +46,16 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> Experiment:
         UserError: invalid weights, class names or settings, or a combination that does not fit.
     """
     class_names = sources.class_names(config.data)
-    dtype = backbone_dtype(config, mesh)
-
-    def place(name: str, array: np.ndarray) -> jax.Array:
-        # The text tower runs once and stays in float32, as in dist_jax.load.
-        array = np.asarray(array).astype(dtype if name.startswith("vision/") else np.float32)
-        return sharding.place(array, sharding.leaf_sharding(mesh, name, array.shape))
-
-    settings = ClipSettings.from_config(config.backbone)
+    dtype, quantize = backbone_dtype(config, mesh), config.backbone.quantize
     clip_model = clip_weights.load(
-        config.backbone.weights, resolution=config.data.resolution, place=place, settings=settings
+        config.backbone.weights,
+        resolution=config.data.resolution,
+        place=partial(frozen_weights.place, mesh, dtype, quantize),
+        settings=ClipSettings.from_config(config.backbone),
     )
     text_features = jax.device_put(clip_model.encode_texts(class_names), sharding.replicated(mesh))
     frozen = {name: clip_model.params[name] for name in ("vision", "logit_scale")}
-    backbone = clip_model.backbone(dtype)
+    backbone = clip_model.backbone(dtype, quantize)
     backbone, frozen = backbone.first_layers(frozen, num_backbone_layers(config, backbone.num_layers))
     return Experiment(
         config=ml_collections.FrozenConfigDict(config),

@@ -15,6 +15,7 @@ from dist_jax.models.backbones.clip_vision import VisionConfig
 from dist_jax.models.dist_network import DistConfig
 from dist_jax.models.networks import NETWORKS
 from dist_jax.models.video_model import VideoModel
+from dist_jax.weights import frozen
 from dist_jax.weights.clip_sizes import vision_shapes
 
 
@@ -55,18 +56,17 @@ def abstract_setup(config: ml_collections.ConfigDict, mesh: Mesh, vision: Vision
     num_layers = num_backbone_layers(config, vision.num_layers)
     vision = dataclasses.replace(vision, resolution=resolution, num_layers=num_layers)
 
-    def frozen(name: str, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding.leaf_sharding(mesh, name, shape))
-
-    tower = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: frozen(f"vision/{sharding.path_name(path)}", leaf.shape, dtype), vision_shapes(vision)
+    quantize = config.backbone.quantize
+    shapes = {"vision": vision_shapes(vision), "logit_scale": jax.ShapeDtypeStruct((), jnp.float32)}
+    abstract_frozen = jax.tree_util.tree_map_with_path(
+        lambda path, leaf: frozen.abstract(mesh, dtype, quantize, sharding.path_name(path), leaf.shape), shapes
     )
     text = jax.ShapeDtypeStruct((num_classes, vision.embed_dim), jnp.float32, sharding=sharding.replicated(mesh))
     return ModelSetup(
         config=ml_collections.FrozenConfigDict(config),
         mesh=mesh,
-        model=make_model(config, mesh, ClipBackbone(vision, None, dtype), dtype),
-        frozen={"vision": tower, "logit_scale": frozen("logit_scale", (), jnp.float32)},
+        model=make_model(config, mesh, ClipBackbone(vision, None, dtype, quantize), dtype),
+        frozen=abstract_frozen,
         text_features={config.data.label_key: text},
     )
 

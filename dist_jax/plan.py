@@ -86,9 +86,10 @@ def title(setup: ModelSetup, tpu_slice: TpuSlice) -> str:
     config, mesh = setup.config, " x ".join(f"{name} {size}" for name, size in setup.mesh.shape.items())
     per_chip = config.batch_size / (setup.mesh.shape["data"] * setup.mesh.shape["fsdp"])
     model = setup.model
+    tower = config.backbone.weights + (f" in {config.backbone.quantize}" if config.backbone.quantize else "")
     frames = f"{model.dist.num_sparse_frames}+{model.dist.num_frames} frames"
     return (
-        f"{config.backbone.weights}, {frames}, batch_size={config.batch_size} ({per_chip:g} clips per chip and step), "
+        f"{tower}, {frames}, batch_size={config.batch_size} ({per_chip:g} clips per chip and step), "
         f"on {tpu_slice}, mesh {mesh}"
     )
 

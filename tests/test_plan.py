@@ -16,6 +16,10 @@ INVALID = {
     "price without number": ([CONFIG, "--topology=v5e-8", "--price=nan"], "--price=nan: must be USD per chip-hour"),
     "no videos": ([CONFIG, "--topology=v5e-8", "--train-videos=0"], "--train_videos=0: must be at least 1"),
     "stray argument": ([CONFIG, "v5e-8"], "unexpected arguments v5e-8"),
+    "unknown quantisation": (
+        [CONFIG, "--topology=v5e-8", "--config.backbone.quantize=int4"],
+        "backbone.quantize='int4': must be one of '', 'int8', 'fp8'",
+    ),
     "unknown field": ([CONFIG, "--topology=v5e-8", "--config.bach_size=8"], "no field 'bach_size'"),
 }
 # As above; only the TPU compiler knows the devices.

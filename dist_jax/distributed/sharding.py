@@ -19,13 +19,17 @@ BATCH = PartitionSpec(("data", "fsdp"))  # the first axis of every batch
 PARTITIONS: tuple[tuple[str, PartitionSpec], ...] = (
     # Frozen CLIP towers. tensor shards heads and hidden units. fsdp shards a contracted axis. fsdp also shards the
     # activations by clip, so XLA gathers the parameters of a block, not the activations.
-    (r"blocks/attention/(query|key|value)/kernel$", PartitionSpec(None, "fsdp", "tensor", None)),
+    (r"blocks/attention/(query|key|value)/kernel(/qvalue)?$", PartitionSpec(None, "fsdp", "tensor", None)),
     (r"blocks/attention/(query|key|value)/bias$", PartitionSpec(None, "tensor", None)),
-    (r"blocks/attention/out/kernel$", PartitionSpec(None, "tensor", "fsdp", None)),
-    (r"blocks/mlp/fc/kernel$", PartitionSpec(None, "fsdp", "tensor")),
+    (r"blocks/attention/out/kernel(/qvalue)?$", PartitionSpec(None, "tensor", "fsdp", None)),
+    (r"blocks/mlp/fc/kernel(/qvalue)?$", PartitionSpec(None, "fsdp", "tensor")),
     (r"blocks/mlp/fc/bias$", PartitionSpec(None, "tensor")),
-    (r"blocks/mlp/proj/kernel$", PartitionSpec(None, ("tensor", "fsdp"), None)),
+    (r"blocks/mlp/proj/kernel(/qvalue)?$", PartitionSpec(None, ("tensor", "fsdp"), None)),
     (r"blocks/(attention/out|mlp/proj)/bias$", PartitionSpec()),
+    # The values of a quantised kernel have the kernel's partition. Its scales have length 1 in the contracted axes.
+    (r"blocks/attention/(query|key|value)/kernel/scale$", PartitionSpec(None, None, "tensor", None)),
+    (r"blocks/mlp/fc/kernel/scale$", PartitionSpec(None, None, "tensor")),
+    (r"blocks/(attention/out|mlp/proj)/kernel/scale$", PartitionSpec()),
     (r"blocks/ln_[12]/(scale|bias)$", PartitionSpec()),
     (r"patch_embedding/kernel$", PartitionSpec()),
     (r"vision/(class_token|positions|proj|ln_(pre|post)/(scale|bias))$", PartitionSpec()),

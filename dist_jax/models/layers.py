@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
+from dist_jax.models.quantization import QuantizedLinear
+
 Activation = Callable[[jax.Array], jax.Array]
 
 # Normal with standard deviation 0.02. The released code truncates it at +-2. This is 100 standard deviations and has no
@@ -113,12 +115,19 @@ class Mlp(nn.Module):
     hidden_dim: int
     activation: Activation = quick_gelu
     dtype: jnp.dtype = jnp.float32
+    quantize: str = ""  # see QuantizedLinear; empty: float layers
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., width] -> [..., width] in `dtype`."""
-        hidden = Linear(self.hidden_dim, dtype=self.dtype, name="fc")(x)  # [..., hidden]
-        return Linear(x.shape[-1], dtype=self.dtype, name="proj")(self.activation(hidden))
+        hidden = self._linear(x, self.hidden_dim, "fc")  # [..., hidden]
+        return self._linear(self.activation(hidden), x.shape[-1], "proj")
+
+    def _linear(self, x: jax.Array, features: int, name: str) -> jax.Array:
+        if self.quantize:
+            shape = (x.shape[-1], features)
+            return QuantizedLinear(shape, 1, self.quantize, TOKEN_INIT, self.dtype, name=name)(x)
+        return Linear(features, dtype=self.dtype, name=name)(x)
 
 
 class KernelAndBias(nn.Module):
@@ -145,6 +154,7 @@ class Attention(nn.Module):
 
     num_heads: int
     dtype: jnp.dtype = jnp.float32
+    quantize: str = ""  # of the linear layers, see QuantizedLinear; empty: float layers
 
     @nn.compact
     def __call__(self, query: jax.Array, context: jax.Array, causal: bool = False) -> jax.Array:
@@ -158,15 +168,22 @@ class Attention(nn.Module):
             scores = jnp.where(jnp.broadcast_to(visible, scores.shape), scores, -jnp.inf)
         weights = nn.softmax(scores).astype(self.dtype)
         mixed = jnp.einsum("...qk,...kd->...qd", weights, v).swapaxes(-2, -3)  # [..., I, heads, head_dim]
+        if self.quantize:
+            shape = (*mixed.shape[-2:], width)
+            out = QuantizedLinear(shape, 2, self.quantize, TOKEN_INIT, self.dtype, name="out")
+            return out(mixed.reshape(*mixed.shape[:-2], width))
         return nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype, kernel_init=TOKEN_INIT, name="out")(mixed)
 
     def _project(self, x: jax.Array, name: str) -> jax.Array:
         """[..., I, width] -> [..., heads, I, head_dim]. The flat product avoids a transposed copy of x."""
         width = x.shape[-1]
         heads = (self.num_heads, width // self.num_heads)
-        kernel, bias = KernelAndBias((width, *heads), heads, self.dtype, joint_xavier, name=name)()
-        flat = jnp.dot(x.astype(self.dtype), kernel.reshape(width, width))  # [..., I, width]
-        flat = flat + last_axis(bias.reshape(width), flat)
+        if self.quantize:
+            flat = QuantizedLinear((width, *heads), 1, self.quantize, joint_xavier, self.dtype, name=name)(x)
+        else:
+            kernel, bias = KernelAndBias((width, *heads), heads, self.dtype, joint_xavier, name=name)()
+            flat = jnp.dot(x.astype(self.dtype), kernel.reshape(width, width))  # [..., I, width]
+            flat = flat + last_axis(bias.reshape(width), flat)
         return flat.reshape(*x.shape[:-1], *heads).swapaxes(-2, -3)
 
 
@@ -184,14 +201,15 @@ class Block(nn.Module):
     activation: Activation
     causal: bool = False
     dtype: jnp.dtype = jnp.float32
+    quantize: str = ""  # of the linear layers, see QuantizedLinear; empty: float layers
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., tokens, width] -> the same shape, in `dtype`."""
         y = LayerNorm(self.dtype, name="ln_1")(x)
-        x = x + Attention(self.num_heads, self.dtype, name="attention")(y, y, self.causal)
+        x = x + Attention(self.num_heads, self.dtype, self.quantize, name="attention")(y, y, self.causal)
         y = LayerNorm(self.dtype, name="ln_2")(x)
-        return x + Mlp(self.mlp_dim, self.activation, self.dtype, name="mlp")(y)
+        return x + Mlp(self.mlp_dim, self.activation, self.dtype, self.quantize, name="mlp")(y)
 
 
 def matmul_precision(dtype: jnp.dtype) -> AbstractContextManager:

@@ -46,9 +46,9 @@ class ClipModel:
     # Hash of the float32 values before casts and interpolation: equal for the same weights in all formats.
     fingerprint: str
 
-    def backbone(self, dtype: jnp.dtype = jnp.float32) -> ClipBackbone:
-        """The backbone for the model; `dtype` of the image tower's arithmetic."""
-        return ClipBackbone(self.vision, self.text, dtype)
+    def backbone(self, dtype: jnp.dtype = jnp.float32, quantize: str = "") -> ClipBackbone:
+        """The backbone for the model; `dtype` of the image tower's arithmetic, `quantize` as its kernels are."""
+        return ClipBackbone(self.vision, self.text, dtype, quantize)
 
     def encode_texts(self, texts: Texts) -> jax.Array:
         """Text embeddings: strings, or token ids int [K, any length] -> float32 [K, E], unit length.

@@ -22,6 +22,7 @@ class ClipBackbone(Backbone):
     vision: VisionConfig
     text: TextConfig | None = None  # None: no text tower
     dtype: jnp.dtype = jnp.float32
+    quantize: str = ""  # of the image tower, see ClipVision
 
     num_prefix_tokens = 1
     mean = CLIP_MEAN
@@ -55,7 +56,7 @@ class ClipBackbone(Backbone):
     def features(self, params: dict, frames: jax.Array, layers: Sequence[int], num_shards: int = 1) -> jax.Array:
         """See `Backbone.features`."""
         backbone, params = self.first_layers(params, layers[-1] + 1)
-        module = ClipVision(backbone.vision, self.dtype)
+        module = ClipVision(backbone.vision, self.dtype, self.quantize)
         return module.apply({"params": params["vision"]}, frames, tuple(layers), num_shards, method="features")
 
     def frame_summary(self, params: dict, last: jax.Array) -> jax.Array:
@@ -65,7 +66,7 @@ class ClipBackbone(Backbone):
 
     def frame_embeddings(self, params: dict, last: jax.Array) -> jax.Array:
         """CLIP's image embeddings: LayerNorm and projection of the class token. See `Backbone.frame_embeddings`."""
-        module = ClipVision(self.vision, self.dtype)
+        module = ClipVision(self.vision, self.dtype, self.quantize)
         return module.apply({"params": params["vision"]}, last[..., 0, :], method="embed")
 
     def text_embeddings(self, params: dict, tokens: jax.Array) -> jax.Array:

@@ -44,6 +44,7 @@ class ClipVision(nn.Module):
 
     config: VisionConfig
     dtype: jnp.dtype = jnp.float32
+    quantize: str = ""  # of the linear layers in the blocks: key of QUANTIZED_DTYPES; empty: float layers
 
     def setup(self) -> None:  # noqa: D102
         c = self.config
@@ -51,7 +52,7 @@ class ClipVision(nn.Module):
         self.class_token = self.param("class_token", TOKEN_INIT, (c.width,))
         self.positions = self.param("positions", TOKEN_INIT, (1 + c.num_patches, c.width))
         self.ln_pre = LayerNorm(self.dtype)
-        self.blocks = Block(c.num_heads, c.mlp_dim, ACTIVATIONS[c.activation], dtype=self.dtype)
+        self.blocks = Block(c.num_heads, c.mlp_dim, ACTIVATIONS[c.activation], dtype=self.dtype, quantize=self.quantize)
         self.ln_post = LayerNorm(self.dtype)
         self.proj = self.param("proj", nn.initializers.normal(c.width**-0.5), (c.width, c.embed_dim))
 
