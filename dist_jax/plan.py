@@ -150,7 +150,7 @@ def step_lines(cost: Cost, estimate: RunEstimate, setup: ModelSetup) -> list[str
         f"{rate / chip.peak_flops:.0%} of the bfloat16 peak at this step time",
         f"input        {estimate.clips_per_second:.0f} clips/s; each host must decode {estimate.frames_per_host:.0f} "
         f"JPEG frames/s, {estimate.frames_per_host / estimate.tpu_slice.cores_per_host:.0f} per vCPU "
-        "(scripts.bench_input measures what a machine decodes)",
+        "(the last line of scripts.bench_input says how many one decodes)",
     ]
 
 

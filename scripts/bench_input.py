@@ -7,7 +7,8 @@ videos with the defaults of `python -m dist_jax.build_records`. Records and vide
 comparison ends with the decoded uint8 pixels of a training clip, before resizing. From records, only the crop is
 decoded; from videos, whole frames, because video decoders cannot crop. At the end, the script measures each stage of a
 training clip, and the whole input pipeline. CPU time per clip depends less on other load than clips per second: a
-machine without other load reads (number of cores / CPU time) clips per second. Two ways to decode videos are measured:
+machine without other load reads (number of cores / CPU time) clips per second. The last line is in the unit of
+`dist_jax.plan`: JPEG frames per second of one vCPU, for the whole pipeline. Two ways to decode videos are measured:
 
 - All frames become RGB, then 16 are chosen (torchvision.io.read_video, PySlowFast, pytorchvideo).
 - Frames are decoded up to the last chosen one, and only the chosen ones become RGB (as decord does). decord itself is
@@ -303,6 +304,8 @@ def measure_stages(records: str, clip_frames: int, resolution: int, num_clips: i
     rate = training_rate(records, clip_frames, resolution, num_clips)
     print("\nwhole input pipeline, all cores              clips/s  CPU ms/clip")
     print(f"{'training clips':42} {rate.clips_per_second:9.1f} {rate.cpu_ms:12.2f}")
+    frames_per_second = clip_frames / rate.cpu_ms * 1000
+    print(f"\none vCPU decodes {frames_per_second:.0f} JPEG frames/s; `dist_jax.plan` prints how many it must decode")
 
 
 def run_stage(stage: Callable, states: list, numbers: list) -> tuple[list, float]:
