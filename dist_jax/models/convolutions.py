@@ -1,8 +1,8 @@
 """Convolutions of the network and the image tower. Each operation has one function per kind of backend.
 
 Space and time are the leading axes of their inputs, then clips, then channels: a shift along space moves whole tiles of
-a TPU. Where an operation needs no single frames, frames and clips are one axis: few clips then also fill a tile. On CPU, XLA uses one core for a convolution inside a loop, and runs matrix products on
-all cores.
+a TPU. Where an operation needs no single frames, frames and clips are one axis: few clips then also fill a tile. On CPU,
+XLA uses one core for a convolution inside a loop, and runs matrix products on all cores.
 """
 
 import math
@@ -81,19 +81,20 @@ class TemporalConv(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[N, frames, B, in] or [N, frames * B, in], frames before clips -> the same axes, `width` channels, `dtype`."""
+        """[N, frames, B, in] or [N, frames * B, in] -> the same axes, with `width` channels, in `dtype`."""
         kernel = self.param("kernel", TOKEN_INIT, (3, x.shape[-1], self.width)).astype(self.dtype)
         bias = self.param("bias", nn.initializers.zeros_init(), (self.width,)).astype(self.dtype)
         products = partial(_shifted_products, x.shape[1] // self.num_frames)
         clips = math.prod(x.shape[1:-1]) // self.num_frames
-        default = products if clips < MIN_CONVOLUTION_CLIPS else partial(_time_convolution, self.num_frames)
+        default = products if clips < TILE_ROWS else partial(_time_convolution, self.num_frames)
         y = jax.lax.platform_dependent(x.astype(self.dtype), kernel, cpu=products, default=default)
         return y + last_axis(bias, y)
 
 
-# With fewer clips per device, a TPU's convolution along time moves time into the rows of its tiles, and pads it.
-# Matrix products that are shifted and added cost half of it.
-MIN_CONVOLUTION_CLIPS = 8
+# Rows of a tile of a TPU. With fewer clips per device, a convolution along time moves time into the rows of the tiles,
+# and pads it: matrix products that are shifted and added cost half of it. DistNetwork then also joins the axes of frames
+# and clips.
+TILE_ROWS = 8
 
 
 def _time_convolution(num_frames: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
@@ -140,17 +141,17 @@ _shifted_products.defvjp(_shifted_products_forward, _shifted_products_backward)
 
 
 def _add_shifted(taps: jax.Array, num_taps: int, step: int = 1) -> jax.Array:
-    """Adds the products of the taps, each shifted along axis 1: [N, rows, ..., taps * width] -> [N, rows, ..., width]."""
+    """Adds the products of the taps, shifted along axis 1: [N, rows, ..., taps * width] -> [N, rows, ..., width]."""
     pad, rows, width = num_taps // 2 * step, taps.shape[1], taps.shape[-1] // num_taps
     taps = jnp.pad(taps, [(0, 0), (pad, pad)] + [(0, 0)] * (taps.ndim - 2))
     shifted = [taps[:, k * step : k * step + rows, ..., k * width : (k + 1) * width] for k in range(num_taps)]
     return sum(shifted[1:], start=shifted[0])
 
 
-def repeat_frames(x: jax.Array, alpha: int) -> jax.Array:
-    """Repeats each frame alpha times: [N, S, B, width] -> [N, S * alpha * B, width]."""
-    repeated = jnp.concatenate([x] * alpha, axis=2)  # [N, S, alpha * B, width]
-    return repeated.reshape(x.shape[0], -1, x.shape[-1])
+def repeat_frames(x: jax.Array, num_frames: int, alpha: int) -> jax.Array:
+    """Repeats each frame alpha times: [N, S, B, width] or [N, S * B, width] -> [N, S * alpha * B, width]."""
+    frames = x.reshape(x.shape[0], num_frames, -1, x.shape[-1])  # [N, S, B, width]
+    return jnp.concatenate([frames] * alpha, axis=2).reshape(x.shape[0], -1, x.shape[-1])
 
 
 class SpatialConv(nn.Module):

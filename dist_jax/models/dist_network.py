@@ -5,8 +5,8 @@ width, M temporal width, E joint embedding, L_selected backbone blocks that are 
 the backbone's prefix tokens (1 for CLIP, the class token), then N patches.
 
 Inside the network, clips and channels are the last axes: z [h, w, T * B, M], where row t * B + b is frame t of clip b;
-m and r [1+N, S, B, C]. Operations along time or space, and those on the prefix tokens, then select and shift whole tiles
-of a TPU.
+m and r [1+N, *rows, C], where rows are (S, B), or (S * B) if there are few clips per device. Operations along time or
+space, and those on the prefix tokens, then select and shift whole tiles of a TPU.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from dist_jax.models.convolutions import SpatialConv, TemporalConv, TemporalStem, repeat_frames
+from dist_jax.models.convolutions import TILE_ROWS, SpatialConv, TemporalConv, TemporalStem, repeat_frames
 from dist_jax.models.layers import (
     TOKEN_INIT,
     KernelAndBias,
@@ -73,7 +73,7 @@ class DistNetwork(nn.Module):
         """Embeds clips.
 
         Args:
-            features: residual stream of the selected backbone blocks, float [L_selected, 1+N, S, B, D].
+            features: residual stream of the selected backbone blocks, float [L_selected, S, B, 1+N, D].
             frame_summary: `Backbone.frame_summary` of the last selected block, float [S, B, D].
             video: all frames, normalised as for the backbone, float [B, T, H, W, 3].
 
@@ -82,7 +82,7 @@ class DistNetwork(nn.Module):
         """
         c = self.config
         z = TemporalStem(c.temporal_width, c.patch_size, self.dtype, name="temporal_stem")(video)  # [h, w, T * B, M]
-        y = self._layers(z, features)  # [1+N, S, B, C]
+        y = self._layers(z, _tokens_first(features))  # [1+N, S, B, C]
         pooled = self._pool(y)  # [B, C]
         summary = jnp.mean(frame_summary.astype(jnp.float32), axis=0)  # [B, D]
         pooled = pooled + Linear(c.integration_width, dtype=self.dtype, name="class_projection")(summary)
@@ -92,10 +92,10 @@ class DistNetwork(nn.Module):
         return jnp.dot(LayerNorm(jnp.float32, name="ln_post")(pooled), proj, precision=jax.lax.Precision.HIGHEST)
 
     def _layers(self, z: jax.Array, features: jax.Array) -> jax.Array:
-        """All DiST layers: z [h, w, T * B, M], features [L_selected, 1+N, S, B, D] -> r + m' [1+N, S, B, C]."""
+        """All DiST layers: z [h, w, T * B, M], features [L_selected, 1+N, *rows, D] -> r + m' [1+N, S, B, C]."""
         c = self.config
         layer = DistLayer(c, self.dtype, parent=None)
-        r = jnp.zeros((*features.shape[1:4], c.integration_width), self.dtype)
+        r = jnp.zeros((*features.shape[1:-1], c.integration_width), self.dtype)
 
         def init_layers(key: jax.Array) -> dict:
             keys = jax.random.split(key, len(c.layers))
@@ -118,7 +118,7 @@ class DistNetwork(nn.Module):
         indices = jnp.arange(len(c.layers), dtype=jnp.int32)
         (z, r), _ = jax.lax.scan(step, (z, r), (most, indices[:-1]))
         _, r, m = run_layer(last, z, r, indices[-1])
-        return r + m
+        return (r + m).reshape(r.shape[0], c.num_sparse_frames, -1, c.integration_width)
 
     def _pool(self, y: jax.Array) -> jax.Array:
         """[1+N, S, B, C] -> [B, C]: P layers with one spatial query per frame and one video query per clip."""
@@ -137,6 +137,14 @@ class DistNetwork(nn.Module):
         tokens = standardize(y).astype(self.dtype)  # every layer's LayerNorm begins with it
         (_, video), _ = pooling(num_frames, self.dtype, name="pooling")(queries, tokens)
         return video[:, 0]
+
+
+def _tokens_first(features: jax.Array) -> jax.Array:
+    """[L_selected, S, B, 1+N, D] -> [L_selected, 1+N, *rows, D]; rows are (S, B) or (S * B)."""
+    features = features.transpose(0, 3, 1, 2, 4)  # [L_selected, 1+N, S, B, D]
+    if features.shape[3] >= TILE_ROWS:
+        return features
+    return features.reshape(*features.shape[:2], -1, features.shape[-1])
 
 
 class TemporalBlock(nn.Module):
@@ -163,7 +171,7 @@ class Ffn(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[1+N, S, B, C] -> [1+N, S, B, C]."""
+        """[1+N, *rows, C] -> [1+N, *rows, C]."""
         width = x.shape[-1]
         hidden = checkpoint_name(Linear(width, dtype=self.dtype, name="fc")(x), "ffn_hidden")
         return Linear(width, dtype=self.dtype, name="proj")(quick_gelu(hidden))
@@ -172,14 +180,15 @@ class Ffn(nn.Module):
 class TemporalFfn(nn.Module):
     """Linear C -> C/4, convolution along time (kernel 3), g, linear C/4 -> C; per token."""
 
+    num_frames: int  # S
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[1+N, S, B, C] -> [1+N, S, B, C]."""
-        num_frames, width = x.shape[1], x.shape[-1]
+        """[1+N, *rows, C] -> [1+N, *rows, C]."""
+        width = x.shape[-1]
         hidden = checkpoint_name(Linear(width // 4, dtype=self.dtype, name="reduce")(x), "tffn_reduced")
-        hidden = TemporalConv(width // 4, num_frames, self.dtype, name="conv_time")(hidden)
+        hidden = TemporalConv(width // 4, self.num_frames, self.dtype, name="conv_time")(hidden)
         hidden = checkpoint_name(hidden, "tffn_conv")
         return Linear(width, dtype=self.dtype, name="expand")(quick_gelu(hidden))
 
@@ -196,25 +205,28 @@ class DistLayer(nn.Module):
 
         Args:
             z: [h, w, T * B, M], of the previous layer; frames before clips.
-            r: [1+N, S, B, C], of the previous layer.
-            feature: f_i, the residual stream after the backbone block, [1+N, S, B, D].
+            r: [1+N, *rows, C], of the previous layer.
+            feature: f_i, the residual stream after the backbone block, [1+N, *rows, D].
 
         Returns:
-            z' and r with the shapes of z and r, and m' [1+N, S, B, C].
+            z' and r with the shapes of z and r, and m' with the shape of r.
         """
         c = self.config
         linear = partial(Linear, dtype=self.dtype)
         num_prefix = r.shape[0] - z.shape[0] * z.shape[1]
         z = TemporalBlock(c.num_frames, self.dtype, name="temporal")(z)
-        m = checkpoint_name(linear(c.integration_width, name="input")(feature) + r, "m")  # [1+N, S, B, C]
+        m = checkpoint_name(linear(c.integration_width, name="input")(feature) + r, "m")  # [1+N, *rows, C]
         # Both exchanges read the values from before the exchange.
-        to_temporal = linear(c.temporal_width, name="to_temporal")(m[num_prefix:])  # [N, S, B, M]
+        to_temporal = linear(c.temporal_width, name="to_temporal")(m[num_prefix:])  # [N, *rows, M]
         grouped = z.reshape(len(to_temporal), c.num_sparse_frames, c.alpha, -1, c.temporal_width)  # [N, S, alpha, B, M]
-        m = checkpoint_name(m + self._to_integration(grouped, num_prefix), "m_fused")
-        z = z + repeat_frames(to_temporal, c.alpha).reshape(z.shape)
+        from_temporal = self._to_integration(grouped, num_prefix)  # [1+N, S, B, C]
+        m = checkpoint_name(m + from_temporal.reshape(m.shape), "m_fused")
+        z = z + repeat_frames(to_temporal, c.num_sparse_frames, c.alpha).reshape(z.shape)
         normal = standardize(m)  # shared by both LayerNorms
         r = Ffn(self.dtype, name="ffn")(ScaleAndBias(self.dtype, name="ln")(normal))
-        r = r + TemporalFfn(self.dtype, name="temporal_ffn")(ScaleAndBias(self.dtype, name="ln_temporal")(normal))
+        r = r + TemporalFfn(c.num_sparse_frames, self.dtype, name="temporal_ffn")(
+            ScaleAndBias(self.dtype, name="ln_temporal")(normal)
+        )
         return z, r, m
 
     def _to_integration(self, grouped: jax.Array, num_prefix: int) -> jax.Array:

@@ -5,7 +5,6 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-
 from jax.sharding import Mesh
 
 from dist_jax.distributed.sharding import num_batch_shards, over_clips
@@ -39,7 +38,7 @@ class VideoModel:
         """Initial parameters of the network."""
         d, b = self.dist, self.backbone
         tokens = b.num_prefix_tokens + b.num_patches
-        features = jnp.zeros((len(d.layers), tokens, d.num_sparse_frames, 1, b.width))
+        features = jnp.zeros((len(d.layers), d.num_sparse_frames, 1, tokens, b.width))
         summary = jnp.zeros((d.num_sparse_frames, 1, b.width))
         video = jnp.zeros((1, d.num_frames, b.resolution, b.resolution, 3))
         return self.network.init(key, features, summary, video)["params"]
@@ -101,9 +100,9 @@ class VideoModel:
         return similarity_logits(embedding, text_features, frozen["logit_scale"])
 
     def _embed_features(self, params: dict, frozen: dict, features: jax.Array, video: jax.Array) -> jax.Array:
-        # The summary reads the transposed features, and the barrier keeps it so: XLA would copy all features twice.
-        features = jax.lax.optimization_barrier(features.transpose(0, 3, 1, 2, 4))  # [L_selected, 1+N, S, B, D]
-        summary = self.backbone.frame_summary(frozen, jnp.moveaxis(features[-1], 0, 2))  # [S, B, D]
+        # Without the barrier XLA copies all features twice: once for the network, once for the summary.
+        features = jax.lax.optimization_barrier(features)  # [L_selected, S, B, 1+N, D]
+        summary = self.backbone.frame_summary(frozen, features[-1])  # [S, B, D]
 
         def embed(params: dict, features: jax.Array, summary: jax.Array, video: jax.Array) -> jax.Array:
             return self.network.apply({"params": params}, features, summary, video)
@@ -114,4 +113,4 @@ class VideoModel:
         params = jax.tree_util.tree_map_with_path(
             lambda path, leaf: leaf.astype(self.dtype) if path[-1].key == "kernel" else leaf, params
         )
-        return over_clips(embed, self.mesh, clip_axes=(3, 1, 0))(params, features, summary, video)
+        return over_clips(embed, self.mesh, clip_axes=(2, 1, 0))(params, features, summary, video)

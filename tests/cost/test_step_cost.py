@@ -34,9 +34,9 @@ def test_a_step_costs_one_backbone_forward_and_three_dist_forwards(setup):
     model, batch = setup.model, setup.config.batch_size
     dist, backbone = model.dist, model.backbone
     tokens = backbone.num_prefix_tokens + backbone.num_patches
-    stream = jax.ShapeDtypeStruct((tokens, dist.num_sparse_frames, batch, backbone.width), model.dtype)
+    stream = jax.ShapeDtypeStruct((dist.num_sparse_frames, batch, tokens, backbone.width), model.dtype)
     features = jax.ShapeDtypeStruct((len(dist.layers), *stream.shape), model.dtype)
-    summary = jax.ShapeDtypeStruct(stream.shape[1:], model.dtype)
+    summary = jax.ShapeDtypeStruct((*stream.shape[:2], backbone.width), model.dtype)
     video = jax.ShapeDtypeStruct((batch, dist.num_frames, backbone.resolution, backbone.resolution, 3), model.dtype)
     params = {"params": jax.eval_shape(model.init, jax.random.key(0))}
     dist_forward = flops.count(jax.make_jaxpr(model.network.apply)(params, features, summary, video))

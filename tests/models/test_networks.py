@@ -12,6 +12,7 @@ from dist_jax.models.backbones import clip_vision
 from dist_jax.models.backbones.clip import ClipBackbone
 from dist_jax.models.backbones.clip_text import ClipText, TextConfig
 from dist_jax.models.backbones.clip_vision import ClipVision, VisionConfig
+from dist_jax.models.convolutions import TILE_ROWS
 from dist_jax.models.dist_network import REMAT_POLICIES, DistConfig, DistNetwork
 from dist_jax.models.video_model import VideoModel
 
@@ -185,11 +186,19 @@ def test_the_text_embedding_is_read_at_the_end_token_and_ignores_later_tokens():
     assert not np.allclose(jax.jit(ClipText(other_end_token).apply)(params, tokens)[0], first)
 
 
+def test_the_embedding_of_a_clip_does_not_depend_on_the_number_of_clips(tiny_model, tiny_frozen):
+    video = jax.random.normal(jax.random.key(0), (TILE_ROWS, 4, 8, 8, 3))
+    params = jax.jit(tiny_model.init)(jax.random.key(1))
+    embed = jax.jit(tiny_model.embed)
+    few = [embed(params, tiny_frozen, clips) for clips in (video[:3], video[3:6], video[6:])]
+    np.testing.assert_allclose(embed(params, tiny_frozen, video), jnp.concatenate(few), rtol=1e-4, atol=1e-5)
+
+
 def test_rematerialization_gives_the_same_gradients(tiny_model):
     dist = tiny_model.dist
-    features = jax.random.normal(jax.random.key(0), (3, 5, 2, 1, 128))
+    features = jax.random.normal(jax.random.key(0), (3, 2, 1, 5, 128))
     video = jax.random.normal(jax.random.key(1), (1, 4, 8, 8, 3))
-    summary = features[-1, 0]
+    summary = features[-1, :, :, 0]
     params = jax.jit(DistNetwork(dist).init)(jax.random.key(2), features, summary, video)
 
     def grads(network: DistNetwork) -> dict:
@@ -204,7 +213,7 @@ def test_rematerialization_gives_the_same_gradients(tiny_model):
 
 def test_features_without_a_class_token_need_no_class_token_parameter(tiny_model):
     network = DistNetwork(tiny_model.dist)
-    features, summary = jnp.zeros((3, 4, 2, 1, 128)), jnp.zeros((2, 1, 128))  # 4 patches, no class token
+    features, summary = jnp.zeros((3, 2, 1, 4, 128)), jnp.zeros((2, 1, 128))  # 4 patches, no class token
     video = jnp.zeros((1, 4, 8, 8, 3))
     params = jax.eval_shape(network.init, jax.random.key(0), features, summary, video)
     assert "class_token" not in params["params"]["layers"]
