@@ -1,8 +1,8 @@
 """Convolutions of the network and the image tower. Each operation has one function per kind of backend.
 
 Space and time are the leading axes of their inputs, then clips, then channels: a shift along space moves whole tiles of
-a TPU. Where an operation needs no single frames, frames and clips are one axis: few clips then also fill a tile. On CPU,
-XLA uses one core for a convolution inside a loop, and runs matrix products on all cores.
+a TPU. Where an operation needs no single frames, frames and clips are one axis: few clips then also fill a tile.
+On CPU, XLA uses one core for a convolution inside a loop, and runs matrix products on all cores.
 """
 
 import math
@@ -92,8 +92,7 @@ class TemporalConv(nn.Module):
 
 
 # Rows of a tile of a TPU. With fewer clips per device, a convolution along time moves time into the rows of the tiles,
-# and pads it: matrix products that are shifted and added cost half of it. DistNetwork then also joins the axes of frames
-# and clips.
+# and pads it: matrix products that are shifted and added cost half of it. DistNetwork then also joins frames and clips.
 TILE_ROWS = 8
 
 

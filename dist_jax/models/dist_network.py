@@ -219,8 +219,7 @@ class DistLayer(nn.Module):
         # Both exchanges read the values from before the exchange.
         to_temporal = linear(c.temporal_width, name="to_temporal")(m[num_prefix:])  # [N, *rows, M]
         grouped = z.reshape(len(to_temporal), c.num_sparse_frames, c.alpha, -1, c.temporal_width)  # [N, S, alpha, B, M]
-        from_temporal = self._to_integration(grouped, num_prefix)  # [1+N, S, B, C]
-        m = checkpoint_name(m + from_temporal.reshape(m.shape), "m_fused")
+        m = checkpoint_name(m + self._to_integration(grouped, num_prefix, m.shape[1:-1]), "m_fused")
         z = z + repeat_frames(to_temporal, c.num_sparse_frames, c.alpha).reshape(z.shape)
         normal = standardize(m)  # shared by both LayerNorms
         r = Ffn(self.dtype, name="ffn")(ScaleAndBias(self.dtype, name="ln")(normal))
@@ -229,15 +228,17 @@ class DistLayer(nn.Module):
         )
         return z, r, m
 
-    def _to_integration(self, grouped: jax.Array, num_prefix: int) -> jax.Array:
-        """[N, S, alpha, B, M] -> [1+N, S, B, C]: convolution (alpha,1,1), stride alpha, and a learned prefix token."""
+    def _to_integration(self, grouped: jax.Array, num_prefix: int, rows: tuple[int, ...]) -> jax.Array:
+        """[N, S, alpha, B, M] -> [1+N, *rows, C]: convolution (alpha,1,1), stride alpha, and a learned prefix token."""
         c = self.config
         shape = (c.alpha, c.temporal_width, c.integration_width)
         kernel, bias = KernelAndBias(shape, shape[-1:], self.dtype, name="to_integration")()
         patches = jnp.einsum("nsabm,amc->nsbc", grouped, kernel)
         patches = patches + last_axis(bias, patches)  # [N, S, B, C]
+        frames, patches = patches.shape[1:], patches.reshape(len(patches), *rows, -1)
         if not num_prefix:
             return patches
         token = self.param("class_token", TOKEN_INIT, (c.num_sparse_frames, c.integration_width)).astype(self.dtype)
-        prefix = jnp.broadcast_to(token[None, :, None], (num_prefix, *patches.shape[1:]))
+        token = jnp.broadcast_to(token[:, None], frames).reshape(*rows, -1)
+        prefix = jnp.broadcast_to(token[None], (num_prefix, *token.shape))
         return jnp.concatenate([prefix, patches], axis=0)
