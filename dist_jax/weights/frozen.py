@@ -9,7 +9,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from dist_jax.distributed import sharding
-from dist_jax.models.quantization import quantize_kernel
+from dist_jax.models.quantization import import_qwix, quantize_kernel
 from dist_jax.typing import PyTree
 
 # Kernels that config.backbone.quantize applies to -> the axes that their products sum over; axis 0 is the block.
@@ -56,6 +56,7 @@ def abstract(mesh: Mesh, dtype: jnp.dtype, quantize: str, path: str, shape: tupl
         leaf_sharding = sharding.leaf_sharding(mesh, f"{path}/{sharding.path_name(part)}", leaf.shape)
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf_sharding)
 
+    import_qwix()  # its error is one line here; tracing adds lines
     convert = partial(quantize_kernel, quantize=quantize, input_axes=input_axes)
     quantized = jax.eval_shape(convert, jax.ShapeDtypeStruct(shape, jnp.float32))
     return jax.tree_util.tree_map_with_path(with_sharding, quantized)

@@ -116,7 +116,8 @@ def test_features_of_every_block_are_close_to_those_of_the_float_tower(quantize,
 
 
 def test_features_do_not_depend_on_the_mesh():
-    np.testing.assert_allclose(features("int8", mesh_of(data=2, fsdp=2, tensor=2)), features("int8"), atol=2e-2)
+    on_mesh = features("int8", mesh_of(data=2, fsdp=2, tensor=2))
+    assert np.min(cosines(on_mesh, features("int8"))) > 0.9999  # sums in another order round differently
 
 
 @pytest.mark.slow
@@ -136,16 +137,15 @@ def test_features_of_a_base_tower_are_close_to_those_of_the_float_tower(quantize
 
 
 @pytest.mark.usefixtures("standard_promotion")
-@pytest.mark.parametrize("quantize", QUANTIZED_DTYPES)
-def test_a_training_step_compiles_without_weights_and_runs(quantize, tmp_path):
+def test_a_training_step_compiles_without_weights_and_runs(tmp_path):
     clip.save_huggingface(small_models.clip_model(), tmp_path)
     config = settings.defaults()
     config.batch_size = 2
-    config.backbone.update(weights=str(tmp_path), quantize=quantize)
+    config.backbone.update(weights=str(tmp_path), quantize="int8")
     config.mix.update(mixup_alpha=0.0, cutmix_alpha=0.0)  # without Beta samples the step compiles faster
     config.model.update(num_frames=4, integration_width=64, num_pooling_layers=1)
     setup = abstract.setup(config, mesh_of())
-    assert setup.frozen["vision"]["blocks"]["mlp"]["fc"]["kernel"].qvalue.dtype == QUANTIZED_DTYPES[quantize]
+    assert setup.frozen["vision"]["blocks"]["mlp"]["fc"]["kernel"].qvalue.dtype == jnp.int8
     assert measure.measure(programs.TRAIN, setup, num_steps=1).flops > 0
 
 
