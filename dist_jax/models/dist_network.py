@@ -82,10 +82,7 @@ class DistNetwork(nn.Module):
         """
         c = self.config
         z = TemporalStem(c.temporal_width, c.patch_size, self.dtype, name="temporal_stem")(video)  # [h, w, T * B, M]
-        num_layers, num_frames, batch, num_tokens, width = features.shape
-        features = features.transpose(0, 3, 1, 2, 4).reshape(num_layers, num_tokens, -1, width)
-        rows = (num_frames * batch,) if batch < TILE_ROWS else (num_frames, batch)
-        y = self._layers(z, features, rows).reshape(num_tokens, num_frames, batch, -1)  # [1+N, S, B, C]
+        y = self._layers(z, _tokens_first(features))  # [1+N, S, B, C]
         pooled = self._pool(y)  # [B, C]
         summary = jnp.mean(frame_summary.astype(jnp.float32), axis=0)  # [B, D]
         pooled = pooled + Linear(c.integration_width, dtype=self.dtype, name="class_projection")(summary)
@@ -94,11 +91,11 @@ class DistNetwork(nn.Module):
         # Full precision on accelerators too: the logits are float32 and this product is small.
         return jnp.dot(LayerNorm(jnp.float32, name="ln_post")(pooled), proj, precision=jax.lax.Precision.HIGHEST)
 
-    def _layers(self, z: jax.Array, features: jax.Array, rows: tuple[int, ...]) -> jax.Array:
-        """All DiST layers: z [h, w, T * B, M], features [L_selected, 1+N, S * B, D] -> r + m' [1+N, *rows, C]."""
+    def _layers(self, z: jax.Array, features: jax.Array) -> jax.Array:
+        """All DiST layers: z [h, w, T * B, M], features [L_selected, 1+N, *rows, D] -> r + m' [1+N, S, B, C]."""
         c = self.config
         layer = DistLayer(c, self.dtype, parent=None)
-        r = jnp.zeros((features.shape[1], *rows, c.integration_width), self.dtype)
+        r = jnp.zeros((*features.shape[1:-1], c.integration_width), self.dtype)
 
         def init_layers(key: jax.Array) -> dict:
             keys = jax.random.split(key, len(c.layers))
@@ -121,7 +118,7 @@ class DistNetwork(nn.Module):
         indices = jnp.arange(len(c.layers), dtype=jnp.int32)
         (z, r), _ = jax.lax.scan(step, (z, r), (most, indices[:-1]))
         _, r, m = run_layer(last, z, r, indices[-1])
-        return r + m
+        return (r + m).reshape(r.shape[0], c.num_sparse_frames, -1, c.integration_width)
 
     def _pool(self, y: jax.Array) -> jax.Array:
         """[1+N, S, B, C] -> [B, C]: P layers with one spatial query per frame and one video query per clip."""
@@ -140,6 +137,14 @@ class DistNetwork(nn.Module):
         tokens = standardize(y).astype(self.dtype)  # every layer's LayerNorm begins with it
         (_, video), _ = pooling(num_frames, self.dtype, name="pooling")(queries, tokens)
         return video[:, 0]
+
+
+def _tokens_first(features: jax.Array) -> jax.Array:
+    """[L_selected, S, B, 1+N, D] -> [L_selected, 1+N, *rows, D]; rows are (S, B) or (S * B)."""
+    features = features.transpose(0, 3, 1, 2, 4)  # [L_selected, 1+N, S, B, D]
+    if features.shape[3] >= TILE_ROWS:
+        return features
+    return features.reshape(*features.shape[:2], -1, features.shape[-1])
 
 
 class TemporalBlock(nn.Module):
@@ -201,7 +206,7 @@ class DistLayer(nn.Module):
         Args:
             z: [h, w, T * B, M], of the previous layer; frames before clips.
             r: [1+N, *rows, C], of the previous layer.
-            feature: f_i, the residual stream after the backbone block, [1+N, S * B, D].
+            feature: f_i, the residual stream after the backbone block, [1+N, *rows, D].
 
         Returns:
             z' and r with the shapes of z and r, and m' with the shape of r.
@@ -210,9 +215,7 @@ class DistLayer(nn.Module):
         linear = partial(Linear, dtype=self.dtype)
         num_prefix = r.shape[0] - z.shape[0] * z.shape[1]
         z = TemporalBlock(c.num_frames, self.dtype, name="temporal")(z)
-        m = checkpoint_name(
-            linear(c.integration_width, name="input")(feature).reshape(r.shape) + r, "m"
-        )  # [1+N, *rows, C]
+        m = checkpoint_name(linear(c.integration_width, name="input")(feature) + r, "m")  # [1+N, *rows, C]
         # Both exchanges read the values from before the exchange.
         to_temporal = linear(c.temporal_width, name="to_temporal")(m[num_prefix:])  # [N, *rows, M]
         grouped = z.reshape(len(to_temporal), c.num_sparse_frames, c.alpha, -1, c.temporal_width)  # [N, S, alpha, B, M]
