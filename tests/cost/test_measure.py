@@ -56,8 +56,8 @@ def test_full_fine_tuning_has_the_parameters_and_the_embeddings_of_clip(setup, f
     expected_shapes = jax.tree.map(jnp.shape, params)
     assert jax.tree.map(jnp.shape, jax.eval_shape(model.init, jax.random.key(0))) == expected_shapes
     video = jax.random.normal(jax.random.key(1), (2, 4, 8, 8, 3))
-    last = setup.model.features(tiny_frozen, video)[-1]  # [B, S, 1+N, D]
-    expected = jnp.mean(setup.model.backbone.frame_embeddings(tiny_frozen, last), axis=1)
+    last = setup.model.features(tiny_frozen, video)[-1]  # [S, B, 1+N, D]
+    expected = jnp.mean(setup.model.backbone.frame_embeddings(tiny_frozen, last), axis=0)
     np.testing.assert_allclose(model.embed(params, {}, video), expected, atol=1e-5)
 
 
