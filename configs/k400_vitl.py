@@ -23,7 +23,6 @@ def get_config() -> ml_collections.ConfigDict:
     config = settings.defaults()
     config.backbone.weights = "openai/clip-vit-large-patch14"
     config.model.num_frames = 64
-    config.model.remat = "layers"  # DiST activations need several times the memory of the features
     config.init_from = "runs/k710_vitl"
     config.data.train = "data/k400/train@256"
     config.data.val = "data/k400/val@16"

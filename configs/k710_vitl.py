@@ -9,7 +9,9 @@ Make the records from the published annotations and the videos with
 
 and again with --split val --shards 32.
 
-The paper reports no accuracy on Kinetics-710. scripts/estimate_cost.py estimates time and cost per machine type.
+The paper reports no accuracy on Kinetics-710. Time and cost on a TPU slice, before it is rented:
+
+    python -m dist_jax.plan --config=configs/k710_vitl.py --topology=v5e-64
 """
 
 import ml_collections
@@ -22,7 +24,6 @@ def get_config() -> ml_collections.ConfigDict:
     config = settings.defaults()
     config.backbone.weights = "openai/clip-vit-large-patch14"
     config.model.num_frames = 64
-    config.model.remat = "layers"  # DiST activations need several times the memory of the features
     config.data.train = "data/k710/train@1024"
     config.data.val = "data/k710/val@32"
     return config

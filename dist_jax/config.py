@@ -35,6 +35,7 @@ def defaults() -> ml_collections.ConfigDict:
         num_heads=(),  # attention heads (image tower, text tower), only for weights that do not contain them
         layers=(),  # blocks that the DiST network reads, from 0, increasing; empty: all
         dtype="auto",  # frozen parameters and their computation; auto: bfloat16, on CPU float32
+        quantize="",  # int8 | fp8: quantised linear layers in the image tower's blocks; empty: off
     )
     config.model = dict(
         network="dist",  # key of models.networks.NETWORKS
@@ -44,7 +45,7 @@ def defaults() -> ml_collections.ConfigDict:
         temporal_width=96,  # M, width of the temporal encoder
         num_pooling_layers=4,  # P, pooling layers; published: 4 on Kinetics, 2 on SSv2
         dtype="auto",  # computation of the DiST network (its parameters are float32); auto: backbone.dtype
-        remat="none",  # what the backward pass of DiST layers recomputes: none | layers (all) | dots (all but matmuls)
+        remat="elementwise",  # what the backward pass computes again: elementwise (LayerNorm, g) | layers (all)
     )
     config.data = dict(
         source="records",  # key of data.sources.SOURCES: records | tfds | videos | dmvr
@@ -258,8 +259,9 @@ _RULES = (
     _one_of("backbone.activation", "", "quick_gelu", "gelu"),
     ("backbone.num_heads", lambda c: _are_indices(c.backbone.num_heads), "must be empty or IMAGE,TEXT, e.g. 16,20"),
     _one_of("backbone.dtype", "auto", "float32", "bfloat16"),
+    _one_of("backbone.quantize", "", "int8", "fp8"),
     _one_of("model.dtype", "auto", "float32", "bfloat16"),
-    _one_of("model.remat", "none", "layers", "dots"),
+    _one_of("model.remat", "elementwise", "layers"),
     _within("model.num_frames", 1),
     _within("model.alpha", 1),
     ("model.alpha", lambda c: c.model.num_frames % c.model.alpha == 0, "must divide model.num_frames"),

@@ -5,7 +5,10 @@
 Without --videos, the script renders videos (300 frames, 340x256, H.264). Without --records, it builds records of the
 videos with the defaults of `python -m dist_jax.build_records`. Records and videos use one worker per core. The
 comparison ends with the decoded uint8 pixels of a training clip, before resizing. From records, only the crop is
-decoded; from videos, whole frames, because video decoders cannot crop. Two ways to decode videos are measured:
+decoded; from videos, whole frames, because video decoders cannot crop. At the end, the script measures each stage of a
+training clip, and the whole input pipeline. CPU time per clip depends less on other load than clips per second: a
+machine without other load reads (number of cores / CPU time) clips per second. The last line is in the unit of
+`dist_jax.plan`: JPEG frames per second of one vCPU, for the whole pipeline. Two ways to decode videos are measured:
 
 - All frames become RGB, then 16 are chosen (torchvision.io.read_video, PySlowFast, pytorchvideo).
 - Frames are decoded up to the last chosen one, and only the chosen ones become RGB (as decord does). decord itself is
@@ -33,6 +36,7 @@ if TYPE_CHECKING:  # the worker processes that decode videos must not import Ten
     from dist_jax.data.source import Source
 
 NUM_FRAMES, WIDTH, HEIGHT, FPS = 300, 340, 256, 30  # of the rendered videos
+BATCH_SIZE = 8
 
 
 def main() -> None:
@@ -265,8 +269,8 @@ def measure_stages(records: str, clip_frames: int, resolution: int, num_clips: i
 
     def finish(features: dict, record: tf.Tensor) -> dict:
         del record  # the seed is in the features
-        features = features | {"labels": {"label": tf.constant(0)}}
-        return transforms.random_flip(transforms.resize(features, resolution, resolution), 0.5, {})
+        features = transforms.random_flip(features | {"labels": {"label": tf.constant(0)}}, 0.5, {})
+        return transforms.resize(features, tf.range(clip_frames), resolution, resolution)
 
     numbers = [tf.constant(i, tf.int64) for i in range(num_clips)]
     states = [number % source.size for number in numbers]
@@ -288,17 +292,20 @@ def measure_stages(records: str, clip_frames: int, resolution: int, num_clips: i
         states, milliseconds = run_stage(stage, states, numbers)
         rows.append((name, milliseconds))
     videos = [state["video"].numpy() for state in states]
-    start = time.perf_counter()
-    batch = np.stack(videos)
-    rows.append(("batch", (time.perf_counter() - start) / num_clips * 1000))
-    start = time.perf_counter()
-    jax.block_until_ready(jax.device_put(batch))
-    rows.append(("transfer", (time.perf_counter() - start) / num_clips * 1000))
+    start = time.process_time()
+    batches = [np.stack(videos[first : first + BATCH_SIZE]) for first in range(0, num_clips, BATCH_SIZE)]
+    rows.append(("batch", (time.process_time() - start) / num_clips * 1000))
+    start = time.process_time()
+    jax.block_until_ready(jax.device_put(batches))
+    rows.append(("transfer", (time.process_time() - start) / num_clips * 1000))
     print("\nstage of a training clip                     CPU ms/clip")
     for name, milliseconds in rows:
         print(f"{name:42} {milliseconds:9.2f}")
     rate = training_rate(records, clip_frames, resolution, num_clips)
-    print(f"{'training clips, all cores':42} {rate:9.1f} clips/s")
+    print("\nwhole input pipeline, all cores              clips/s  CPU ms/clip")
+    print(f"{'training clips':42} {rate.clips_per_second:9.1f} {rate.cpu_ms:12.2f}")
+    frames_per_second = clip_frames / rate.cpu_ms * 1000
+    print(f"\none vCPU decodes {frames_per_second:.0f} JPEG frames/s; `dist_jax.plan` prints how many it must decode")
 
 
 def run_stage(stage: Callable, states: list, numbers: list) -> tuple[list, float]:
@@ -313,21 +320,24 @@ def run_stage(stage: Callable, states: list, numbers: list) -> tuple[list, float
     return outputs, (time.process_time() - start) / len(states) * 1000
 
 
-def training_rate(records: str, clip_frames: int, resolution: int, num_clips: int) -> float:
-    """Clips/s of the training pipeline, without the first epoch."""
+def training_rate(records: str, clip_frames: int, resolution: int, num_clips: int) -> Rate:
+    """Rate of the training pipeline, without the first epoch."""
     from dist_jax import config as settings
     from dist_jax.data import pipeline
 
     config = settings.defaults()
-    config.model.num_frames, config.batch_size, config.mix.group_size = clip_frames, 8, 8
+    config.model.num_frames, config.batch_size, config.mix.group_size = clip_frames, BATCH_SIZE, BATCH_SIZE
     source = open_sources(records)[1]
     batches = pipeline.train_batches(config, source, 0, slice(None), resolution)
-    for _ in range(2 + source.size // 8):  # the first epoch
+    for _ in range(2 + source.size // BATCH_SIZE):  # the first epoch
         next(batches)
-    start = time.perf_counter()
-    for _ in range(num_clips // 8):
+    num_batches = -(-num_clips // BATCH_SIZE)
+    start, cpu_start = time.perf_counter(), time.process_time()
+    for _ in range(num_batches):
         next(batches)
-    return num_clips // 8 * 8 / (time.perf_counter() - start)
+    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+    batches.close()
+    return Rate(num_batches * BATCH_SIZE / seconds, cpu_seconds / (num_batches * BATCH_SIZE) * 1000)
 
 
 if __name__ == "__main__":

@@ -63,6 +63,7 @@ INVALID = {
     "ema_decay": [1.0],
     "profile_steps": [(5, 3)],
     "backbone.dtype": ["float16"],
+    "backbone.quantize": ["int4"],
     "model.dtype": ["float64"],
     "model.remat": ["all"],
     "model.num_frames": [0],

@@ -18,7 +18,8 @@ def test_run_metadata_has_the_absolute_path_and_the_activations_of_clip(tmp_path
         frozen_settings = ml_collections.FrozenConfigDict(settings)
         model = VideoModel(ClipBackbone(VISION), DIST)
         backbone = {"name": weights, "fingerprint": "0"}
-        return Experiment(frozen_settings, None, [], model, {}, None, backbone, ["gelu", "gelu"]).run_metadata(10)
+        activations = ["gelu", "gelu"]
+        return Experiment(frozen_settings, None, model, {}, {}, [], backbone, activations).run_metadata(10)
 
     clip_directory = tmp_path / "clip"
     clip_directory.mkdir()

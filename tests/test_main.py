@@ -13,7 +13,7 @@ INVALID = {
     "unknown field": ("--config.bach_size=8", "no field 'bach_size'; the nearest is 'batch_size'"),
     "unknown nested field": ("--config.optimizer.learnin_rate=1", "the nearest is 'optimizer.learning_rate'"),
     "not a number": ("--config.batch_size=many", "batch_size"),
-    "wrong value": ("--config.model.remat=some", "model.remat='some': must be one of 'none', 'layers', 'dots'"),
+    "wrong value": ("--config.model.remat=some", "model.remat='some': must be one of 'elementwise', 'layers'"),
     "alpha": ("--config.model.alpha=3", "model.alpha=3: must divide model.num_frames"),
     "unknown flag": ("--wokdir=x", "wokdir"),
     "missing configuration file": ("--config=configs/none.py", "No such file or directory: 'configs/none.py'"),

@@ -23,12 +23,11 @@ def train_clip(
     features = select_labels(features, random=True)
     features = sampling.train_frames(features, config.data.sampling, config.model.num_frames, config.data.stride)
     features = transforms.random_resized_crop(features, config.augment.crop_scale, config.augment.crop_ratio)
-    order, features = _unique_frames(features)
-    features = transforms.resize(source.decode(features), resolution, resolution)
-    features["video"] = tf.gather(features["video"], order)  # [T, H, W, 3]
     features = transforms.random_flip(
         features, config.augment.hflip_prob, {config.data.label_key: config.augment.hflip_label_pairs}
     )
+    order, features = _unique_frames(features)
+    features = transforms.resize(source.decode(features), order, resolution, resolution)  # [T, H, W, 3]
     if config.augment.rand_augment:
         features = rand_augment(features, *config.augment.rand_augment)
     if config.augment.erase_prob:

@@ -84,13 +84,13 @@ def _clip_factory() -> type:
 
             def decode(features: Features) -> Features:
                 encoded = tf.gather(features["encoded"], tf.reshape(features["indices"], [-1]))
-                return features | {"video": image_decoding.decode_images(encoded, features["window"])}
+                return features | image_decoding.decode_images(encoded, features["window"])
 
             def preprocess(features: Features) -> Features:
                 features["labels"] = {label: tf.cast(features["labels"][label][0], tf.int32)}
                 if is_training:
-                    features = transforms.resize(features, resolution, resolution)
                     features = transforms.random_flip(features, hflip_prob, {label: hflip_label_pairs})
+                    features = transforms.resize(features, tf.range(num_frames), resolution, resolution)
                     shape = [num_frames, resolution, resolution, 3]
                 else:
                     features = transforms.short_side_crops(features, resolution, num_crops)

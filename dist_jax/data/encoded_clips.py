@@ -110,7 +110,7 @@ def clip_size(frames: tf.Tensor, first: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor
 
 
 def decode_encoded(features: Features) -> Features:
-    """Replaces `encoded` by `video`, uint8 [m, h, w, 3]: the frames `indices`, cropped to `window`."""
+    """Replaces `encoded` by `video` and `left`: the frames `indices`, cropped to `window`. See `Source.decode`."""
     encoded = tf.gather(features["encoded"], features["indices"])
-    video = image_decoding.decode_images(encoded, features["window"])
-    return {key: value for key, value in features.items() if key != "encoded"} | {"video": video}
+    others = {key: value for key, value in features.items() if key != "encoded"}
+    return others | image_decoding.decode_images(encoded, features["window"])

@@ -74,7 +74,7 @@ def open_source(
     def decode(features: Features) -> Features:
         starts = tf.gather(features["starts"], features["indices"])
         encoded = tf.ensure_shape(tf.numpy_function(read_frames, [features["clip"], starts], tf.string), [None])
-        return features | {"video": image_decoding.decode_images(encoded, features["window"])}
+        return features | image_decoding.decode_images(encoded, features["window"])
 
     return Source(len(index), num_classes, read, decode, index.location, index.identity)
 

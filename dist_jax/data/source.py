@@ -20,8 +20,9 @@ class Source:
         read: record number (int64 []) -> features: `num_frames`, `height`, `width` (int32 []), `labels` ({label
             name: int64, any number}), `id` (bytes [], the clip's name), and any others that `decode` needs. Frames stay
             encoded.
-        decode: adds `video`, uint8 [m, h, w, 3]: the frames `indices` (int32 [m]), cropped to `window` (int32 [4]: top,
-            left, height, width).
+        decode: adds `video`, uint8 [m, h, >= w, 3], and `left`, int32 []: the frames `indices` (int32 [m]), cropped to
+            `window` (int32 [4]: top, left, height h, width w). `video` may have more columns than the window; the
+            window starts at column `left`.
         location: record number -> the record's file and position, for messages.
         identity: a string that changes when the clips change.
     """

@@ -1,8 +1,9 @@
-"""Crops, resizing, flips and erasing on the host. Every public function is `features -> features`.
+"""Crops, flips, resizing and erasing on the host. Every public function is `features -> features`.
 
-They read and replace `video` (uint8 [T, h, w, 3], RGB), `labels` ({label name: int32 []}) and `window` (int32 [4]: top,
-left, height, width in pixels of the stored frames). Random functions use `seed` (int64 [2]); all frames of a clip share
-one draw. `training/augment.py` runs later, on the accelerator: normalisation, grayscale, colour jitter and mixing.
+They read and replace `window` (int32 [4]: top, left, height, width in pixels of the stored frames), `flip` (bool []),
+`labels` ({label name: int32 []}) and, after decoding, `video` (uint8 [T, h, w, 3], RGB). Random functions use `seed`
+(int64 [2]); all frames of a clip share one draw. `training/augment.py` runs later, on the accelerator: normalisation,
+grayscale, colour jitter and mixing.
 """
 
 import math
@@ -12,7 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from dist_jax.data.sampling import Features, fold_in
-from dist_jax.video.eval_views import crop_geometry
+from dist_jax.video import eval_views
+from dist_jax.video.resize import resize_bilinear
 
 _CROP_ATTEMPTS = 10  # as in torchvision
 
@@ -48,30 +50,8 @@ def whole_frame(features: Features) -> Features:
     return features | {"window": tf.stack([0, 0, features["height"], features["width"]])}
 
 
-def resize(features: Features, height: int, width: int) -> Features:
-    """Resizes `video` to height x width: bilinear between pixel centres, no antialiasing, rounded to uint8."""
-    return features | {"video": tf.ensure_shape(_resized(features["video"], height, width), [None, height, width, 3])}
-
-
-def short_side_crops(features: Features, size: int, num_crops: int) -> Features:
-    """Scales `video` [m, h, w, 3] to a short side of `size` and crops squares: [crops, m, size, size, 3].
-
-    One crop is the centre. Three crops are the start, the centre and the end of the long side.
-    """
-
-    def geometry(height: np.ndarray, width: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return crop_geometry(int(height), int(width), size, num_crops)
-
-    shape = tf.shape(features["video"])
-    scaled, corners = tf.numpy_function(geometry, [shape[1], shape[2]], [tf.int32, tf.int32], stateful=False)
-    scaled, corners = tf.ensure_shape(scaled, [2]), tf.ensure_shape(corners, [num_crops, 2])
-    video = _resized(features["video"], scaled[0], scaled[1])
-    crops = [video[:, top : top + size, left : left + size] for top, left in map(tf.unstack, tf.unstack(corners))]
-    return features | {"video": tf.ensure_shape(tf.stack(crops), [num_crops, None, size, size, 3])}
-
-
 def random_flip(features: Features, probability: float, label_pairs: Mapping[str, Sequence[int]]) -> Features:
-    """Flips `video` horizontally with the given probability. A flip also swaps the classes of each label pair.
+    """Adds `flip` (bool []), true with the given probability. A flip also swaps the classes of each label pair.
 
     Args:
         features: the example.
@@ -85,8 +65,42 @@ def random_flip(features: Features, probability: float, label_pairs: Mapping[str
         for a, b in zip(pairs[::2], pairs[1::2], strict=True):
             flipped_label = tf.where(label == a, b, tf.where(label == b, a, flipped_label))
         labels[name] = tf.where(flip, flipped_label, label)
-    video = tf.cond(flip, lambda: tf.reverse(features["video"], axis=[2]), lambda: features["video"])
-    return features | {"video": video, "labels": labels}
+    return features | {"flip": flip, "labels": labels}
+
+
+def resize(features: Features, order: tf.Tensor, height: int, width: int) -> Features:
+    """Resizes the window of the decoded frames, and reverses the columns if `flip`. See `video.resize`.
+
+    Args:
+        features: the example, after `Source.decode` and `random_flip`.
+        order: int32 [T], the position in `video` of each frame of the clip.
+        height: H, pixels.
+        width: W, pixels.
+
+    Returns:
+        the example with `video` uint8 [T, H, W, 3].
+    """
+
+    def pixels(video: np.ndarray, columns: np.ndarray, order: np.ndarray, flip: np.bool_) -> np.ndarray:
+        frames = video[:, :, slice(*columns)]
+        return resize_bilinear([frames[number] for number in order], height, width, bool(flip))
+
+    arguments = [features["video"], _columns(features), order, features["flip"]]
+    video = tf.numpy_function(pixels, arguments, tf.uint8, stateful=False)
+    return features | {"video": tf.ensure_shape(video, [*order.shape, height, width, 3])}
+
+
+def short_side_crops(features: Features, size: int, num_crops: int) -> Features:
+    """Scales the window of `video` to a short side of `size` and crops squares: [crops, m, size, size, 3].
+
+    One crop is the centre. Three crops are the start, the centre and the end of the long side.
+    """
+
+    def crops(video: np.ndarray, columns: np.ndarray) -> np.ndarray:
+        return eval_views.short_side_crops(video[:, :, slice(*columns)], size, num_crops)
+
+    video = tf.numpy_function(crops, [features["video"], _columns(features)], tf.uint8, stateful=False)
+    return features | {"video": tf.ensure_shape(video, [num_crops, None, size, size, 3])}
 
 
 def random_erase(features: Features, probability: float) -> Features:
@@ -102,16 +116,9 @@ def random_erase(features: Features, probability: float) -> Features:
     return features | {"video": tf.where(box[..., None], tf.cast(noise, tf.uint8), features["video"])}
 
 
-def _resized(video: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor) -> tf.Tensor:
-    """uint8 [m, h, w, 3] -> uint8 [m, height, width, 3]: bilinear between pixel centres, no antialiasing, rounded."""
-
-    def resize_frame(frame: tf.Tensor) -> tf.Tensor:
-        # A bilinear mean of uint8 values is between 0 and 255.
-        return tf.cast(tf.image.resize(frame, [height, width]) + 0.5, tf.uint8)
-
-    # Frame by frame: the float32 values of a whole clip are a large allocation, which is slow for every clip.
-    signature = tf.TensorSpec([None, None, 3], tf.uint8)
-    return tf.map_fn(resize_frame, video, fn_output_signature=signature, parallel_iterations=1)
+def _columns(features: Features) -> tf.Tensor:
+    """First column of the window in `video`, and the column after its last: int32 [2]."""
+    return tf.stack([features["left"], features["left"] + features["window"][3]])
 
 
 def _random_integers(draw: tf.Tensor, bound: tf.Tensor) -> tf.Tensor:

@@ -68,7 +68,7 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Sequen
     def decode(features: Features) -> Features:
         arguments = [features["clip"], features["start"] + features["indices"], features["window"]]
         frames = tf.numpy_function(decode_window, arguments, tf.uint8)
-        return features | {"video": tf.ensure_shape(frames, [None, None, None, 3])}
+        return features | {"video": tf.ensure_shape(frames, [None, None, None, 3]), "left": tf.constant(0)}
 
     def location(record: int) -> str:
         return f"clip {record} ({paths[record]})"

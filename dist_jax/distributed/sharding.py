@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable, Sequence
 
 import jax
 import numpy as np
@@ -18,13 +19,17 @@ BATCH = PartitionSpec(("data", "fsdp"))  # the first axis of every batch
 PARTITIONS: tuple[tuple[str, PartitionSpec], ...] = (
     # Frozen CLIP towers. tensor shards heads and hidden units. fsdp shards a contracted axis. fsdp also shards the
     # activations by clip, so XLA gathers the parameters of a block, not the activations.
-    (r"blocks/attention/(query|key|value)/kernel$", PartitionSpec(None, "fsdp", "tensor", None)),
+    (r"blocks/attention/(query|key|value)/kernel(/qvalue)?$", PartitionSpec(None, "fsdp", "tensor", None)),
     (r"blocks/attention/(query|key|value)/bias$", PartitionSpec(None, "tensor", None)),
-    (r"blocks/attention/out/kernel$", PartitionSpec(None, "tensor", "fsdp", None)),
-    (r"blocks/mlp/fc/kernel$", PartitionSpec(None, "fsdp", "tensor")),
+    (r"blocks/attention/out/kernel(/qvalue)?$", PartitionSpec(None, "tensor", "fsdp", None)),
+    (r"blocks/mlp/fc/kernel(/qvalue)?$", PartitionSpec(None, "fsdp", "tensor")),
     (r"blocks/mlp/fc/bias$", PartitionSpec(None, "tensor")),
-    (r"blocks/mlp/proj/kernel$", PartitionSpec(None, ("tensor", "fsdp"), None)),
+    (r"blocks/mlp/proj/kernel(/qvalue)?$", PartitionSpec(None, ("tensor", "fsdp"), None)),
     (r"blocks/(attention/out|mlp/proj)/bias$", PartitionSpec()),
+    # The values of a quantised kernel have the kernel's partition. Its scales have length 1 in the contracted axes.
+    (r"blocks/attention/(query|key|value)/kernel/scale$", PartitionSpec(None, None, "tensor", None)),
+    (r"blocks/mlp/fc/kernel/scale$", PartitionSpec(None, None, "tensor")),
+    (r"blocks/(attention/out|mlp/proj)/kernel/scale$", PartitionSpec()),
     (r"blocks/ln_[12]/(scale|bias)$", PartitionSpec()),
     (r"patch_embedding/kernel$", PartitionSpec()),
     (r"vision/(class_token|positions|proj|ln_(pre|post)/(scale|bias))$", PartitionSpec()),
@@ -88,9 +93,31 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, BATCH)
 
 
+def num_batch_shards(mesh: Mesh) -> int:
+    """Devices that share the clips of a batch."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def over_clips(function: Callable[..., jax.Array], mesh: Mesh, clip_axes: Sequence[int]) -> Callable[..., jax.Array]:
+    """Runs a function on the clips of each device, with `jax.shard_map`.
+
+    XLA then sees the shapes of a single device: it can merge the axis of the clips with other axes, which would move
+    clips between devices otherwise. The gradients of the parameters are summed once, after the function's backward
+    pass.
+
+    Args:
+        function: (params, *arrays) -> [B, ...]. Each clip's result depends on this clip only.
+        mesh: its axes data and fsdp share the clips. The params are complete on every device.
+        clip_axes: the axis B of each array.
+    """
+    specs = [PartitionSpec(*[None] * axis, *BATCH) for axis in clip_axes]
+    # check_vma would require a cast of each constant that starts a loop.
+    return jax.shard_map(function, mesh=mesh, in_specs=(PartitionSpec(), *specs), out_specs=BATCH, check_vma=False)
+
+
 def check_batch(mesh: Mesh, name: str, batch_size: int, parts: int = 1) -> None:
     """Raises UserError unless the devices of the axes data and fsdp divide each of the `parts` of a batch evenly."""
-    num_devices = mesh.shape["data"] * mesh.shape["fsdp"]
+    num_devices = num_batch_shards(mesh)
     unit = num_devices * parts
     if batch_size % unit:
         lower = batch_size - batch_size % unit

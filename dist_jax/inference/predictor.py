@@ -14,14 +14,23 @@ from dist_jax.distributed import sharding
 from dist_jax.distributed.mesh import AXES, make_mesh
 from dist_jax.errors import UserError
 from dist_jax.models.layers import matmul_precision, unit
+from dist_jax.models.quantization import check_quantize
 from dist_jax.models.video_model import VideoModel
+from dist_jax.typing import PyTree
+from dist_jax.weights import frozen
 from dist_jax.weights.clip import Texts
 from dist_jax.weights.init_from import adapt
 from dist_jax.weights.model_directory import EvalProtocol, Model
-from dist_jax.weights.model_files import read_model
+from dist_jax.weights.model_files import read_model, read_quantize
 
 
-def load(path: str | Path, dtype: jnp.dtype | None = None, mesh: Mesh | None = None, clip: str = "") -> "Predictor":
+def load(
+    path: str | Path,
+    dtype: jnp.dtype | None = None,
+    mesh: Mesh | None = None,
+    clip: str = "",
+    quantize: str | None = None,
+) -> "Predictor":
     """Loads a trained model.
 
     Args:
@@ -32,9 +41,11 @@ def load(path: str | Path, dtype: jnp.dtype | None = None, mesh: Mesh | None = N
         mesh: devices, from `distributed.mesh.make_mesh`; clips are split over the axes data and fsdp. Default: the
           first device.
         clip: CLIP weights to use instead of the path stored in the model; same values as config.backbone.weights.
+        quantize: as config.backbone.quantize: "int8", "fp8", or "" for a float image tower. Default: as in the training
+          of the model; a published file has a float tower.
 
     Raises:
-        UserError: no model at `path`, damaged files, or an unsupported mesh or dtype.
+        UserError: no model at `path`, damaged files, or an unsupported mesh, dtype or quantize.
     """
     dtype = jnp.dtype(jnp.float32 if dtype is None else dtype)
     if dtype not in (jnp.float32, jnp.bfloat16):
@@ -43,14 +54,18 @@ def load(path: str | Path, dtype: jnp.dtype | None = None, mesh: Mesh | None = N
         mesh = make_mesh(dict.fromkeys(AXES, 1), jax.local_devices()[:1])
     elif set(mesh.axis_names) != set(AXES):
         raise UserError(f"mesh has the axes {mesh.axis_names}; make it with dist_jax.distributed.mesh.make_mesh")
-    return Predictor(read_model(path, clip=clip, place=partial(_place, mesh, dtype)), mesh, dtype)
+    quantize = read_quantize(path) if quantize is None else quantize
+    check_quantize("quantize", quantize)
+    model = read_model(path, clip=clip, place=partial(_place, mesh, dtype, quantize))
+    return Predictor(dataclasses.replace(model, quantize=quantize), mesh, dtype)
 
 
-def _place(mesh: Mesh, dtype: jnp.dtype, path: str, value: np.ndarray) -> jax.Array:
+def _place(mesh: Mesh, dtype: jnp.dtype, quantize: str, path: str, value: np.ndarray) -> PyTree:
+    if path.startswith("clip/"):
+        return frozen.place(mesh, dtype, quantize, path.removeprefix("clip/"), value)
     replicate = path == "text_features"
     array_sharding = sharding.replicated(mesh) if replicate else sharding.leaf_sharding(mesh, path, value.shape)
-    array = np.asarray(value).astype(dtype if path.startswith("clip/vision/") else np.float32)
-    return sharding.place(array, array_sharding)
+    return sharding.place(np.asarray(value).astype(np.float32), array_sharding)
 
 
 class Predictor:
@@ -63,7 +78,7 @@ class Predictor:
     def __init__(self, model: Model, mesh: Mesh, dtype: jnp.dtype) -> None:
         """`dist_jax.load` calls this constructor. The parameters of `model` are on `mesh`."""
         self._model, self._mesh, self._dtype = model, mesh, dtype
-        self._video_model = VideoModel(model.clip_model.backbone(dtype), model.dist, dtype)
+        self._video_model = VideoModel(model.clip_model.backbone(dtype, model.quantize), model.dist, dtype)
         self._frozen = {name: model.clip_model.params[name] for name in ("vision", "logit_scale")}
 
     @property
@@ -208,7 +223,7 @@ def _embed(model: VideoModel, params: dict, frozen: dict, video: jax.Array) -> j
 
 @partial(jax.jit, static_argnums=0)
 def _features(model: VideoModel, params: dict, frozen: dict, video: jax.Array) -> jax.Array:
-    return model.features(frozen, model.normalize(video))
+    return model.features(frozen, model.normalize(video)).swapaxes(1, 2)  # [L_selected, B, S, 1+N, D]
 
 
 @partial(jax.jit, static_argnums=0, static_argnames="zero_shot_weight")

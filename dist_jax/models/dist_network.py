@@ -3,6 +3,10 @@
 Symbols: B clips, T frames, S = T / alpha frames of the backbone, N = h * w patches, D backbone width, C integration
 width, M temporal width, E joint embedding, L_selected backbone blocks that are read. "1+N" means the tokens of a frame:
 the backbone's prefix tokens (1 for CLIP, the class token), then N patches.
+
+Inside the network, clips and channels are the last axes: z [h, w, T * B, M], where row t * B + b is frame t of clip b;
+m and r [1+N, *rows, C], where rows are (S, B), or (S * B) if there are few clips per device. Operations along time or
+space, and those on the prefix tokens, then select and shift whole tiles of a TPU.
 """
 
 import dataclasses
@@ -11,8 +15,20 @@ from functools import partial
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
-from dist_jax.models.layers import TOKEN_INIT, Attention, LayerNorm, Linear, Mlp, quick_gelu
+from dist_jax.models.convolutions import TILE_ROWS, SpatialConv, TemporalConv, TemporalStem, repeat_frames
+from dist_jax.models.layers import (
+    TOKEN_INIT,
+    KernelAndBias,
+    LayerNorm,
+    Linear,
+    ScaleAndBias,
+    last_axis,
+    quick_gelu,
+    standardize,
+)
+from dist_jax.models.pooling import PoolingLayer
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,9 +51,13 @@ class DistConfig:
         return self.num_frames // self.alpha
 
 
+# What a DiST layer saves for its backward pass: the outputs of the matrix products and convolutions and the moments of
+# the LayerNorms. LayerNorms and activations are computed again: they cost less than storing and loading their results.
+_SAVED = ("moments", "conv_time", "sum", "m", "m_fused", "ffn_hidden", "tffn_reduced", "tffn_conv")
+
 REMAT_POLICIES = {  # config.model.remat -> what a DiST layer saves for its backward pass
+    "elementwise": jax.checkpoint_policies.save_only_these_names(*_SAVED),
     "layers": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
 
@@ -46,50 +66,66 @@ class DistNetwork(nn.Module):
 
     config: DistConfig
     dtype: jnp.dtype = jnp.float32  # of the arithmetic; parameters and the embedding are float32
-    remat: str = "none"  # none | layers | dots
+    remat: str = "elementwise"  # key of REMAT_POLICIES
 
     @nn.compact
     def __call__(self, features: jax.Array, frame_summary: jax.Array, video: jax.Array) -> jax.Array:
         """Embeds clips.
 
         Args:
-            features: residual stream of the selected backbone blocks, float [L_selected, B, S, 1+N, D].
-            frame_summary: `Backbone.frame_summary` of the last selected block, float [B, S, D].
+            features: residual stream of the selected backbone blocks, float [L_selected, S, B, 1+N, D].
+            frame_summary: `Backbone.frame_summary` of the last selected block, float [S, B, D].
             video: all frames, normalised as for the backbone, float [B, T, H, W, 3].
 
         Returns:
             Video embeddings, float32 [B, E], not normalised.
         """
         c = self.config
-        # The published stem is a 3-D convolution of kernel (5, p, p), stride (1, p, p), padding (2, 0, 0).
-        stem = TemporalConv(c.temporal_width, 5, self.dtype, name="temporal_stem")
-        z = stem(space_to_channels(video, c.patch_size))  # [B, T, h, w, M]
-        zeros = jnp.zeros((*features.shape[1:4], c.integration_width), self.dtype)  # [B, S, 1+N, C]
-        layer = (
-            DistLayer
-            if self.remat == "none"
-            else nn.remat(DistLayer, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
-        )
-        layers = nn.scan(layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=len(c.layers))
-        (_, r, m), _ = layers(c, self.dtype, name="layers")((z, zeros, zeros), features)
-        y = r + m  # [B, S, 1+N, C]
+        z = TemporalStem(c.temporal_width, c.patch_size, self.dtype, name="temporal_stem")(video)  # [h, w, T * B, M]
+        y = self._layers(z, _tokens_first(features))  # [1+N, S, B, C]
         pooled = self._pool(y)  # [B, C]
-        summary = jnp.mean(frame_summary.astype(jnp.float32), axis=1)  # [B, D]
+        summary = jnp.mean(frame_summary.astype(jnp.float32), axis=0)  # [B, D]
         pooled = pooled + Linear(c.integration_width, dtype=self.dtype, name="class_projection")(summary)
         proj_init = nn.initializers.normal(c.integration_width**-0.5)
         proj = self.param("proj", proj_init, (c.integration_width, c.embed_dim))
         # Full precision on accelerators too: the logits are float32 and this product is small.
         return jnp.dot(LayerNorm(jnp.float32, name="ln_post")(pooled), proj, precision=jax.lax.Precision.HIGHEST)
 
-    def _pool(self, y: jax.Array) -> jax.Array:
-        """[B, S, 1+N, C] -> [B, C]: P layers with one spatial query per frame and one video query per clip."""
+    def _layers(self, z: jax.Array, features: jax.Array) -> jax.Array:
+        """All DiST layers: z [h, w, T * B, M], features [L_selected, 1+N, *rows, D] -> r + m' [1+N, S, B, C]."""
         c = self.config
-        width = c.integration_width
+        layer = DistLayer(c, self.dtype, parent=None)
+        r = jnp.zeros((*features.shape[1:-1], c.integration_width), self.dtype)
+
+        def init_layers(key: jax.Array) -> dict:
+            keys = jax.random.split(key, len(c.layers))
+            return jax.vmap(lambda key: layer.init(key, z, r, features[0])["params"])(keys)
+
+        # `features` is indexed inside: the backward pass reads it again instead of a saved copy of each layer's part.
+        @partial(jax.checkpoint, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
+        def run_layer(params: dict, z: jax.Array, r: jax.Array, index: jax.Array) -> tuple[jax.Array, ...]:
+            feature = jax.lax.dynamic_index_in_dim(features, index, keepdims=False)
+            return layer.apply({"params": params}, z, r, feature)
+
+        def step(carry: tuple[jax.Array, jax.Array], layer_inputs: tuple) -> tuple[tuple[jax.Array, jax.Array], None]:
+            params, index = layer_inputs
+            z, r, _ = run_layer(params, *carry, index)
+            return (z, r), None
+
+        params = self.param("layers", init_layers)  # stacked: [L_selected, ...]
+        # The last layer runs outside of the loop: only its m' is used, so the others need no gradient of m'.
+        most, last = jax.tree.map(lambda leaf: leaf[:-1], params), jax.tree.map(lambda leaf: leaf[-1], params)
+        indices = jnp.arange(len(c.layers), dtype=jnp.int32)
+        (z, r), _ = jax.lax.scan(step, (z, r), (most, indices[:-1]))
+        _, r, m = run_layer(last, z, r, indices[-1])
+        return (r + m).reshape(r.shape[0], c.num_sparse_frames, -1, c.integration_width)
+
+    def _pool(self, y: jax.Array) -> jax.Array:
+        """[1+N, S, B, C] -> [B, C]: P layers with one spatial query per frame and one video query per clip."""
+        c = self.config
+        _, num_frames, batch, width = y.shape
         spatial = self.param("spatial_query", TOKEN_INIT, (width,)).astype(self.dtype)
         video = self.param("video_query", TOKEN_INIT, (width,)).astype(self.dtype)
-        batch, frames = y.shape[:2]
-        s = jnp.broadcast_to(spatial, (batch * frames, 1, width))  # [B*S, 1, C]
-        a = jnp.broadcast_to(video, (batch, 1, width))  # [B, 1, C]
         pooling = nn.scan(
             PoolingLayer,
             variable_axes={"params": 0},
@@ -97,183 +133,112 @@ class DistNetwork(nn.Module):
             in_axes=nn.broadcast,
             length=c.num_pooling_layers,
         )
-        tokens = y.reshape(batch * frames, -1, width)  # [B*S, 1+N, C]
-        (_, a), _ = pooling(c.num_sparse_frames, self.dtype, name="pooling")((s, a), tokens)
-        return a[:, 0]
+        queries = jnp.broadcast_to(spatial, (num_frames, batch, width)), jnp.broadcast_to(video, (batch, 1, width))
+        tokens = standardize(y).astype(self.dtype)  # every layer's LayerNorm begins with it
+        (_, video), _ = pooling(num_frames, self.dtype, name="pooling")(queries, tokens)
+        return video[:, 0]
 
 
-def space_to_channels(video: jax.Array, patch: int) -> jax.Array:
-    """Frames [B, T, H, W, 3] -> their patches [B, T, h, w, patch * patch * 3], row by row; `patch` in pixels."""
-    b, t, height, width, channels = video.shape
-    h, w = height // patch, width // patch
-    patches = video.reshape(b, t, h, patch, w, patch, channels).swapaxes(3, 4)  # [B, T, h, w, patch, patch, 3]
-    return patches.reshape(b, t, h, w, patch * patch * channels)
-
-
-class TemporalConv(nn.Module):
-    """Convolution along axis 1 (time), zero-padded to keep the length.
-
-    One matrix product computes all taps. Their results are shifted and added. The product reads the input once, without
-    a copy, in the forward and the backward pass, on all backends.
-    """
-
-    width: int
-    kernel: int  # taps, odd
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, T, ..., in] -> [B, T, ..., width] in `dtype`."""
-        kernel = self.param("kernel", TOKEN_INIT, (self.kernel, x.shape[-1], self.width))
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.width,))
-        kernel = kernel.astype(self.dtype).swapaxes(0, 1).reshape(x.shape[-1], -1)  # [in, taps * width]
-        taps = jnp.dot(x.astype(self.dtype), kernel)  # [B, T, ..., taps * width]
-        half, frames = self.kernel // 2, x.shape[1]
-        taps = jnp.pad(taps, [(0, 0), (half, half)] + [(0, 0)] * (x.ndim - 2))  # [B, T + 2 * half, ..., taps * width]
-        shifted = (
-            taps[:, k : k + frames, ..., k * self.width : (k + 1) * self.width] for k in range(self.kernel)
-        )  # [B, T, ..., width] each
-        return sum(shifted, start=jnp.broadcast_to(bias.astype(self.dtype), (*x.shape[:-1], self.width)))
-
-
-class SpatialConv(nn.Module):
-    """Convolution (1, 3, 3) over the patches of each frame, zero-padded to keep the grid."""
-
-    width: int
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, T, h, w, in] -> [B, T, h, w, width] in `dtype`."""
-        kernel = self.param("kernel", TOKEN_INIT, (3, 3, x.shape[-1], self.width))
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.width,)).astype(self.dtype)
-        # On CPU, XLA uses one core for a convolution inside a loop. One matrix product over the gathered neighbours is
-        # about eight times as fast.
-        convolve = partial(jax.lax.platform_dependent, cpu=_gather_and_multiply, default=_convolve)
-        return convolve(x.astype(self.dtype), kernel.astype(self.dtype)) + bias.reshape(1, 1, 1, 1, -1)
-
-
-def _convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    frames = x.reshape(-1, *x.shape[2:])  # [B*T, h, w, in]
-    y = jax.lax.conv_general_dilated(frames, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
-    return y.reshape(*x.shape[:4], -1)
-
-
-def _gather_and_multiply(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    h, w = x.shape[2:4]
-    padded = jnp.pad(x, [(0, 0), (0, 0), (1, 1), (1, 1), (0, 0)])
-    neighbours = [padded[:, :, i : i + h, j : j + w] for i in range(3) for j in range(3)]  # [B, T, h, w, in] each
-    return jnp.dot(jnp.concatenate(neighbours, axis=-1), kernel.reshape(-1, kernel.shape[-1]))
+def _tokens_first(features: jax.Array) -> jax.Array:
+    """[L_selected, S, B, 1+N, D] -> [L_selected, 1+N, *rows, D]; rows are (S, B) or (S * B)."""
+    features = features.transpose(0, 3, 1, 2, 4)  # [L_selected, 1+N, S, B, D]
+    if features.shape[3] >= TILE_ROWS:
+        return features
+    return features.reshape(*features.shape[:2], -1, features.shape[-1])
 
 
 class TemporalBlock(nn.Module):
     """Residual block of the temporal encoder: g(z + conv(1,3,3)(g(conv(3,1,1)(LN z))))."""
 
+    num_frames: int  # T
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, z: jax.Array) -> jax.Array:
-        """[B, T, h, w, M] -> [B, T, h, w, M]."""
-        width = z.shape[-1]
-        x = TemporalConv(width, 3, self.dtype, name="conv_time")(LayerNorm(self.dtype, name="ln")(z))
-        return quick_gelu(z + SpatialConv(width, self.dtype, name="conv_space")(quick_gelu(x)))
+        """[h, w, T * B, M] -> [h, w, T * B, M]."""
+        h, w, _, width = z.shape
+        x = LayerNorm(self.dtype, name="ln")(z).reshape(h * w, -1, width)  # [N, T * B, M]
+        x = TemporalConv(width, self.num_frames, self.dtype, name="conv_time")(x)
+        x = checkpoint_name(x, "conv_time")
+        x = SpatialConv(width, self.dtype, name="conv_space")(quick_gelu(x).reshape(z.shape))
+        return quick_gelu(checkpoint_name(z + x, "sum"))
 
 
-class TemporalFfn(nn.Module):
-    """Linear C -> C/4, convolution along time (kernel 3), g, linear C/4 -> C; per token."""
+class Ffn(nn.Module):
+    """Linear C -> C, g, linear C -> C; per token."""
 
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[B, S, 1+N, C] -> [B, S, 1+N, C]."""
+        """[1+N, *rows, C] -> [1+N, *rows, C]."""
         width = x.shape[-1]
-        hidden = Linear(width // 4, dtype=self.dtype, name="reduce")(x)
-        hidden = TemporalConv(width // 4, 3, self.dtype, name="conv_time")(hidden)
-        return Linear(width, dtype=self.dtype, name="expand")(quick_gelu(hidden))
+        hidden = checkpoint_name(Linear(width, dtype=self.dtype, name="fc")(x), "ffn_hidden")
+        return Linear(width, dtype=self.dtype, name="proj")(quick_gelu(hidden))
 
 
-class DistLayer(nn.Module):
-    """The layer that reads one CLIP block: temporal block, exchanges in both directions, integration."""
-
-    config: DistConfig
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(
-        self, carry: tuple[jax.Array, jax.Array, jax.Array], feature: jax.Array
-    ) -> tuple[tuple[jax.Array, jax.Array, jax.Array], None]:
-        """One layer.
-
-        Args:
-            carry: z [B, T, h, w, M], r [B, S, 1+N, C] and m' [B, S, 1+N, C] (not read) of the previous layer.
-            feature: f_i, the residual stream after the CLIP block, [B, S, 1+N, D].
-
-        Returns:
-            (z', r, m') with the shapes of `carry`, and None (a scan's outputs).
-        """
-        c = self.config
-        linear = partial(Linear, dtype=self.dtype)
-        z, r, _ = carry
-        num_prefix = r.shape[2] - z.shape[2] * z.shape[3]
-        z = TemporalBlock(self.dtype, name="temporal")(z)
-        m = linear(c.integration_width, name="input")(feature) + r  # [B, S, 1+N, C]
-        # Both exchanges read the values from before the exchange.
-        to_temporal = linear(c.temporal_width, name="to_temporal")(m[:, :, num_prefix:])  # [B, S, N, M]
-        to_integration = self._to_integration(z, num_prefix)  # [B, S, 1+N, C]
-        z = z + jnp.repeat(to_temporal, c.alpha, axis=1).reshape(z.shape)
-        m = m + to_integration
-        x = LayerNorm(self.dtype, name="ln")(m)
-        r = Mlp(c.integration_width, quick_gelu, self.dtype, name="ffn")(x)
-        r = r + TemporalFfn(self.dtype, name="temporal_ffn")(LayerNorm(self.dtype, name="ln_temporal")(m))
-        return (z, r, m), None
-
-    def _to_integration(self, z: jax.Array, num_prefix: int) -> jax.Array:
-        """[B, T, h, w, M] -> [B, S, 1+N, C]: convolution (alpha,1,1) of stride alpha after a learned prefix token."""
-        c = self.config
-        grouped = z.reshape(z.shape[0], c.num_sparse_frames, c.alpha, -1, c.temporal_width)  # [B, S, alpha, N, M]
-        conv = nn.DenseGeneral(
-            c.integration_width, axis=(2, 4), dtype=self.dtype, kernel_init=TOKEN_INIT, name="to_integration"
-        )
-        patches = conv(grouped)  # [B, S, N, C]
-        if not num_prefix:
-            return patches
-        token = self.param("class_token", TOKEN_INIT, (c.num_sparse_frames, c.integration_width)).astype(self.dtype)
-        shape = (z.shape[0], c.num_sparse_frames, num_prefix, c.integration_width)
-        return jnp.concatenate([jnp.broadcast_to(token[None, :, None], shape), patches], axis=2)
-
-
-class CrossAttention(nn.Module):
-    """Attention in which query, key and value share one LayerNorm; C / 64 heads."""
-
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, query: jax.Array, context: jax.Array) -> jax.Array:
-        """Query [F, I, C] attends to context [F, J, C] -> [F, I, C]."""
-        ln = LayerNorm(self.dtype, name="ln")
-        return Attention(query.shape[-1] // 64, self.dtype, name="attention")(ln(query), ln(context))
-
-
-class PoolingLayer(nn.Module):
-    """A spatial query per frame attends to the frame's tokens; a video query attends to the spatial queries."""
+class TemporalFfn(nn.Module):
+    """Linear C -> C/4, convolution along time (kernel 3), g, linear C/4 -> C; per token."""
 
     num_frames: int  # S
     dtype: jnp.dtype
 
     @nn.compact
-    def __call__(self, carry: tuple[jax.Array, jax.Array], y: jax.Array) -> tuple[tuple[jax.Array, jax.Array], None]:
-        """(s [B*S, 1, C], a [B, 1, C]), y [B*S, 1+N, C] -> (s, a), None."""
-        s, a = carry
-        width = y.shape[-1]
-        s = s + CrossAttention(self.dtype, name="spatial")(s, y)
-        s = s + self._mlp(s, "spatial")
-        positions = self.param("positions", TOKEN_INIT, (self.num_frames, width)).astype(self.dtype)
-        c = s.reshape(-1, self.num_frames, width) + positions[None]  # [B, S, C]
-        a = a + CrossAttention(self.dtype, name="temporal")(a, c)
-        a = a + self._mlp(a, "temporal")
-        return (s, a), None
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[1+N, *rows, C] -> [1+N, *rows, C]."""
+        width = x.shape[-1]
+        hidden = checkpoint_name(Linear(width // 4, dtype=self.dtype, name="reduce")(x), "tffn_reduced")
+        hidden = TemporalConv(width // 4, self.num_frames, self.dtype, name="conv_time")(hidden)
+        hidden = checkpoint_name(hidden, "tffn_conv")
+        return Linear(width, dtype=self.dtype, name="expand")(quick_gelu(hidden))
 
-    def _mlp(self, x: jax.Array, name: str) -> jax.Array:
-        x = LayerNorm(self.dtype, name=f"{name}_ln")(x)
-        return Mlp(4 * x.shape[-1], quick_gelu, self.dtype, name=f"{name}_mlp")(x)
+
+class DistLayer(nn.Module):
+    """The layer that reads one backbone block: temporal block, exchanges in both directions, integration."""
+
+    config: DistConfig
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, z: jax.Array, r: jax.Array, feature: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """One layer.
+
+        Args:
+            z: [h, w, T * B, M], of the previous layer; frames before clips.
+            r: [1+N, *rows, C], of the previous layer.
+            feature: f_i, the residual stream after the backbone block, [1+N, *rows, D].
+
+        Returns:
+            z' and r with the shapes of z and r, and m' with the shape of r.
+        """
+        c = self.config
+        linear = partial(Linear, dtype=self.dtype)
+        num_prefix = r.shape[0] - z.shape[0] * z.shape[1]
+        z = TemporalBlock(c.num_frames, self.dtype, name="temporal")(z)
+        m = checkpoint_name(linear(c.integration_width, name="input")(feature) + r, "m")  # [1+N, *rows, C]
+        # Both exchanges read the values from before the exchange.
+        to_temporal = linear(c.temporal_width, name="to_temporal")(m[num_prefix:])  # [N, *rows, M]
+        grouped = z.reshape(len(to_temporal), c.num_sparse_frames, c.alpha, -1, c.temporal_width)  # [N, S, alpha, B, M]
+        m = checkpoint_name(m + self._to_integration(grouped, num_prefix, m.shape[1:-1]), "m_fused")
+        z = z + repeat_frames(to_temporal, c.num_sparse_frames, c.alpha).reshape(z.shape)
+        normal = standardize(m)  # shared by both LayerNorms
+        r = Ffn(self.dtype, name="ffn")(ScaleAndBias(self.dtype, name="ln")(normal))
+        r = r + TemporalFfn(c.num_sparse_frames, self.dtype, name="temporal_ffn")(
+            ScaleAndBias(self.dtype, name="ln_temporal")(normal)
+        )
+        return z, r, m
+
+    def _to_integration(self, grouped: jax.Array, num_prefix: int, rows: tuple[int, ...]) -> jax.Array:
+        """[N, S, alpha, B, M] -> [1+N, *rows, C]: convolution (alpha,1,1), stride alpha, and a learned prefix token."""
+        c = self.config
+        shape = (c.alpha, c.temporal_width, c.integration_width)
+        kernel, bias = KernelAndBias(shape, shape[-1:], self.dtype, name="to_integration")()
+        patches = jnp.einsum("nsabm,amc->nsbc", grouped, kernel)
+        patches = patches + last_axis(bias, patches)  # [N, S, B, C]
+        frames, patches = patches.shape[1:], patches.reshape(len(patches), *rows, -1)
+        if not num_prefix:
+            return patches
+        token = self.param("class_token", TOKEN_INIT, (c.num_sparse_frames, c.integration_width)).astype(self.dtype)
+        token = jnp.broadcast_to(token[:, None], frames).reshape(*rows, -1)
+        prefix = jnp.broadcast_to(token[None], (num_prefix, *token.shape))
+        return jnp.concatenate([prefix, patches], axis=0)

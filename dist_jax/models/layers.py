@@ -6,6 +6,9 @@ from contextlib import AbstractContextManager
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
+
+from dist_jax.models.quantization import QuantizedLinear
 
 Activation = Callable[[jax.Array], jax.Array]
 
@@ -28,23 +31,76 @@ def exact_gelu(x: jax.Array) -> jax.Array:
 ACTIVATIONS: dict[str, Activation] = {"quick_gelu": quick_gelu, "gelu": exact_gelu}
 
 
-class LayerNorm(nn.Module):
-    """LayerNorm over the last axis: eps 1e-5, computed in float32, returned in `dtype`."""
+def last_axis(array: jax.Array, like: jax.Array) -> jax.Array:
+    """Adds leading axes of size 1 up to the rank of `like`: [width] -> [1, ..., 1, width]."""
+    return array.reshape((1,) * (like.ndim - array.ndim) + array.shape)
+
+
+@jax.custom_vjp
+def standardize(x: jax.Array) -> jax.Array:
+    """Zero mean and unit variance over the last axis, eps 1e-5: any float dtype -> float32, same shape.
+
+    The backward pass reads x, the means and the scales; a rematerialised layer saves the last two ("moments").
+    """
+    return _standardize_forward(x)[0]
+
+
+def _standardize_forward(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
+    mean = row_means(x)
+    variance = jnp.maximum(row_means(jnp.square(x)) - jnp.square(mean), 0.0)
+    mean = checkpoint_name(mean, "moments")
+    scale = checkpoint_name(jax.lax.rsqrt(variance + 1e-5), "moments")
+    return (x.astype(jnp.float32) - mean) * scale, (x, mean, scale)
+
+
+def _standardize_backward(saved: tuple[jax.Array, jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array]:
+    x, mean, scale = saved
+    normal = (x.astype(jnp.float32) - mean) * scale
+    grad = grad - _mean(grad) - normal * _mean(grad * normal)
+    return ((grad * scale).astype(x.dtype),)
+
+
+standardize.defvjp(_standardize_forward, _standardize_backward)
+
+
+def row_means(x: jax.Array) -> jax.Array:
+    """Means over the last axis, summed in float32: any float dtype [..., width] -> float32 [..., 1]."""
+    if x.dtype != jnp.bfloat16:
+        return _mean(x)
+    return jax.lax.platform_dependent(x, tpu=_mean_by_product, default=_mean)
+
+
+def _mean(x: jax.Array) -> jax.Array:
+    return jnp.mean(x.astype(jnp.float32), axis=-1, keepdims=True)
+
+
+def _mean_by_product(x: jax.Array) -> jax.Array:
+    # A TPU sums rows faster as a matrix product with ones than in its vector unit. All 128 columns of the result are
+    # equal: one column would be a product with a vector, which XLA turns back into a sum.
+    ones = jnp.ones((x.shape[-1], 128), x.dtype)
+    return jnp.dot(x, ones, preferred_element_type=jnp.float32)[..., :1] / x.shape[-1]
+
+
+class ScaleAndBias(nn.Module):
+    """The parameters of a LayerNorm, and their use on standardised values."""
 
     dtype: jnp.dtype = jnp.float32
 
     @nn.compact
+    def __call__(self, normal: jax.Array) -> jax.Array:
+        """`standardize`d values float32 [..., width] -> [..., width] in `dtype`."""
+        width = normal.shape[-1:]
+        scale = self.param("scale", nn.initializers.ones_init(), width).astype(jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros_init(), width).astype(jnp.float32)
+        return (normal * last_axis(scale, normal) + last_axis(bias, normal)).astype(self.dtype)
+
+
+class LayerNorm(ScaleAndBias):
+    """LayerNorm over the last axis: eps 1e-5, computed in float32, returned in `dtype`."""
+
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., width] of any float dtype -> [..., width] in `dtype`."""
-        width = x.shape[-1:]
-        scale = self.param("scale", nn.initializers.ones_init(), width)
-        bias = self.param("bias", nn.initializers.zeros_init(), width)
-        x = x.astype(jnp.float32)
-        x = x - jnp.mean(x, axis=-1, keepdims=True)
-        x = x * jax.lax.rsqrt(jnp.mean(jnp.square(x), axis=-1, keepdims=True) + 1e-5)
-        as_rows = (1,) * (x.ndim - 1) + width
-        x = x * scale.astype(jnp.float32).reshape(as_rows) + bias.astype(jnp.float32).reshape(as_rows)
-        return x.astype(self.dtype)
+        return super().__call__(standardize(x))
 
 
 class Linear(nn.Dense):
@@ -59,12 +115,35 @@ class Mlp(nn.Module):
     hidden_dim: int
     activation: Activation = quick_gelu
     dtype: jnp.dtype = jnp.float32
+    quantize: str = ""  # see QuantizedLinear; empty: float layers
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., width] -> [..., width] in `dtype`."""
-        hidden = Linear(self.hidden_dim, dtype=self.dtype, name="fc")(x)  # [..., hidden]
-        return Linear(x.shape[-1], dtype=self.dtype, name="proj")(self.activation(hidden))
+        hidden = self._linear(x, self.hidden_dim, "fc")  # [..., hidden]
+        return self._linear(self.activation(hidden), x.shape[-1], "proj")
+
+    def _linear(self, x: jax.Array, features: int, name: str) -> jax.Array:
+        if self.quantize:
+            shape = (x.shape[-1], features)
+            return QuantizedLinear(shape, 1, self.quantize, TOKEN_INIT, self.dtype, name=name)(x)
+        return Linear(features, dtype=self.dtype, name=name)(x)
+
+
+class KernelAndBias(nn.Module):
+    """The parameters of a linear layer, for code that does not use them as `x @ kernel + bias`."""
+
+    kernel_shape: tuple[int, ...]
+    bias_shape: tuple[int, ...]
+    dtype: jnp.dtype
+    kernel_init: nn.initializers.Initializer = TOKEN_INIT
+
+    @nn.compact
+    def __call__(self) -> tuple[jax.Array, jax.Array]:
+        """Kernel and bias in `dtype`."""
+        kernel = self.param("kernel", self.kernel_init, self.kernel_shape)
+        bias = self.param("bias", nn.initializers.zeros_init(), self.bias_shape)
+        return kernel.astype(self.dtype), bias.astype(self.dtype)
 
 
 class Attention(nn.Module):
@@ -75,28 +154,40 @@ class Attention(nn.Module):
 
     num_heads: int
     dtype: jnp.dtype = jnp.float32
+    quantize: str = ""  # of the linear layers, see QuantizedLinear; empty: float layers
 
     @nn.compact
     def __call__(self, query: jax.Array, context: jax.Array, causal: bool = False) -> jax.Array:
-        """Query [F, I, width] attends to context [F, J, width] -> [F, I, width] in `dtype`."""
+        """Query [..., I, width] attends to context [..., J, width] -> [..., I, width] in `dtype`."""
         width = query.shape[-1]
-        q, k, v = (
-            nn.DenseGeneral(
-                (self.num_heads, width // self.num_heads), dtype=self.dtype, kernel_init=_joint_xavier, name=name
-            )(x)  # [F, I or J, heads, width / heads]
-            for name, x in (("query", query), ("key", context), ("value", context))
-        )
-        q = q * (width // self.num_heads) ** -0.5
-        scores = jnp.einsum("fqhd,fkhd->fhqk", q, k, preferred_element_type=jnp.float32)  # [F, heads, I, J]
+        q = self._project(query, "query") * (width // self.num_heads) ** -0.5  # [..., heads, I, head_dim]
+        k, v = self._project(context, "key"), self._project(context, "value")  # [..., heads, J, head_dim]
+        scores = jnp.einsum("...qd,...kd->...qk", q, k, preferred_element_type=jnp.float32)  # [..., heads, I, J]
         if causal:
             visible = jnp.tril(jnp.ones(scores.shape[-2:], bool))  # [I, J]
-            scores = jnp.where(visible[None, None], scores, -jnp.inf)
+            scores = jnp.where(jnp.broadcast_to(visible, scores.shape), scores, -jnp.inf)
         weights = nn.softmax(scores).astype(self.dtype)
-        mixed = jnp.einsum("fhqk,fkhd->fqhd", weights, v)  # [F, I, heads, width / heads]
+        mixed = jnp.einsum("...qk,...kd->...qd", weights, v).swapaxes(-2, -3)  # [..., I, heads, head_dim]
+        if self.quantize:
+            shape = (*mixed.shape[-2:], width)
+            out = QuantizedLinear(shape, 2, self.quantize, TOKEN_INIT, self.dtype, name="out")
+            return out(mixed.reshape(*mixed.shape[:-2], width))
         return nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype, kernel_init=TOKEN_INIT, name="out")(mixed)
 
+    def _project(self, x: jax.Array, name: str) -> jax.Array:
+        """[..., I, width] -> [..., heads, I, head_dim]. The flat product avoids a transposed copy of x."""
+        width = x.shape[-1]
+        heads = (self.num_heads, width // self.num_heads)
+        if self.quantize:
+            flat = QuantizedLinear((width, *heads), 1, self.quantize, joint_xavier, self.dtype, name=name)(x)
+        else:
+            kernel, bias = KernelAndBias((width, *heads), heads, self.dtype, joint_xavier, name=name)()
+            flat = jnp.dot(x.astype(self.dtype), kernel.reshape(width, width))  # [..., I, width]
+            flat = flat + last_axis(bias.reshape(width), flat)
+        return flat.reshape(*x.shape[:-1], *heads).swapaxes(-2, -3)
 
-def _joint_xavier(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+
+def joint_xavier(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
     """Xavier uniform with the fans of torch's [3 * width, width] in-projection: bound sqrt(6 / (4 width))."""
     bound = (6.0 / (4.0 * shape[0])) ** 0.5
     return jax.random.uniform(key, shape, dtype, -bound, bound)
@@ -110,14 +201,15 @@ class Block(nn.Module):
     activation: Activation
     causal: bool = False
     dtype: jnp.dtype = jnp.float32
+    quantize: str = ""  # of the linear layers, see QuantizedLinear; empty: float layers
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        """[F, tokens, width] -> the same shape, in `dtype`."""
+        """[..., tokens, width] -> the same shape, in `dtype`."""
         y = LayerNorm(self.dtype, name="ln_1")(x)
-        x = x + Attention(self.num_heads, self.dtype, name="attention")(y, y, self.causal)
+        x = x + Attention(self.num_heads, self.dtype, self.quantize, name="attention")(y, y, self.causal)
         y = LayerNorm(self.dtype, name="ln_2")(x)
-        return x + Mlp(self.mlp_dim, self.activation, self.dtype, name="mlp")(y)
+        return x + Mlp(self.mlp_dim, self.activation, self.dtype, self.quantize, name="mlp")(y)
 
 
 def matmul_precision(dtype: jnp.dtype) -> AbstractContextManager:

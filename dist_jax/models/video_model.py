@@ -5,7 +5,9 @@ import dataclasses
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
+from dist_jax.distributed.sharding import num_batch_shards, over_clips
 from dist_jax.models.backbones.base import Backbone
 from dist_jax.models.dist_network import DistConfig
 from dist_jax.models.layers import similarity_logits, unit
@@ -23,8 +25,9 @@ class VideoModel:
     backbone: Backbone
     dist: DistConfig
     dtype: jnp.dtype = jnp.float32  # of the network's arithmetic
-    remat: str = "none"  # see DistNetwork
+    remat: str = "elementwise"  # see DistNetwork
     network_name: str = "dist"  # key of NETWORKS
+    mesh: Mesh | None = None  # the devices that share the clips of a batch; None: one device
 
     @property
     def network(self) -> nn.Module:
@@ -35,8 +38,8 @@ class VideoModel:
         """Initial parameters of the network."""
         d, b = self.dist, self.backbone
         tokens = b.num_prefix_tokens + b.num_patches
-        features = jnp.zeros((len(d.layers), 1, d.num_sparse_frames, tokens, b.width))
-        summary = jnp.zeros((1, d.num_sparse_frames, b.width))
+        features = jnp.zeros((len(d.layers), d.num_sparse_frames, 1, tokens, b.width))
+        summary = jnp.zeros((d.num_sparse_frames, 1, b.width))
         video = jnp.zeros((1, d.num_frames, b.resolution, b.resolution, 3))
         return self.network.init(key, features, summary, video)["params"]
 
@@ -53,14 +56,13 @@ class VideoModel:
             layers: increasing block numbers; None: `dist.layers`.
 
         Returns:
-            [L_selected, B, S, 1+N, D] in the backbone's dtype.
+            [L_selected, S, B, 1+N, D] in the backbone's dtype.
         """
         layers = self.dist.layers if layers is None else layers
         frames = video[:, :: self.dist.alpha]  # [B, S, H, W, 3]
-        b, s = frames.shape[:2]
         frozen, frames = jax.lax.stop_gradient((frozen, frames))
-        features = self.backbone.features(frozen, frames.reshape(b * s, *frames.shape[2:]), layers)
-        return jax.lax.stop_gradient(features.reshape(len(layers), b, s, *features.shape[2:]))
+        num_shards = 1 if self.mesh is None else num_batch_shards(self.mesh)
+        return jax.lax.stop_gradient(self.backbone.features(frozen, frames, layers, num_shards))
 
     def embed(self, params: dict, frozen: dict, video: jax.Array) -> jax.Array:
         """Normalised clips [B, T, H, W, 3] -> video embeddings float32 [B, E], not normalised."""
@@ -89,14 +91,26 @@ class VideoModel:
         features = self.features(frozen, video, layers)
         embedding = self._embed_features(params, frozen, features[: len(self.dist.layers)], video)
         trained = self.similarity(frozen, embedding, text_features)
-        frames = self.backbone.frame_embeddings(frozen, features[-1])  # [B, S, E]
-        plain = self.similarity(frozen, unit(frames), text_features)  # [B, S, K]
-        return (1.0 - zero_shot_weight) * trained + zero_shot_weight * jnp.mean(plain, axis=1)
+        frames = self.backbone.frame_embeddings(frozen, features[-1])  # [S, B, E]
+        plain = self.similarity(frozen, unit(frames), text_features)  # [S, B, K]
+        return (1.0 - zero_shot_weight) * trained + zero_shot_weight * jnp.mean(plain, axis=0)
 
     def similarity(self, frozen: dict, embedding: jax.Array, text_features: jax.Array) -> jax.Array:
         """Embeddings [..., E] and text features [K, E] -> logits float32 [..., K]: exp(logit_scale) * cosine."""
         return similarity_logits(embedding, text_features, frozen["logit_scale"])
 
     def _embed_features(self, params: dict, frozen: dict, features: jax.Array, video: jax.Array) -> jax.Array:
-        summary = self.backbone.frame_summary(frozen, features[-1])  # [B, S, D]
-        return self.network.apply({"params": params}, features, summary, video)
+        # Without the barrier XLA copies all features twice: once for the network, once for the summary.
+        features = jax.lax.optimization_barrier(features)  # [L_selected, S, B, 1+N, D]
+        summary = self.backbone.frame_summary(frozen, features[-1])  # [S, B, D]
+
+        def embed(params: dict, features: jax.Array, summary: jax.Array, video: jax.Array) -> jax.Array:
+            return self.network.apply({"params": params}, features, summary, video)
+
+        if self.mesh is None:
+            return embed(params, features, summary, video)
+        # The devices sum the gradients of the kernels in the dtype of the arithmetic.
+        params = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf.astype(self.dtype) if path[-1].key == "kernel" else leaf, params
+        )
+        return over_clips(embed, self.mesh, clip_axes=(2, 1, 0))(params, features, summary, video)

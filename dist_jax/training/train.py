@@ -18,8 +18,9 @@ from dist_jax.distributed.preemption import Preempted, PreemptionNotice
 from dist_jax.evaluation import evaluate
 from dist_jax.experiment import Experiment, build, check_flip_labels
 from dist_jax.training import memory
+from dist_jax.training.compiled_step import compile_step, make_train_step
 from dist_jax.training.logger import TrainLogger
-from dist_jax.training.setup import compile_step, device_batches, initial_state, make_train_step
+from dist_jax.training.setup import device_batches, initial_state
 from dist_jax.training.step_plan import StepPlan
 from dist_jax.training.train_step import TrainStep
 from dist_jax.workdir.checkpoints import Checkpoints
@@ -52,7 +53,7 @@ def train(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh) -> dict[s
         plan = StepPlan(config, source.size)
         experiment = build(config, mesh)
         check_flip_labels(config, experiment.class_names)
-        train_step = make_train_step(experiment, plan)
+        train_step = make_train_step(experiment, plan.lr_schedule)
         evaluator = evaluate.Evaluator(experiment, val_source, workdir, "val")
         bad_records = BadRecords("train", evaluate.bad_records_file(workdir), source.identity)
         options = config.checkpoint

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from dist_jax.video.resize import resize_bilinear
+
 
 def temporal_views(num_frames: int, sampling: str, clip_frames: int, stride: int, num_views: int) -> np.ndarray:
     """Frame numbers of V temporal views of a video.
@@ -65,23 +67,5 @@ def crop_geometry(height: int, width: int, size: int, num_crops: int) -> tuple[n
 def short_side_crops(frames: np.ndarray, size: int, num_crops: int) -> np.ndarray:
     """Scales frames uint8 [m, h, w, 3] to a short side of `size` and crops: uint8 [num_crops, m, size, size, 3]."""
     (height, width), corners = crop_geometry(frames.shape[1], frames.shape[2], size, num_crops)
-    scaled = np.stack([resize_bilinear(frame, height, width) for frame in frames])
+    scaled = resize_bilinear(frames, height, width)
     return np.stack([scaled[:, top : top + size, left : left + size] for top, left in corners])
-
-
-def resize_bilinear(frame: np.ndarray, height: int, width: int) -> np.ndarray:
-    """uint8 [h, w, 3] -> uint8 [height, width, 3]: bilinear between pixel centres, no antialiasing, rounded."""
-    top, bottom, y = _taps(frame.shape[0], height)
-    left, right, x = _taps(frame.shape[1], width)
-    pixels = frame.astype(np.float32)
-    rows = pixels[top] + (pixels[bottom] - pixels[top]) * y[:, None, None]  # [height, w, 3]
-    columns = rows[:, left] + (rows[:, right] - rows[:, left]) * x[None, :, None]  # [height, width, 3]
-    return (columns + np.float32(0.5)).astype(np.uint8)  # a mean of uint8 values needs no clipping
-
-
-def _taps(old: int, new: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The two source pixels of every target pixel (int [new]) and the weight of the second (float32 [new])."""
-    points = (np.arange(new, dtype=np.float32) + np.float32(0.5)) * np.float32(old / new) - np.float32(0.5)
-    low = np.floor(points)
-    weight = (points - low).astype(np.float32)
-    return np.clip(low, 0, old - 1).astype(int), np.clip(low + 1, 0, old - 1).astype(int), weight

@@ -15,10 +15,10 @@ import numpy as np
 from dist_jax.errors import UserError, warn
 from dist_jax.models.backbones.clip import ClipBackbone
 from dist_jax.models.backbones.clip_text import ClipText, TextConfig
-from dist_jax.models.backbones.clip_vision import ClipVision, VisionConfig
+from dist_jax.models.backbones.clip_vision import VisionConfig
 from dist_jax.text import tokenizer
 from dist_jax.text.text_features import check_tokens, encode_tokens
-from dist_jax.weights import clip_configs, clip_files, clip_formats, dist_official, openai_sizes, table
+from dist_jax.weights import clip_configs, clip_files, clip_formats, clip_sizes, dist_official, openai_sizes, table
 from dist_jax.weights.checkpoint_files import Tensor, open_sharded, open_tensors, write_safetensors
 from dist_jax.weights.openai_sizes import ClipSettings
 from dist_jax.weights.positions import resize_positions
@@ -46,9 +46,9 @@ class ClipModel:
     # Hash of the float32 values before casts and interpolation: equal for the same weights in all formats.
     fingerprint: str
 
-    def backbone(self, dtype: jnp.dtype = jnp.float32) -> ClipBackbone:
-        """The backbone for the model; `dtype` of the image tower's arithmetic."""
-        return ClipBackbone(self.vision, self.text, dtype)
+    def backbone(self, dtype: jnp.dtype = jnp.float32, quantize: str = "") -> ClipBackbone:
+        """The backbone for the model; `dtype` of the image tower's arithmetic, `quantize` as its kernels are."""
+        return ClipBackbone(self.vision, self.text, dtype, quantize)
 
     def encode_texts(self, texts: Texts) -> jax.Array:
         """Text embeddings: strings, or token ids int [K, any length] -> float32 [K, E], unit length.
@@ -108,27 +108,18 @@ def load(weights: str, *, resolution: int = 0, place: Place = keep, settings: Cl
         UserError: no such weights, another architecture, tensors that are missing, unknown or of wrong shape, or a
           setting that is missing or contradicts the files.
     """
-    file = clip_files.find(weights)
-    tensors = open_sharded(file) if file.name.endswith(".index.json") else open_tensors(file)
-    opened = _OpenedWeights(tensors, str(file), weights, tokenizer.find_next_to(file))
-    if any(name.startswith(("vision_model.", "text_model.")) for name in tensors):
-        clip_files.check_normalization(file.parent)
-        rows, vision, text = _huggingface(opened, file.parent / clip_files.CONFIG)
-        settings.check(vision, text, opened.source)
-        return _read(opened, rows, vision, text, resolution, place)
-    network, names = dist_official.split(list(tensors), str(file))
-    opened = dataclasses.replace(opened, tensors={current: tensors[name] for current, name in names.items()})
-    _check_openai(opened)
-    # OpenAI's archives (they contain input_resolution) and DiST checkpoints hold OpenAI's models. Config files in the
-    # same directory do not belong to them.
-    if network or "input_resolution" in tensors:
-        architecture = openai_sizes.openai_architecture(opened.shapes)
-    else:
-        clip_files.check_normalization(file.parent)
-        architecture = _open_clip(opened, file.parent / clip_files.OPEN_CLIP_CONFIG, settings)
-    rows, vision, text = _openai(opened, architecture)
-    settings.check(vision, text, opened.source)
-    return _read(opened, rows, vision, text, resolution, place)
+    return _read(*_open(weights, settings), resolution, place)
+
+
+def vision_sizes(weights: str, settings: ClipSettings = _NO_SETTINGS) -> VisionConfig:
+    """Sizes of the image tower, from a table for well-known hub ids, otherwise from the files. Reads no parameters.
+
+    Arguments and errors as in `load`.
+    """
+    if weights in clip_sizes.VISION:
+        return clip_sizes.VISION[weights]
+    _, _, vision, _ = _open(weights, settings)
+    return vision
 
 
 def from_openai(tensors: Mapping[str, Tensor], source: str, place: Place = keep) -> ClipModel:
@@ -169,15 +160,11 @@ def save_huggingface(clip_model: ClipModel, directory: Path) -> None:
 
 def param_shapes(vision: VisionConfig, text: TextConfig | None) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter, by path; allocates no arrays."""
-    frames = jax.ShapeDtypeStruct((1, vision.resolution, vision.resolution, 3), jnp.float32)
-    towers = {"vision": _init_shapes(ClipVision(vision), frames), "logit_scale": jax.ShapeDtypeStruct((), jnp.float32)}
+    towers = {"vision": clip_sizes.vision_shapes(vision), "logit_scale": jax.ShapeDtypeStruct((), jnp.float32)}
     if text is not None:
-        towers["text"] = _init_shapes(ClipText(text), jax.ShapeDtypeStruct((1, text.context_length), jnp.int32))
+        tokens = jax.ShapeDtypeStruct((1, text.context_length), jnp.int32)
+        towers["text"] = jax.eval_shape(ClipText(text).init, jax.random.key(0), tokens)["params"]
     return {path: leaf.shape for path, leaf in table.flatten(towers).items()}
-
-
-def _init_shapes(module: ClipVision | ClipText, example: jax.ShapeDtypeStruct) -> dict:
-    return jax.eval_shape(module.init, jax.random.key(0), example)["params"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,6 +177,31 @@ class _OpenedWeights:
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         return {name: tensor.shape for name, tensor in self.tensors.items()}
+
+
+def _open(weights: str, settings: ClipSettings) -> tuple[_OpenedWeights, table.Table, VisionConfig, TextConfig | None]:
+    """Opens the files and finds the sizes. See `load`."""
+    file = clip_files.find(weights)
+    tensors = open_sharded(file) if file.name.endswith(".index.json") else open_tensors(file)
+    opened = _OpenedWeights(tensors, str(file), weights, tokenizer.find_next_to(file))
+    if any(name.startswith(("vision_model.", "text_model.")) for name in tensors):
+        clip_files.check_normalization(file.parent)
+        rows, vision, text = _huggingface(opened, file.parent / clip_files.CONFIG)
+        settings.check(vision, text, opened.source)
+        return opened, rows, vision, text
+    network, names = dist_official.split(list(tensors), str(file))
+    opened = dataclasses.replace(opened, tensors={current: tensors[name] for current, name in names.items()})
+    _check_openai(opened)
+    # OpenAI's archives (they contain input_resolution) and DiST checkpoints hold OpenAI's models. Config files in the
+    # same directory do not belong to them.
+    if network or "input_resolution" in tensors:
+        architecture = openai_sizes.openai_architecture(opened.shapes)
+    else:
+        clip_files.check_normalization(file.parent)
+        architecture = _open_clip(opened, file.parent / clip_files.OPEN_CLIP_CONFIG, settings)
+    rows, vision, text = _openai(opened, architecture)
+    settings.check(vision, text, opened.source)
+    return opened, rows, vision, text
 
 
 def _huggingface(opened: _OpenedWeights, config: Path) -> tuple[table.Table, VisionConfig, TextConfig | None]:

@@ -119,9 +119,9 @@ def split(names: Iterable[str], source: str) -> tuple[dict[str, str], dict[str, 
 def param_shapes(config: DistConfig) -> Mapping[str, Shape]:
     """Shape of every DiST parameter, by path; allocates no arrays."""
     c = config
-    features = jax.ShapeDtypeStruct((len(c.layers), 1, c.num_sparse_frames, 2, c.backbone_width), jnp.float32)
+    features = jax.ShapeDtypeStruct((len(c.layers), c.num_sparse_frames, 1, 2, c.backbone_width), jnp.float32)
     video = jax.ShapeDtypeStruct((1, c.num_frames, c.patch_size, c.patch_size, 3), jnp.float32)
-    summary = jax.ShapeDtypeStruct((1, c.num_sparse_frames, c.backbone_width), jnp.float32)
+    summary = jax.ShapeDtypeStruct((c.num_sparse_frames, 1, c.backbone_width), jnp.float32)
     params = jax.eval_shape(DistNetwork(c).init, jax.random.key(0), features, summary, video)["params"]
     return MappingProxyType({path: leaf.shape for path, leaf in table.flatten(params).items()})
 

@@ -1,6 +1,7 @@
 """Model directories: a complete trained model in one directory.
 
-config.json          sizes of the DiST network and of CLIP's towers, evaluation protocol, CLIP's name and fingerprint
+config.json          sizes of the DiST network and of CLIP's towers, evaluation protocol, CLIP's name and fingerprint,
+                     backbone.quantize of the training (optional; the parameters are float)
 model.safetensors    "dist/...", "clip/vision/...", "clip/text/...", "clip/logit_scale", "text_features"
 labels.txt           class names, one per line, in the order of text_features (optional)
 tokenizer files      copied from the CLIP directory (optional; without them, the model accepts only token ids)
@@ -21,6 +22,7 @@ from dist_jax.errors import UserError
 from dist_jax.models.backbones.clip_text import TextConfig
 from dist_jax.models.backbones.clip_vision import VisionConfig
 from dist_jax.models.dist_network import DistConfig
+from dist_jax.models.quantization import check_quantize
 from dist_jax.text import tokenizer
 from dist_jax.typing import PyTree
 from dist_jax.weights import checkpoint_files, dist_official, table
@@ -64,6 +66,7 @@ class Model:
     class_names: tuple[str, ...] = ()  # K names; may be empty
     text_features: np.ndarray | None = None  # of the class names, float32 [K, E], unit length
     eval_protocol: EvalProtocol = dataclasses.field(default_factory=lambda: EvalProtocol.from_config(config.defaults()))
+    quantize: str = ""  # config.backbone.quantize of the training; `clip_model` from a file has float parameters
 
 
 def write(directory: str | Path, model: Model) -> None:
@@ -120,7 +123,13 @@ def read(directory: str | Path, place: Place = keep) -> Model:
     clip_model = dataclasses.replace(
         clip_model, params=tree["clip"], tokenizer=tokenizer.find_next_to(directory / CONFIG)
     )
-    return Model(model.dist, tree["dist"], clip_model, names, tree.get("text_features"), model.eval_protocol)
+    return dataclasses.replace(
+        model,
+        dist_params=tree["dist"],
+        clip_model=clip_model,
+        class_names=names,
+        text_features=tree.get("text_features"),
+    )
 
 
 def read_dist(directory: str | Path) -> Model:
@@ -131,6 +140,11 @@ def read_dist(directory: str | Path) -> Model:
     shapes = param_shapes(model.dist, model.clip_model.vision, model.clip_model.text, num_classes)
     leaves = read_tensors(directory / TENSORS, shapes, prefix="dist/")
     return dataclasses.replace(model, dist_params=table.unflatten(leaves)["dist"])
+
+
+def read_quantize(directory: str | Path) -> str:
+    """`Model.quantize` of a model directory; reads no parameters."""
+    return _read_config(Path(directory) / CONFIG).quantize
 
 
 def param_shapes(
@@ -176,6 +190,7 @@ def _config(model: Model) -> dict:
         "text": None if clip_model.text is None else dataclasses.asdict(clip_model.text),
         "clip": {"name": clip_model.name, "fingerprint": clip_model.fingerprint},
         "eval_protocol": dataclasses.asdict(model.eval_protocol),
+        "quantize": model.quantize,
     }
 
 
@@ -193,7 +208,9 @@ def _read_config(file: Path) -> Model:
         vision = VisionConfig(**content["vision"])
         text = None if content["text"] is None else TextConfig(**content["text"])
         clip_model = ClipModel(vision, text, {}, None, content["clip"]["name"], content["clip"]["fingerprint"])
-        return Model(dist, {}, clip_model, eval_protocol=EvalProtocol(**content["eval_protocol"]))
+        quantize = content.get("quantize", "")  # dist_jax 0.2 does not write it
+        check_quantize("quantize", quantize)
+        return Model(dist, {}, clip_model, eval_protocol=EvalProtocol(**content["eval_protocol"]), quantize=quantize)
     except (OSError, ValueError, KeyError, TypeError) as error:
         problem = f"{error} is missing" if isinstance(error, KeyError) else error
         raise UserError(f"{file} is not the configuration of a model directory ({problem})") from error

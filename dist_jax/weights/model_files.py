@@ -103,6 +103,17 @@ def read_dist(path: str | Path) -> DistWeights:
     raise UserError(_not_a_model(Path(path)))
 
 
+def read_quantize(path: str | Path) -> str:
+    """config.backbone.quantize of the training of a model; empty if its files do not contain it.
+
+    Raises:
+        UserError: damaged metadata of a model directory or a training workdir.
+    """
+    if _is_workdir(path):
+        return read_run_metadata(str(path)).config["backbone"].get("quantize", "")
+    return model_directory.read_quantize(path) if model_directory.is_model_directory(path) else ""
+
+
 def activations(clip_model: ClipModel) -> list[str]:
     """The activations of CLIP's image and text tower; the fingerprint does not include them."""
     return [tower.activation for tower in (clip_model.vision, clip_model.text) if tower is not None]
@@ -167,8 +178,14 @@ def _read_workdir(path: str, clip: str, use_clip: str, place: Place, clip_settin
         ) from error
     if use_clip != "given":
         _check_same_clip(path, metadata, clip_model)
-    eval_protocol = EvalProtocol.from_config(metadata.config)
-    return Model(dist, _place_dist(params, place), clip_model, tuple(metadata.class_names), None, eval_protocol)
+    return Model(
+        dist=dist,
+        dist_params=_place_dist(params, place),
+        clip_model=clip_model,
+        class_names=tuple(metadata.class_names),
+        eval_protocol=EvalProtocol.from_config(metadata.config),
+        quantize=metadata.config["backbone"].get("quantize", ""),
+    )
 
 
 def _check_same_clip(path: str, metadata: RunMetadata, clip_model: ClipModel) -> None:

@@ -12,10 +12,11 @@ import jax
 import numpy as np
 
 from dist_jax.errors import UserError
+from dist_jax.typing import PyTree
 
 Shape = tuple[int, ...]
 Shapes = Mapping[str, Shape]  # of parameters, by path
-Place = Callable[[str, np.ndarray], jax.Array | np.ndarray]  # (path, value) -> the value on its device
+Place = Callable[[str, np.ndarray], PyTree]  # (path, value) -> the value on its device; a tree if it is quantised
 
 
 def keep(_: str, value: np.ndarray) -> np.ndarray:

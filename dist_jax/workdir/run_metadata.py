@@ -49,6 +49,9 @@ class RunMetadata:
         if self.backbone["fingerprint"] != other.backbone["fingerprint"]:
             own_name, other_name = (f"{r.backbone['name']} ({r.backbone['fingerprint'][:12]})" for r in (self, other))
             problems.append(f"the backbone is {other_name} (workdir: {own_name})")
+        own_quantize, other_quantize = (r.config["backbone"].get("quantize", "") for r in (self, other))
+        if own_quantize != other_quantize:  # the network was trained on the features of its own setting
+            problems.append(f"backbone.quantize is {other_quantize!r} (workdir: {own_quantize!r})")
         for name in self.model:
             if self.model[name] != other.model.get(name):
                 problems.append(f"model {name} is {other.model.get(name)} (workdir: {self.model[name]})")

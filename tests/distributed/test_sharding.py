@@ -1,6 +1,8 @@
 """Mesh, shardings of parameters and batches, and the collectives of the compiled training step."""
 
+import dataclasses
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -8,15 +10,18 @@ import ml_collections
 import numpy as np
 import pytest
 from helpers import small_models
-from helpers.collectives import collectives
 from helpers.small_models import random_batch
 
 from dist_jax import config as settings
+from dist_jax.cost import hlo
+from dist_jax.cost.collectives import collectives
 from dist_jax.distributed import sharding
 from dist_jax.distributed.mesh import make_mesh
 from dist_jax.errors import UserError
 from dist_jax.training.optimizer import lr_schedule, make_optimizer
 from dist_jax.training.train_step import TrainStep
+from dist_jax.weights import frozen as frozen_weights
+from dist_jax.weights import table
 
 
 def mesh_of(data: int, fsdp: int = 1, tensor: int = 1):
@@ -28,7 +33,7 @@ def mesh_of(data: int, fsdp: int = 1, tensor: int = 1):
 def step_collectives(mesh, model, config, frozen, text):
     """Collectives of the training step, compiled but not run, and the abstract training state."""
     train_step = TrainStep(
-        model,
+        dataclasses.replace(model, mesh=mesh),
         make_optimizer(config.optimizer),
         lr_schedule(config.optimizer, config.epochs, 1 / 8),
         ml_collections.FrozenConfigDict(config),
@@ -48,7 +53,7 @@ def step_collectives(mesh, model, config, frozen, text):
         abstract(batch, jax.tree.map(lambda _: sharding.batch_sharding(mesh), batch)),
     )
     step = jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, sharding.replicated(mesh)))
-    return collectives(step.lower(*arguments).compile().as_text()), state
+    return collectives(hlo.parse(step.lower(*arguments).compile().as_text())), state
 
 
 @pytest.mark.usefixtures("standard_promotion")
@@ -63,10 +68,12 @@ def test_a_data_parallel_step_reduces_only_the_gradients_and_two_scalars(
     num_scalars = sum(op.shapes.count(("f32", ())) for op in ops)  # the loss and the accuracy
     assert num_scalars == 2
     gradient_bytes = 4 * sum(leaf.size for leaf in jax.tree.leaves(state.params))
-    # Query and context share a LayerNorm. XLA reduces its two gradients (scale and bias) before it adds them.
     dist = tiny_model.dist
-    shared_norm_bytes = 4 * 2 * 2 * dist.num_pooling_layers * dist.integration_width
-    assert sum(op.bytes for op in ops) == gradient_bytes + shared_norm_bytes + 4 * num_scalars
+    # The two feed-forward networks are added: their last biases have the same gradient, which is summed once.
+    shared_bias_bytes = 4 * len(dist.layers) * dist.integration_width
+    # The key bias of the spatial attention has no effect: its gradient is a constant 0.
+    unused_bytes = 4 * dist.num_pooling_layers * dist.integration_width
+    assert sum(op.bytes for op in ops) == gradient_bytes - shared_bias_bytes - unused_bytes + 4 * num_scalars
 
 
 @pytest.mark.usefixtures("standard_promotion")
@@ -91,13 +98,16 @@ def test_a_mesh_that_does_not_fill_the_devices_is_refused(shape):
 
 
 def all_placed_trees():
-    """The parameters of both CLIP towers, and the training state (abstract optimizer state)."""
+    """The parameters of both CLIP towers, float and quantised, and the training state (abstract optimizer state)."""
     frozen = small_models.clip_model().params
+    shapes = {path: leaf.shape for path, leaf in table.flatten(frozen).items()}
+    place = partial(frozen_weights.abstract, mesh_of(8), jnp.float32, "int8")
+    quantized = table.unflatten({path: place(path, shape) for path, shape in shapes.items()})
     params = small_models.model().dist_params
     optimizer = make_optimizer(settings.defaults().optimizer)
     step = jnp.zeros((), jnp.int32)
     state = {"params": params, "ema": params, "opt_state": jax.eval_shape(optimizer.init, params), "step": step}
-    return frozen, state
+    return (frozen, quantized), state
 
 
 def test_every_parameter_has_a_partition_and_every_pattern_is_used(monkeypatch):

@@ -1,23 +1,24 @@
-"""Runs `python -m dist_jax.main` with several command lines, one after the other. Imports all modules only once.
+"""Runs `python -m MODULE` with several command lines, one after the other. Imports all modules only once.
 
-    python tests/helpers/many_mains.py < COMMAND_LINES
+    python tests/helpers/many_mains.py dist_jax.main < COMMAND_LINES
 
 COMMAND_LINES has one JSON list of flags per line. For each line, prints a JSON object with the exit status and the
 output. Each command line runs in a child process, forked after the imports.
 """
 
+import importlib
 import json
 import os
 import sys
 import tempfile
+from types import ModuleType
 
 from absl import app
 
-from dist_jax import main
 from dist_jax.errors import exit_with_message
 
 
-def run(flags: list[str]) -> dict[str, int | str]:
+def run(main: ModuleType, flags: list[str]) -> dict[str, int | str]:
     with tempfile.TemporaryFile() as output:
         child = os.fork()
         if child == 0:
@@ -35,5 +36,6 @@ def run(flags: list[str]) -> dict[str, int | str]:
 
 
 if __name__ == "__main__":
+    module = importlib.import_module(sys.argv[1])
     for line in sys.stdin.read().splitlines():
-        print(json.dumps(run(json.loads(line))), flush=True)
+        print(json.dumps(run(module, json.loads(line))), flush=True)

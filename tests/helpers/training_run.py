@@ -96,10 +96,12 @@ def environment(num_devices: int = 1) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, "XLA_FLAGS": xla, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "2"}
 
 
-def run_mains(command_lines: list[list[str]], num_devices: int = 1) -> list[tuple[int, str]]:
-    """Runs dist_jax.main with each list of flags. Returns the exit statuses and outputs."""
+def run_mains(
+    command_lines: list[list[str]], num_devices: int = 1, module: str = "dist_jax.main"
+) -> list[tuple[int, str]]:
+    """Runs `python -m MODULE` with each list of flags. Returns the exit statuses and outputs."""
     process = subprocess.run(
-        [sys.executable, ROOT / "tests" / "helpers" / "many_mains.py"],
+        [sys.executable, ROOT / "tests" / "helpers" / "many_mains.py", module],
         input="".join(json.dumps(line) + "\n" for line in command_lines),
         env=environment(num_devices),
         cwd=ROOT,

@@ -67,7 +67,7 @@ def assert_close(actual: jax.Array, golden: np.ndarray, tolerance: float) -> Non
 
 def test_features_of_every_layer_equal_the_published_ones(model, clip_model):
     video, _ = make_batch(model, TOKENS_SEED)
-    features = np.asarray(model.features(clip_model.params, video))  # [L, B, S, 1+N, D]
+    features = np.asarray(model.features(clip_model.params, video)).swapaxes(1, 2)  # [L, B, S, 1+N, D]
     assert len(features) == 3
     for layer, layer_features in enumerate(features):
         tokens_first = np.moveaxis(layer_features.reshape(-1, *layer_features.shape[2:]), 0, 1)  # [1+N, B*S, D]
@@ -81,7 +81,7 @@ def test_frame_embeddings_equal_the_published_ones(model, clip_model):
     video, _ = make_batch(model, TOKENS_SEED)
     frames = video[:, :: model.dist.alpha].reshape(-1, *video.shape[2:])
     backbone = model.backbone
-    last_features = backbone.features(clip_model.params, frames, (backbone.num_layers - 1,))[0]
+    last_features = backbone.features(clip_model.params, frames[:, None], (backbone.num_layers - 1,))[0, 0]
     embeddings = backbone.frame_embeddings(clip_model.params, last_features)
     assert_close(embeddings, GOLDEN["frame_embedding"], 3e-6)
 

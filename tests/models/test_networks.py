@@ -8,12 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dist_jax.models.backbones import clip_vision
 from dist_jax.models.backbones.clip import ClipBackbone
 from dist_jax.models.backbones.clip_text import ClipText, TextConfig
 from dist_jax.models.backbones.clip_vision import ClipVision, VisionConfig
-from dist_jax.models.dist_network import REMAT_POLICIES, DistConfig, DistNetwork, TemporalConv, space_to_channels
-from dist_jax.models.dist_network import _convolve as convolve
-from dist_jax.models.dist_network import _gather_and_multiply as gather_and_multiply
+from dist_jax.models.convolutions import TILE_ROWS
+from dist_jax.models.dist_network import REMAT_POLICIES, DistConfig, DistNetwork
 from dist_jax.models.video_model import VideoModel
 
 B16 = VisionConfig(width=768, num_layers=12, num_heads=12, patch_size=16, resolution=224, embed_dim=512)
@@ -61,7 +61,7 @@ def test_shapes_and_dtypes_of_features_and_logits_of_the_published_models(vision
     video = jax.ShapeDtypeStruct((2, num_frames, 224, 224, 3), jnp.bfloat16)
     frozen = abstract_frozen(vision)
     features = jax.eval_shape(model.features, frozen, video)
-    assert features.shape == (vision.num_layers, 2, num_frames // 2, 1 + vision.num_patches, vision.width)
+    assert features.shape == (vision.num_layers, num_frames // 2, 2, 1 + vision.num_patches, vision.width)
     assert features.dtype == jnp.bfloat16
     text = jax.ShapeDtypeStruct((400, vision.embed_dim), jnp.float32)
     logits = jax.eval_shape(model.logits, param_shapes(vision, dist), frozen, text, video)
@@ -119,8 +119,8 @@ def all_equations(jaxpr) -> list:
     equations = []
     for eqn in jaxpr.eqns:
         equations.append(eqn)
-        for value in eqn.params.values():
-            inner = getattr(value, "jaxpr", value)
+        for inner in jax.tree.leaves(list(eqn.params.values())):  # also the branches of a conditional
+            inner = getattr(inner, "jaxpr", inner)
             if hasattr(inner, "eqns"):
                 equations += all_equations(inner)
     return equations
@@ -134,28 +134,8 @@ def test_the_video_embedding_depends_on_the_order_of_frames(tiny_model, tiny_fro
     assert not np.allclose(forward, reversed_order, rtol=1e-4)
 
 
-def test_temporal_convolution_equals_the_hand_computed_result():
-    x = jnp.asarray([1.0, 10.0, 100.0]).reshape(1, 3, 1)
-    params = {"params": {"kernel": jnp.asarray([1.0, 2.0, 3.0]).reshape(3, 1, 1), "bias": jnp.asarray([0.5])}}
-    y = TemporalConv(1, 3, jnp.float32).apply(params, x)
-    np.testing.assert_allclose(y.ravel(), [2 + 30 + 0.5, 1 + 20 + 300 + 0.5, 10 + 200 + 0.5])
-
-
-def test_the_spatial_convolution_of_cpu_equals_that_of_accelerators():
-    x = jax.random.normal(jax.random.key(0), (2, 3, 4, 5, 6))
-    kernel = jax.random.normal(jax.random.key(1), (3, 3, 6, 7))
-    np.testing.assert_allclose(gather_and_multiply(x, kernel), convolve(x, kernel), atol=1e-4)
-
-
-def test_the_pixels_of_a_patch_are_flattened_row_by_row():
-    video = jnp.arange(4 * 4 * 3, dtype=jnp.float32).reshape(1, 1, 4, 4, 3)
-    patches = space_to_channels(video, 2)
-    assert patches.shape == (1, 1, 2, 2, 12)
-    np.testing.assert_array_equal(patches[0, 0, 0, 1], video[0, 0, 0:2, 2:4].ravel())
-
-
 def test_a_truncated_backbone_gives_the_same_features(tiny_model, tiny_frozen):
-    frames = jax.random.normal(jax.random.key(0), (2, 8, 8, 3))
+    frames = jax.random.normal(jax.random.key(0), (1, 2, 8, 8, 3))
     features_of = jax.jit(type(tiny_model.backbone).features, static_argnums=(0, 3))
     expected = features_of(tiny_model.backbone, tiny_frozen, frames, (0, 1, 2))[:2]
     backbone, frozen = tiny_model.backbone.first_layers(tiny_frozen, 2)
@@ -164,10 +144,36 @@ def test_a_truncated_backbone_gives_the_same_features(tiny_model, tiny_frozen):
     np.testing.assert_allclose(features, expected, rtol=1e-6)
 
 
+def test_the_size_of_a_chunk_does_not_change_the_features(tiny_model, tiny_frozen, monkeypatch):
+    frames = jax.random.normal(jax.random.key(0), (3, 4, 8, 8, 3))
+
+    def features_of(layers: tuple[int, ...]) -> jax.Array:
+        return jax.jit(lambda frozen, frames: tiny_model.backbone.features(frozen, frames, layers))(tiny_frozen, frames)
+
+    expected = features_of((0, 1, 2))  # [3, 4, 3, 1+N, D], all frames at once
+    frame_scores = 4 * 3 * tiny_model.backbone.vision.num_heads * 5**2  # bytes, one frame of each clip
+    for chunk in (1, 2):
+        monkeypatch.setattr(clip_vision, "MAX_SCORE_BYTES", chunk * frame_scores)
+        np.testing.assert_allclose(features_of((0, 1, 2)), expected, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(features_of((1, 2)), expected[1:], rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(features_of((0, 2)), expected[::2], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("num_frames", "clips", "heads", "tokens", "expected"), [
+    (8, 32, 12, 197, 1),  # B/16 8+16, 32 clips per device
+    (32, 4, 16, 257, 2),  # L/14 32+64, 4 clips per device
+    (8, 2, 12, 197, 8),
+    (6, 1, 24, 577, 2),  # a divisor of the number of frames
+    (8, 1000, 16, 257, 1),  # at least one frame of each clip
+])  # fmt: skip
+def test_chunks_of_frames_keep_the_attention_scores_in_fast_memory(num_frames, clips, heads, tokens, expected):
+    assert clip_vision.frames_per_chunk(num_frames, clips, heads, tokens) == expected
+
+
 def test_features_without_the_last_block_are_refused(tiny_model, tiny_frozen):
     clip_vision = ClipVision(tiny_model.backbone.vision)
     with pytest.raises(ValueError, match="the last chosen block is 1, the tower's last is 2"):
-        clip_vision.apply({"params": tiny_frozen["vision"]}, jnp.zeros((1, 8, 8, 3)), (0, 1), method="features")
+        clip_vision.apply({"params": tiny_frozen["vision"]}, jnp.zeros((1, 1, 8, 8, 3)), (0, 1), method="features")
 
 
 def test_the_text_embedding_is_read_at_the_end_token_and_ignores_later_tokens():
@@ -180,9 +186,17 @@ def test_the_text_embedding_is_read_at_the_end_token_and_ignores_later_tokens():
     assert not np.allclose(jax.jit(ClipText(other_end_token).apply)(params, tokens)[0], first)
 
 
+def test_the_embedding_of_a_clip_does_not_depend_on_the_number_of_clips(tiny_model, tiny_frozen):
+    video = jax.random.normal(jax.random.key(0), (TILE_ROWS, 4, 8, 8, 3))
+    params = jax.jit(tiny_model.init)(jax.random.key(1))
+    embed = jax.jit(tiny_model.embed)
+    few = [embed(params, tiny_frozen, clips) for clips in (video[:3], video[3:6], video[6:])]
+    np.testing.assert_allclose(embed(params, tiny_frozen, video), jnp.concatenate(few), rtol=1e-4, atol=1e-5)
+
+
 def test_rematerialization_gives_the_same_gradients(tiny_model):
     dist = tiny_model.dist
-    features = jax.random.normal(jax.random.key(0), (3, 1, 2, 5, 128))
+    features = jax.random.normal(jax.random.key(0), (3, 2, 1, 5, 128))
     video = jax.random.normal(jax.random.key(1), (1, 4, 8, 8, 3))
     summary = features[-1, :, :, 0]
     params = jax.jit(DistNetwork(dist).init)(jax.random.key(2), features, summary, video)
@@ -199,7 +213,7 @@ def test_rematerialization_gives_the_same_gradients(tiny_model):
 
 def test_features_without_a_class_token_need_no_class_token_parameter(tiny_model):
     network = DistNetwork(tiny_model.dist)
-    features, summary = jnp.zeros((3, 1, 2, 4, 128)), jnp.zeros((1, 2, 128))  # 4 patches, no class token
+    features, summary = jnp.zeros((3, 2, 1, 4, 128)), jnp.zeros((2, 1, 128))  # 4 patches, no class token
     video = jnp.zeros((1, 4, 8, 8, 3))
     params = jax.eval_shape(network.init, jax.random.key(0), features, summary, video)
     assert "class_token" not in params["params"]["layers"]

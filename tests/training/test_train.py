@@ -32,7 +32,7 @@ from dist_jax.distributed import sharding
 from dist_jax.distributed.mesh import make_mesh
 from dist_jax.errors import UserError
 from dist_jax.evaluation.evaluate import evaluate
-from dist_jax.training import find_batch, memory, train
+from dist_jax.training import batch_search, find_batch, memory, train
 from dist_jax.training.step_plan import StepPlan
 from dist_jax.weights import clip as clip_weights
 from dist_jax.workdir.run_metadata import read_run_metadata, write_run_metadata
@@ -169,7 +169,7 @@ def test_find_batch_prints_the_largest_valid_batch_size(training_data, monkeypat
             raise memory.TooLarge("too large")
         return train_step.config.batch_size
 
-    monkeypatch.setattr(find_batch, "compile_step", compile_step)
+    monkeypatch.setattr(batch_search, "compile_step", compile_step)
     monkeypatch.setattr(memory, "step_memory", lambda batch_size: memory.StepMemory(batch_size, 0, 0))
     monkeypatch.setattr(memory, "device_limit", lambda: 2**40)
     config = make_config(training_data)

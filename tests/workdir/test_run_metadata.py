@@ -48,6 +48,10 @@ def test_a_run_is_read_as_it_was_written(tmp_path):
             {"backbone": {"name": "other", "fingerprint": "fedcba9876543210"}},
             r"the backbone is other \(fedcba987654\) \(workdir: small CLIP \(0123456789ab\)\)",
         ),
+        (
+            {"config": RUN.config | {"backbone": {"weights": "clip", "quantize": "int8"}}},
+            r"backbone.quantize is 'int8' \(workdir: ''\)",
+        ),
         ({"class_names": ["push", "lift"]}, r"class 1 is 'lift' \(workdir: 'pull'\)"),
         ({"class_names": ["push"]}, r"the number of classes is 1 \(workdir: 2\)"),
         ({"model": RUN.model | {"num_frames": 8}}, r"model num_frames is 8 \(workdir: 4\)"),

@@ -63,16 +63,17 @@ class Backbone(abc.ABC):
         return (self.resolution // self.patch_size) ** 2
 
     @abc.abstractmethod
-    def features(self, params: dict, frames: jax.Array, layers: Sequence[int]) -> jax.Array:
+    def features(self, params: dict, frames: jax.Array, layers: Sequence[int], num_shards: int = 1) -> jax.Array:
         """The residual stream after the chosen blocks; later blocks are not computed.
 
         Args:
             params: the frozen tree.
-            frames: normalised, float [F, H, W, 3].
+            frames: normalised, float [B, S, H, W, 3].
             layers: increasing block numbers, counted from 0.
+            num_shards: devices that share the axis B. It does not change the result, only the size of its parts.
 
         Returns:
-            [len(layers), F, num_prefix_tokens + N, D] in `dtype`, prefix tokens first.
+            [len(layers), S, B, num_prefix_tokens + N, D] in `dtype`, prefix tokens first.
         """
 
     @abc.abstractmethod

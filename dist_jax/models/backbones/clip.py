@@ -22,6 +22,7 @@ class ClipBackbone(Backbone):
     vision: VisionConfig
     text: TextConfig | None = None  # None: no text tower
     dtype: jnp.dtype = jnp.float32
+    quantize: str = ""  # of the image tower, see ClipVision
 
     num_prefix_tokens = 1
     mean = CLIP_MEAN
@@ -52,11 +53,11 @@ class ClipBackbone(Backbone):
         """Height and width of a frame, pixels."""
         return self.vision.resolution
 
-    def features(self, params: dict, frames: jax.Array, layers: Sequence[int]) -> jax.Array:
+    def features(self, params: dict, frames: jax.Array, layers: Sequence[int], num_shards: int = 1) -> jax.Array:
         """See `Backbone.features`."""
         backbone, params = self.first_layers(params, layers[-1] + 1)
-        module = ClipVision(backbone.vision, self.dtype)
-        return module.apply({"params": params["vision"]}, frames, tuple(layers), method="features")
+        module = ClipVision(backbone.vision, self.dtype, self.quantize)
+        return module.apply({"params": params["vision"]}, frames, tuple(layers), num_shards, method="features")
 
     def frame_summary(self, params: dict, last: jax.Array) -> jax.Array:
         """The class token of each frame: [..., 1 + N, D] -> [..., D]."""
@@ -65,7 +66,7 @@ class ClipBackbone(Backbone):
 
     def frame_embeddings(self, params: dict, last: jax.Array) -> jax.Array:
         """CLIP's image embeddings: LayerNorm and projection of the class token. See `Backbone.frame_embeddings`."""
-        module = ClipVision(self.vision, self.dtype)
+        module = ClipVision(self.vision, self.dtype, self.quantize)
         return module.apply({"params": params["vision"]}, last[..., 0, :], method="embed")
 
     def text_embeddings(self, params: dict, tokens: jax.Array) -> jax.Array:

@@ -1,0 +1,48 @@
+"""The setup of a configuration for a TPU slice or this machine, without weights and data."""
+
+from pathlib import Path
+
+import ml_collections
+from jax.sharding import Mesh
+
+from dist_jax import hub
+from dist_jax.cost import datasets
+from dist_jax.distributed import sharding
+from dist_jax.errors import UserError
+from dist_jax.model_setup import ModelSetup, abstract_setup
+from dist_jax.models.backbones.clip_vision import VisionConfig
+from dist_jax.weights import clip_sizes
+
+ASSUMED_CLASSES = 400  # for data that is not in datasets.DATASETS; the cost of the text features is negligible
+
+
+def setup(config: ml_collections.ConfigDict, mesh: Mesh) -> ModelSetup:
+    """The setup of `config` on a mesh. Reads no weights and no data; downloads nothing.
+
+    Raises:
+        UserError: a batch size that the mesh does not divide, a backbone of unknown size, or settings that do not fit
+          each other.
+    """
+    sharding.check_batch(mesh, "batch_size", config.batch_size, config.grad_accum_steps)
+    dataset = datasets.find(config.data.train)
+    num_classes = dataset.num_classes if dataset else ASSUMED_CLASSES
+    return abstract_setup(config, mesh, vision_sizes(config.backbone), num_classes)
+
+
+def vision_sizes(backbone: ml_collections.ConfigDict) -> VisionConfig:
+    """Sizes of the image tower of config.backbone, from a table or from local files.
+
+    Raises:
+        UserError: it is neither in the table nor local.
+    """
+    weights = backbone.weights
+    if weights in clip_sizes.VISION:
+        return clip_sizes.VISION[weights]
+    if not Path(weights).expanduser().exists():
+        known = ", ".join(clip_sizes.VISION)
+        kind = "its sizes are not known" if hub.is_id(weights) else "no such file or directory"
+        raise UserError(f"backbone.weights={weights}: {kind}; use a local copy of the model, or one of {known}")
+    from dist_jax.weights import clip  # needs packages that read files
+    from dist_jax.weights.openai_sizes import ClipSettings
+
+    return clip.vision_sizes(weights, ClipSettings.from_config(backbone))

@@ -1,0 +1,181 @@
+"""Convolutions of the network and the image tower. Each operation has one function per kind of backend.
+
+Space and time are the leading axes of their inputs, then clips, then channels: a shift along space moves whole tiles of
+a TPU. Where an operation needs no single frames, frames and clips are one axis: few clips then also fill a tile.
+On CPU, XLA uses one core for a convolution inside a loop, and runs matrix products on all cores.
+"""
+
+import math
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dist_jax.models.layers import TOKEN_INIT, last_axis
+
+
+def patch_conv(frames: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolution with stride p over patches of p x p pixels.
+
+    Args:
+        frames: [F, H, W, 3].
+        kernel: [p, p, 3, width], in the dtype of `frames`.
+
+    Returns:
+        [h, w, F, width], h = H / p and w = W / p.
+    """
+    return jax.lax.platform_dependent(frames, kernel, cpu=_patch_products, default=_patch_convolution)
+
+
+def _patch_convolution(frames: jax.Array, kernel: jax.Array) -> jax.Array:
+    strides = kernel.shape[:2]
+    return jax.lax.conv_general_dilated(
+        frames, kernel, strides, "VALID", dimension_numbers=("NHWC", "HWIO", "HWNC")
+    )  # [h, w, F, width]
+
+
+def _patch_products(frames: jax.Array, kernel: jax.Array) -> jax.Array:
+    patches = space_to_channels(frames, kernel.shape[0])  # [F, h, w, p * p * 3]
+    products = jnp.dot(patches, kernel.reshape(-1, kernel.shape[-1]))  # [F, h, w, width]
+    return products.transpose(1, 2, 0, 3)
+
+
+def space_to_channels(frames: jax.Array, patch: int) -> jax.Array:
+    """Frames [F, H, W, 3] -> their patches [F, h, w, patch * patch * 3], row by row; `patch` in pixels."""
+    f, height, width, channels = frames.shape
+    h, w = height // patch, width // patch
+    patches = frames.reshape(f, h, patch, w, patch, channels).swapaxes(2, 3)  # [F, h, w, patch, patch, 3]
+    return patches.reshape(f, h, w, patch * patch * channels)
+
+
+class TemporalStem(nn.Module):
+    """The published stem, a 3-D convolution: kernel (5, p, p), stride (1, p, p), padding (2, 0, 0)."""
+
+    width: int
+    patch_size: int  # p, pixels
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, video: jax.Array) -> jax.Array:
+        """[B, T, H, W, 3] -> [h, w, T * B, width] in `dtype`."""
+        b, t, p, width = *video.shape[:2], self.patch_size, self.width
+        kernel = self.param("kernel", TOKEN_INIT, (5, p * p * 3, width))
+        bias = self.param("bias", nn.initializers.zeros_init(), (width,))
+        # One strided convolution computes the products of all five taps. They are shifted along time and added.
+        kernel = kernel.astype(self.dtype).swapaxes(0, 1).reshape(p, p, 3, 5 * width)
+        frames = video.astype(self.dtype).reshape(b * t, *video.shape[2:])
+        taps = patch_conv(frames, kernel)  # [h, w, B*T, 5 * width]
+        h, w = taps.shape[:2]
+        taps = taps.reshape(h * w, b, t, -1).swapaxes(1, 2)  # [N, T, B, 5 * width]
+        z = _add_shifted(taps, 5) + last_axis(bias.astype(self.dtype), taps)  # [N, T, B, width]
+        return z.reshape(h, w, t * b, width)
+
+
+class TemporalConv(nn.Module):
+    """Convolution along time with kernel 3, zero-padded to keep the length."""
+
+    width: int
+    num_frames: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[N, frames, B, in] or [N, frames * B, in] -> the same axes, with `width` channels, in `dtype`."""
+        kernel = self.param("kernel", TOKEN_INIT, (3, x.shape[-1], self.width)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.width,)).astype(self.dtype)
+        products = partial(_shifted_products, x.shape[1] // self.num_frames)
+        clips = math.prod(x.shape[1:-1]) // self.num_frames
+        default = products if clips < TILE_ROWS else partial(_time_convolution, self.num_frames)
+        y = jax.lax.platform_dependent(x.astype(self.dtype), kernel, cpu=products, default=default)
+        return y + last_axis(bias, y)
+
+
+# Rows of a tile of a TPU. With fewer clips per device, a convolution along time moves time into the rows of the tiles,
+# and pads it: matrix products that are shifted and added cost half of it. DistNetwork then also joins frames and clips.
+TILE_ROWS = 8
+
+
+def _time_convolution(num_frames: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    clips = x.reshape(x.shape[0], num_frames, -1, x.shape[-1])  # [N, frames, B, in]
+    dimensions = jax.lax.ConvDimensionNumbers((2, 3, 0, 1), (3, 2, 0, 1), (2, 3, 0, 1))  # (B, channels, N, frames)
+    y = jax.lax.conv_general_dilated(clips, kernel[None], (1, 1), ((0, 0), (1, 1)), dimension_numbers=dimensions)
+    return y.reshape(*x.shape[:-1], -1)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _shifted_products(step: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolution along axis 1 with matrix products; a frame has `step` rows of this axis."""
+    # One product computes all taps. It reads the input once.
+    num_taps = kernel.shape[0]
+    kernel = kernel.swapaxes(0, 1).reshape(x.shape[-1], -1)  # [in, taps * width]
+    return _add_shifted(jnp.dot(x, kernel), num_taps, step)
+
+
+def _shifted_products_forward(
+    step: int, x: jax.Array, kernel: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _shifted_products(step, x, kernel), (x, kernel)
+
+
+def _shifted_products_backward(
+    step: int, saved: tuple[jax.Array, jax.Array], grad: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    # The gradient of the input is the convolution with the flipped kernel. Automatic differentiation would pad and copy
+    # the products of all taps instead.
+    x, kernel = saved
+    rows, half = x.shape[1], kernel.shape[0] // 2
+
+    def tap_grad(tap: int) -> jax.Array:  # y[row] contains x[row + shift] @ kernel[tap]
+        shift = (tap - half) * step
+        first, last = max(0, -shift), rows - max(0, shift)
+        inputs, outputs = x[:, first + shift : last + shift], grad[:, first:last]
+        return jnp.einsum("n...i,n...o->io", inputs, outputs, preferred_element_type=jnp.float32)
+
+    kernel_grad = jnp.stack([tap_grad(tap) for tap in range(kernel.shape[0])]).astype(kernel.dtype)
+    return _shifted_products(step, grad, kernel[::-1].swapaxes(1, 2)), kernel_grad
+
+
+_shifted_products.defvjp(_shifted_products_forward, _shifted_products_backward)
+
+
+def _add_shifted(taps: jax.Array, num_taps: int, step: int = 1) -> jax.Array:
+    """Adds the products of the taps, shifted along axis 1: [N, rows, ..., taps * width] -> [N, rows, ..., width]."""
+    pad, rows, width = num_taps // 2 * step, taps.shape[1], taps.shape[-1] // num_taps
+    taps = jnp.pad(taps, [(0, 0), (pad, pad)] + [(0, 0)] * (taps.ndim - 2))
+    shifted = [taps[:, k * step : k * step + rows, ..., k * width : (k + 1) * width] for k in range(num_taps)]
+    return sum(shifted[1:], start=shifted[0])
+
+
+def repeat_frames(x: jax.Array, num_frames: int, alpha: int) -> jax.Array:
+    """Repeats each frame alpha times: [N, S, B, width] or [N, S * B, width] -> [N, S * alpha * B, width]."""
+    frames = x.reshape(x.shape[0], num_frames, -1, x.shape[-1])  # [N, S, B, width]
+    return jnp.concatenate([frames] * alpha, axis=2).reshape(x.shape[0], -1, x.shape[-1])
+
+
+class SpatialConv(nn.Module):
+    """Convolution (3, 3) over the patches of each frame, zero-padded to keep the grid."""
+
+    width: int
+    dtype: jnp.dtype
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[h, w, T * B, in] -> [h, w, T * B, width] in `dtype`."""
+        kernel = self.param("kernel", TOKEN_INIT, (3, 3, x.shape[-1], self.width)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros_init(), (self.width,)).astype(self.dtype)
+        y = jax.lax.platform_dependent(
+            x.astype(self.dtype), kernel, cpu=_neighbour_products, default=_space_convolution
+        )
+        return y + last_axis(bias, y)
+
+
+def _space_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("HWNC", "HWIO", "HWNC"))
+
+
+def _neighbour_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    h, w = x.shape[:2]
+    padded = jnp.pad(x, [(1, 1), (1, 1), (0, 0), (0, 0)])
+    neighbours = [padded[i : i + h, j : j + w] for i in range(3) for j in range(3)]  # [h, w, T * B, in] each
+    return jnp.dot(jnp.concatenate(neighbours, axis=-1), kernel.reshape(-1, kernel.shape[-1]))
