@@ -87,8 +87,8 @@ def test_the_image_tower_equals_hugging_face(reference, saved):
     with torch.no_grad():
         theirs = reference.vision_model(images, output_hidden_states=True)
         embeddings = reference.visual_projection(theirs.pooler_output)
-    features = tower.apply(variables, jnp.asarray(pixels(20)), (0, 1), method="features")
-    for ours, hidden in zip(np.asarray(features), theirs.hidden_states[1:], strict=True):
+    features = tower.apply(variables, jnp.asarray(pixels(20))[:, None], (0, 1), method="features")
+    for ours, hidden in zip(np.asarray(features)[:, 0], theirs.hidden_states[1:], strict=True):
         assert_close(ours, hidden)
     assert_close(np.asarray(tower.apply(variables, jnp.asarray(pixels(20)))), embeddings)
 
