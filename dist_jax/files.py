@@ -51,7 +51,7 @@ def is_remote(path: str) -> bool:
 
 
 def join(folder: str, path: str) -> str:
-    """The path `path` in `folder`. An absolute or remote path is returned as it is."""
+    """Joins `folder` and `path`. Returns an absolute or remote `path` unchanged."""
     return path if is_remote(path) else os.path.join(folder, path)
 
 

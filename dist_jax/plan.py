@@ -84,7 +84,7 @@ def read_flags() -> TpuSlice:
 def title(setup: ModelSetup, tpu_slice: TpuSlice) -> str:
     """What is planned."""
     config, mesh = setup.config, " x ".join(f"{name} {size}" for name, size in setup.mesh.shape.items())
-    per_chip = config.batch_size / (setup.mesh.shape["data"] * setup.mesh.shape["fsdp"])
+    per_chip = config.batch_size / sharding.num_batch_shards(setup.mesh)
     model = setup.model
     tower = config.backbone.weights + (f" in {config.backbone.quantize}" if config.backbone.quantize else "")
     frames = f"{model.dist.num_sparse_frames}+{model.dist.num_frames} frames"

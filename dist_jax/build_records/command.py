@@ -144,7 +144,7 @@ def _print_summary(prefix: str, reports: Sequence[ShardReport]) -> None:
 
 
 def _warn_of_lost_classes(plan: BuildPlan, reports: Sequence[ShardReport]) -> None:
-    """Prints a warning for classes whose videos are all unreadable."""
+    """Warns about classes without a readable video."""
     failed = Counter(failure.label for report in reports for failure in report.failures)
     listed = Counter(segment.label for segment in plan.segments)
     lost = [f"{name} ({failed[name]} failed)" for name in plan.class_names if 0 < listed[name] <= failed[name]]

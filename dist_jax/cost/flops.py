@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import jax
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn
 
 
@@ -45,9 +46,7 @@ def _count_equation(equation: JaxprEqn) -> int:
 def _num_shards(equation: JaxprEqn) -> int:
     """Devices of a `shard_map` with different inputs. The other devices repeat their work, which does not count."""
     mesh, specs = equation.params["mesh"], equation.params["in_specs"]
-    axes = {
-        axis for spec in specs for names in spec if names for axis in (names if isinstance(names, tuple) else (names,))
-    }
+    axes = set(jax.tree.leaves([tuple(spec) for spec in specs]))  # an entry is a name, a tuple of names or None
     return math.prod(mesh.shape[axis] for axis in axes)
 
 

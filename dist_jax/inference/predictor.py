@@ -195,7 +195,7 @@ class Predictor:
         """Runs a jitted function on clips. Pads the batch to a multiple of the devices that share it."""
         self._check_video(video)
         num_clips = len(video)
-        padding = -num_clips % (self._mesh.shape["data"] * self._mesh.shape["fsdp"])
+        padding = -num_clips % sharding.num_batch_shards(self._mesh)
         if padding:
             video = np.concatenate([np.asarray(video), np.zeros((padding, *video.shape[1:]), np.uint8)])
         video = jax.device_put(video, sharding.batch_sharding(self._mesh))

@@ -92,7 +92,8 @@ class TemporalConv(nn.Module):
 
 
 # Rows of a tile of a TPU. With fewer clips per device, a convolution along time moves time into the rows of the tiles,
-# and pads it: matrix products that are shifted and added cost half of it. DistNetwork then also joins frames and clips.
+# and pads it. Shifted sums of matrix products cost half of that. DistNetwork then also merges frames and clips into one
+# axis.
 TILE_ROWS = 8
 
 

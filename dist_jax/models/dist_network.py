@@ -51,6 +51,23 @@ class DistConfig:
         return self.num_frames // self.alpha
 
 
+def input_shapes(config: DistConfig, num_tokens: int, resolution: int) -> tuple[jax.ShapeDtypeStruct, ...]:
+    """Features, frame summary and video of one clip, float32: the arguments of a network's `init`.
+
+    Args:
+        config: sizes of the network.
+        num_tokens: 1+N, tokens of a frame.
+        resolution: height and width of a frame, pixels.
+    """
+    num_frames, width = config.num_sparse_frames, config.backbone_width
+    shapes = (
+        (len(config.layers), num_frames, 1, num_tokens, width),  # [L_selected, S, B, 1+N, D]
+        (num_frames, 1, width),  # [S, B, D]
+        (1, config.num_frames, resolution, resolution, 3),  # [B, T, H, W, 3]
+    )
+    return tuple(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes)
+
+
 # What a DiST layer saves for its backward pass: the outputs of the matrix products and convolutions and the moments of
 # the LayerNorms. LayerNorms and activations are computed again: they cost less than storing and loading their results.
 _SAVED = ("moments", "conv_time", "sum", "m", "m_fused", "ffn_hidden", "tffn_reduced", "tffn_conv")

@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from dist_jax.distributed.sharding import num_batch_shards, over_clips
 from dist_jax.models.backbones.base import Backbone
-from dist_jax.models.dist_network import DistConfig
+from dist_jax.models.dist_network import DistConfig, input_shapes
 from dist_jax.models.layers import similarity_logits, unit
 from dist_jax.models.networks import NETWORKS
 from dist_jax.models.preprocess import normalize
@@ -36,12 +36,9 @@ class VideoModel:
 
     def init(self, key: jax.Array) -> dict:
         """Initial parameters of the network."""
-        d, b = self.dist, self.backbone
-        tokens = b.num_prefix_tokens + b.num_patches
-        features = jnp.zeros((len(d.layers), d.num_sparse_frames, 1, tokens, b.width))
-        summary = jnp.zeros((d.num_sparse_frames, 1, b.width))
-        video = jnp.zeros((1, d.num_frames, b.resolution, b.resolution, 3))
-        return self.network.init(key, features, summary, video)["params"]
+        num_tokens = self.backbone.num_prefix_tokens + self.backbone.num_patches
+        shapes = input_shapes(self.dist, num_tokens, self.backbone.resolution)
+        return self.network.init(key, *(jnp.zeros(shape.shape) for shape in shapes))["params"]
 
     def normalize(self, pixels: jax.Array) -> jax.Array:
         """Pixels 0..255, uint8 or float [..., 3] -> normalised by the backbone's statistics, in `dtype`."""

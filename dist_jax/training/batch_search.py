@@ -4,6 +4,7 @@ import dataclasses
 
 import ml_collections
 
+from dist_jax.distributed.sharding import num_batch_shards
 from dist_jax.model_setup import ModelSetup
 from dist_jax.training import memory
 from dist_jax.training.compiled_step import abstract_state, batch_shapes, compile_step, make_train_step
@@ -19,7 +20,7 @@ def search(setup: ModelSetup, limit: int) -> int:
         limit: memory of a device, bytes.
     """
     config, mesh = setup.config, setup.mesh
-    sizes = memory.batch_sizes(mesh.shape["data"] * mesh.shape["fsdp"], config.grad_accum_steps, config.mix.group_size)
+    sizes = memory.batch_sizes(num_batch_shards(mesh), config.grad_accum_steps, config.mix.group_size)
 
     def memory_of(batch_size: int) -> memory.StepMemory:
         try:

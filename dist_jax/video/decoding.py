@@ -1,8 +1,8 @@
 """Decodes video files to RGB frames: by time (`iter_frames`) or by number (`decode_frames`); `probe` reads the size.
 
 PyAV decodes with one thread per video, because callers run one video per process or thread. Times are seconds from the
-start of the file, as `ffmpeg -ss` and players count them: a video track that begins 0.5 s after the sound has its first
-frame at 0.5 s. Frame k is frame k of sequential decoding, and `probe` counts the same frames.
+start of the file, as `ffmpeg -ss` and players count (see `frame_clock`). Frame k is frame k of sequential decoding, and
+`probe` counts the same frames.
 
 Frames are rotated and mirrored as the file's display matrix says. Non-square pixels become square: the width is scaled
 by the sample aspect ratio (as players do; ffmpeg, decord and DMVR's own generator keep the stored pixels).

@@ -1,7 +1,7 @@
 """Times of decoded frames, in seconds from the start of the file.
 
-The start of the file is the earliest start of its streams, as `ffmpeg -ss` and players count: a video track that begins
-0.5 s after the sound has its first frame at 0.5 s.
+The start of the file is the earliest start of its streams, as `ffmpeg -ss` and players count. If the video track begins
+0.5 s after the audio track, its first frame is at 0.5 s.
 """
 
 import collections
@@ -41,7 +41,7 @@ class FrameClock:
         self._time_base = video.stream.time_base or Fraction(1, av.time_base)
         self.start = start_of_file(video)
         self._period = 1 / video.average_fps
-        self._packet_times: collections.deque[float] = collections.deque()  # of packets whose frame is not decoded yet
+        self._packet_times: collections.deque[float] = collections.deque()  # of packets that are not decoded yet
         self._has_keyframe = False
         self._num_frames = 0
         self._last, self._end, self._shift = -float("inf"), 0.0, 0.0

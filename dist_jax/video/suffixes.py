@@ -1,7 +1,7 @@
 """Suffixes of the video files that FFmpeg reads."""
 
 # Most common container first: of two files with the same stem, the annotations of a data set mean the first.
-# Omitted, because most such files are no videos: .ogg and .m4a (sound), .dat (data), .webp, .avif and .png (images),
+# Omitted, because most of these files are not videos: .ogg, .m4a (audio), .dat (data), .webp, .avif, .png (images),
 # .lrv and .thm (small copies that cameras write next to a video). A list can name these files.
 VIDEO_SUFFIXES = (
     *(".mp4", ".m4v", ".mov", ".qt", ".3gp", ".3gpp", ".3g2", ".f4v", ".ismv", ".mj2", ".insv"),  # MPEG-4, QuickTime

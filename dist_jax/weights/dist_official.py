@@ -11,11 +11,10 @@ from pathlib import Path
 from types import MappingProxyType
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from dist_jax.errors import UserError
-from dist_jax.models.dist_network import DistConfig, DistNetwork
+from dist_jax.models.dist_network import DistConfig, DistNetwork, input_shapes
 from dist_jax.weights import checkpoint_files, table
 from dist_jax.weights.table import Entry, Shape, Table, axes
 
@@ -118,11 +117,8 @@ def split(names: Iterable[str], source: str) -> tuple[dict[str, str], dict[str, 
 @functools.cache
 def param_shapes(config: DistConfig) -> Mapping[str, Shape]:
     """Shape of every DiST parameter, by path; allocates no arrays."""
-    c = config
-    features = jax.ShapeDtypeStruct((len(c.layers), c.num_sparse_frames, 1, 2, c.backbone_width), jnp.float32)
-    video = jax.ShapeDtypeStruct((1, c.num_frames, c.patch_size, c.patch_size, 3), jnp.float32)
-    summary = jax.ShapeDtypeStruct((c.num_sparse_frames, 1, c.backbone_width), jnp.float32)
-    params = jax.eval_shape(DistNetwork(c).init, jax.random.key(0), features, summary, video)["params"]
+    one_patch = input_shapes(config, num_tokens=2, resolution=config.patch_size)
+    params = jax.eval_shape(DistNetwork(config).init, jax.random.key(0), *one_patch)["params"]
     return MappingProxyType({path: leaf.shape for path, leaf in table.flatten(params).items()})
 
 

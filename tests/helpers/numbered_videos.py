@@ -1,4 +1,4 @@
-"""Writes small video files whose frames carry their number, as the files of tests/cases do."""
+"""Writes small video files. Each frame shows its number, as in tests/cases."""
 
 import struct
 from fractions import Fraction

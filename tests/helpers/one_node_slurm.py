@@ -90,7 +90,7 @@ class Slurm:
 
 
 def is_running(process_id: int) -> bool:
-    """Whether the process exists. A killed process whose parent has not yet noticed its end does not count."""
+    """Whether the process exists. A zombie process does not count."""
     return read_status(process_id).get("State", "Z")[0] not in "ZX"
 
 

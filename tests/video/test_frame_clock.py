@@ -25,7 +25,7 @@ CASES = Path(__file__).parents[1] / "cases"
 )
 def test_times_count_from_the_start_of_the_file_also_if_the_video_begins_later(name, codec, sound_codec, tmp_path):
     path = write_with_sound(tmp_path / name, codec, delay=0.5, sound_codec=sound_codec)
-    assert probe(path).times[0] == pytest.approx(0.5, abs=0.03)  # the sound may begin before 0: priming
+    assert probe(path).times[0] == pytest.approx(0.5, abs=0.03)  # encoder delay: audio may begin before 0
     assert frame_numbers(frame for _, frame in iter_frames(path, 1.0, 1.2)) == [13, 14, 15, 16, 17]
     np.testing.assert_allclose([time for time, _ in iter_frames(path)], probe(path).times)
 

@@ -64,7 +64,7 @@ class Node(torch.nn.Module):
 
 
 class Lists(Node):
-    """A module whose archive has typed lists and dictionaries, as older PyTorch writes for convolutions."""
+    """A module with typed lists and dictionaries in its archive. Older PyTorch writes them for convolutions."""
 
     names: dict[str, int]
 
@@ -79,7 +79,7 @@ class Lists(Node):
 
 
 class Runs(Node):
-    """A module whose archive runs code when it is loaded."""
+    """A module that runs code when its archive is loaded."""
 
     @torch.jit.export
     def __getstate__(self):

@@ -73,7 +73,7 @@ def test_a_hugging_face_config_without_hidden_widths_has_the_default_ones(huggin
 
 
 def with_mlp(tensors: dict, prefix: str, mlp_dim: int) -> dict:
-    """The tensors with another hidden width of the MLPs whose names start with `prefix`."""
+    """The tensors; MLPs with names that start with `prefix` get another hidden width."""
     changed = dict(tensors)
     for name, value in tensors.items():
         if name.startswith(prefix) and ".mlp.c_" in name and not name.endswith("c_proj.bias"):
