@@ -7,11 +7,11 @@ Make the records from the published annotations and the videos with
     python -m dist_jax.build_records --dataset kinetics710 --annotations ANNOTATIONS --videos VIDEOS \\
         --split train --shards 1024 --output data/k710
 
-and again with --split val --shards 32.
-
-The paper reports no accuracy on Kinetics-710. Time and cost on a TPU slice, before it is rented:
+and again with --split val --shards 32. Time and cost on a TPU slice, before it is rented:
 
     python -m dist_jax.plan --config=configs/k710_vitl.py --topology=v5e-64
+
+The paper reports no accuracy on Kinetics-710.
 """
 
 import ml_collections

@@ -64,6 +64,8 @@ def _one_line(error: Exception) -> str:
     hints = [line for line in lines if line.startswith("Did you mean")]
     if hints:  # the lines before it print the whole configuration
         return f"no such field. {hints[0]}"
+    if "get_config() takes 0 positional arguments" in text:
+        return "--config: this file has no argument (FILE.py:ARGUMENT); --config.NAME=VALUE changes a setting"
     if "Traceback (most recent call last):" in text:
         lines = [*lines[:1], lines[-1]]
     return "; ".join(lines)

@@ -30,7 +30,7 @@ LAYERS = (
     {"models"},
     {"distributed"},
     {"command_line"},
-    {"config", "files", "hub", "class_names"},
+    {"config", "config_arguments", "files", "hub", "class_names"},
     {"errors", "typing"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
