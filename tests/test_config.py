@@ -1,6 +1,5 @@
 """Invalid settings, configuration files and overrides are refused with one line that names the field."""
 
-import importlib
 import re
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from ml_collections import config_flags
 from dist_jax import command_line
 from dist_jax import config as settings
 from dist_jax.errors import UserError
+from helpers.config_files import load_module
 
 
 @pytest.mark.parametrize(
@@ -133,23 +133,6 @@ def test_all_invalid_fields_are_listed_in_one_message():
         UserError, match=r"eval.num_views=0: must be at least 1; mesh.data=-1: only one of data, fsdp and "
     ):
         settings.validate(config)
-
-
-def load_module(file: Path):
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.mark.parametrize("file", sorted(Path(__file__).parents[1].glob("configs/*.py")), ids=lambda file: file.stem)
-def test_every_shipped_configuration_is_valid_and_adds_no_field(file):
-    module = load_module(file)
-    config = module.get_config()
-    settings.validate(config)
-    assert config.is_locked
-    assert settings.field_names(config) == settings.field_names(settings.defaults())
-    assert "python -m dist_jax.main --config=configs/" + file.name in module.__doc__
 
 
 def published_config(name: str, batch_size: int) -> ml_collections.ConfigDict:

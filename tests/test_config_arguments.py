@@ -16,7 +16,9 @@ def test_a_name_without_value_has_its_first_value():
     assert config_arguments.parse("frames=16,model=vitl", CHOICES) == {"model": "vitl", "frames": 16}
 
 
-@pytest.mark.parametrize("argument", ["frame=32", "frames=48", "frames", "32", "frames=032", " frames=32", "frames=32,"])
+@pytest.mark.parametrize(
+    "argument", ["frame=32", "frames=48", "frames", "32", "frames=032", " frames=32", "frames=32,"]
+)
 def test_an_unknown_name_or_value_is_refused_with_the_allowed_values(argument):
     with pytest.raises(UserError, match=r"^configuration argument '.*': must be model=vitb\|vitl, frames=16\|32$"):
         config_arguments.parse(argument, CHOICES)

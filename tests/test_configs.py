@@ -1,0 +1,142 @@
+"""Every configuration file with every argument: settings, trainable parameters, operations. Traced, not compiled."""
+
+import itertools
+import re
+from pathlib import Path
+from types import ModuleType
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import pytest
+from examples.demo.train_tiny_clip import VISION as DEMO_VISION
+
+from dist_jax import config as settings
+from dist_jax import model_setup
+from dist_jax.cost import abstract, flops
+from dist_jax.distributed.mesh import make_mesh
+from dist_jax.models.video_model import VideoModel
+from helpers.config_files import load_module
+
+ROOT = Path(__file__).parents[1]
+MODULES = {file.stem: load_module(file) for file in sorted(ROOT.glob("configs/*.py"))}
+NUM_CLASSES = 400
+
+# NAME:ARGUMENT -> millions of trainable parameters, 10^9 multiply-adds of the forward pass of one clip. CLIP needs 17.6
+# (B/16) and 81.1 (L/14) of these for each of the S frames; the rest is the DiST network.
+EXPECTED = {
+    "demo": (1.0, 1.0),
+    "finetune:model=vitb,frames=16": (26.1, 161.0),
+    "finetune:model=vitb,frames=32": (26.1, 322.0),
+    "finetune:model=vitb,frames=64": (26.1, 644.0),
+    "finetune:model=vitl,frames=16": (39.9, 705.0),
+    "finetune:model=vitl,frames=32": (39.9, 1409.0),
+    "finetune:model=vitl,frames=64": (39.9, 2818.0),
+    "k400_vitb:frames=16": (26.1, 161.0),
+    "k400_vitb:frames=32": (26.1, 322.0),
+    "k400_vitb:frames=64": (26.1, 644.0),
+    "k400_vitl:init=k710": (39.9, 2818.0),
+    "k400_vitl:init=random": (39.9, 2818.0),
+    "k710_vitl": (39.9, 2818.0),
+    "ssv2_vitb:frames=16": (19.0, 161.0),
+    "ssv2_vitb:frames=32": (19.0, 322.0),
+    "ssv2_vitb:frames=64": (19.0, 644.0),
+    "ssv2_vitl": (32.7, 2818.0),
+}
+PUBLISHED = sorted(name for name in EXPECTED if name.startswith(("k", "ssv2")))
+# What differs between the published experiments. Everything else is the recipe, which are the defaults.
+EXPERIMENT = {
+    "augment.hflip_label_pairs",
+    "backbone.weights",
+    "data.train",
+    "data.val",
+    "init_from",
+    "model.num_frames",
+    "model.num_pooling_layers",
+}
+
+
+def every_argument(module: ModuleType) -> list[str]:
+    """All combinations of the values of a file's arguments; [""] for a file without arguments."""
+    choices = getattr(module, "ARGUMENTS", {})
+    return [",".join(map("=".join, zip(choices, map(str, v)))) for v in itertools.product(*choices.values())]
+
+
+def resolve(name: str) -> ml_collections.ConfigDict:
+    """The configuration NAME or NAME:ARGUMENT."""
+    name, *argument = name.split(":")
+    return MODULES[name].get_config(*argument)
+
+
+def test_the_table_has_every_argument_of_every_file():
+    names = [":".join(filter(None, (name, a))) for name, module in MODULES.items() for a in every_argument(module)]
+    assert sorted(names) == sorted(EXPECTED)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_configuration_is_valid_and_adds_no_field(name):
+    config = resolve(name)
+    settings.validate(config)
+    assert config.is_locked
+    assert settings.field_names(config) == settings.field_names(settings.defaults())
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_without_an_argument_every_first_value_is_used(name):
+    first = every_argument(MODULES[name])[0]
+    assert MODULES[name].get_config() == resolve(":".join(filter(None, (name, first))))
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_experiments_share_the_default_recipe(name):
+    config, default = resolve(name), settings.defaults()
+    changed = {field for field in settings.field_names(default) if config[field] != default[field]}
+    assert changed <= EXPERIMENT
+    assert {"data.train", "data.val"} <= changed
+
+
+def test_every_configuration_in_the_documentation_exists():
+    texts = [path.read_text() for path in (ROOT / "README.md", *(ROOT / "docs").glob("*.md"))]
+    found = re.findall(r"configs/([a-z]\w*)\.py(?::([\w=,]+))?", "\n".join(texts))
+    for name, argument in found:
+        resolve(":".join(filter(None, (name, argument))))
+    assert {"k400_vitb", "k400_vitl", "k710_vitl", "ssv2_vitb", "ssv2_vitl", "finetune"} <= {name for name, _ in found}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_the_docstring_has_the_command_and_only_existing_arguments(name):
+    text = MODULES[name].__doc__
+    assert f"python -m dist_jax.main --config=configs/{name}.py" in text
+    for other, argument in re.findall(r"--config=configs/(\w+)\.py(?::([\w=,]+))?", text):
+        resolve(":".join(filter(None, (other, argument))))
+
+
+@pytest.fixture(scope="module")
+def costs() -> dict[VideoModel, tuple[int, int]]:
+    """Trainable parameters and multiply-adds of the models that were traced."""
+    return {}
+
+
+def trace(setup: model_setup.ModelSetup) -> tuple[int, int]:
+    """Trainable parameters, and multiply-adds of the forward pass of one clip."""
+    model, size = setup.model, setup.model.backbone.resolution
+    (text,) = setup.text_features.values()
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    video = jax.ShapeDtypeStruct((1, model.dist.num_frames, size, size, 3), model.dtype)
+    forward, logits = jax.make_jaxpr(model.logits, return_shape=True)(params, setup.frozen, text, video)
+    assert (logits.shape, logits.dtype) == ((1, NUM_CLASSES), jnp.float32)
+    return sum(leaf.size for leaf in jax.tree.leaves(params)), flops.count(forward) // 2
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_trainable_parameters_and_operations(name, costs):
+    config = resolve(name)
+    vision = DEMO_VISION if name == "demo" else abstract.vision_sizes(config.backbone)
+    mesh = make_mesh(config.mesh, jax.devices()[:1])
+    setup = model_setup.abstract_setup(config, mesh, vision, NUM_CLASSES)
+    if setup.model not in costs:  # several configurations have the same model
+        costs[setup.model] = trace(setup)
+    params, multiply_adds = costs[setup.model]
+    expected_params, expected_multiply_adds = EXPECTED[name]
+    assert params / 1e6 == pytest.approx(expected_params, abs=0.05)
+    assert multiply_adds / 1e9 == pytest.approx(expected_multiply_adds, rel=0.005)
