@@ -7,12 +7,12 @@ from pathlib import Path
 import ml_collections
 import pytest
 from absl import flags
+from helpers.config_files import load_module
 from ml_collections import config_flags
 
 from dist_jax import command_line
 from dist_jax import config as settings
 from dist_jax.errors import UserError
-from helpers.config_files import load_module
 
 
 @pytest.mark.parametrize(

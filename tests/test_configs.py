@@ -9,40 +9,40 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import pytest
-from examples.demo.train_tiny_clip import VISION as DEMO_VISION
+from helpers.config_files import load_module
 
 from dist_jax import config as settings
 from dist_jax import model_setup
 from dist_jax.cost import abstract, flops
 from dist_jax.distributed.mesh import make_mesh
 from dist_jax.models.video_model import VideoModel
-from helpers.config_files import load_module
+from examples.demo.train_tiny_clip import VISION as DEMO_VISION
 
 ROOT = Path(__file__).parents[1]
 MODULES = {file.stem: load_module(file) for file in sorted(ROOT.glob("configs/*.py"))}
-NUM_CLASSES = 400
 
-# NAME:ARGUMENT -> millions of trainable parameters, 10^9 multiply-adds of the forward pass of one clip. CLIP needs 17.6
-# (B/16) and 81.1 (L/14) of these for each of the S frames; the rest is the DiST network.
+# NAME:ARGUMENT -> trainable parameters, 10^9 multiply-adds of the forward pass of one clip. CLIP needs 17.6 (B/16) and
+# 81.1 (L/14) of these for each of the S frames; the rest is the DiST network. Each frame has its own tokens and positions.
 EXPECTED = {
-    "demo": (1.0, 1.0),
-    "finetune:model=vitb,frames=16": (26.1, 161.0),
-    "finetune:model=vitb,frames=32": (26.1, 322.0),
-    "finetune:model=vitb,frames=64": (26.1, 644.0),
-    "finetune:model=vitl,frames=16": (39.9, 705.0),
-    "finetune:model=vitl,frames=32": (39.9, 1409.0),
-    "finetune:model=vitl,frames=64": (39.9, 2818.0),
-    "k400_vitb:frames=16": (26.1, 161.0),
-    "k400_vitb:frames=32": (26.1, 322.0),
-    "k400_vitb:frames=64": (26.1, 644.0),
-    "k400_vitl:init=k710": (39.9, 2818.0),
-    "k400_vitl:init=random": (39.9, 2818.0),
-    "k710_vitl": (39.9, 2818.0),
-    "ssv2_vitb:frames=16": (19.0, 161.0),
-    "ssv2_vitb:frames=32": (19.0, 322.0),
-    "ssv2_vitb:frames=64": (19.0, 644.0),
-    "ssv2_vitl": (32.7, 2818.0),
+    "demo": (1_261_344, 0.0),
+    "finetune:model=vitb,frames=16": (26_105_184, 161.0),
+    "finetune:model=vitb,frames=32": (26_154_336, 322.1),
+    "finetune:model=vitb,frames=64": (26_252_640, 644.2),
+    "finetune:model=vitl,frames=16": (39_609_696, 704.6),
+    "finetune:model=vitl,frames=32": (39_695_712, 1409.2),
+    "finetune:model=vitl,frames=64": (39_867_744, 2818.3),
+    "k400_vitb:frames=16": (26_105_184, 161.0),
+    "k400_vitb:frames=32": (26_154_336, 322.1),
+    "k400_vitb:frames=64": (26_252_640, 644.2),
+    "k400_vitl:init=k710": (39_867_744, 2818.3),
+    "k400_vitl:init=random": (39_867_744, 2818.3),
+    "k710_vitl": (39_867_744, 2818.3),
+    "ssv2_vitb:frames=16": (19_001_184, 161.0),
+    "ssv2_vitb:frames=32": (19_044_192, 322.1),
+    "ssv2_vitb:frames=64": (19_130_208, 644.2),
+    "ssv2_vitl": (32_745_312, 2818.3),
 }
+NUM_CLASSES = 400
 PUBLISHED = sorted(name for name in EXPECTED if name.startswith(("k", "ssv2")))
 # What differs between the published experiments. Everything else is the recipe, which are the defaults.
 EXPERIMENT = {
@@ -59,7 +59,8 @@ EXPERIMENT = {
 def every_argument(module: ModuleType) -> list[str]:
     """All combinations of the values of a file's arguments; [""] for a file without arguments."""
     choices = getattr(module, "ARGUMENTS", {})
-    return [",".join(map("=".join, zip(choices, map(str, v)))) for v in itertools.product(*choices.values())]
+    pairs = [[f"{name}={value}" for value in values] for name, values in choices.items()]
+    return [",".join(combination) for combination in itertools.product(*pairs)]
 
 
 def resolve(name: str) -> ml_collections.ConfigDict:
@@ -113,7 +114,7 @@ def test_the_docstring_has_the_command_and_only_existing_arguments(name):
 
 @pytest.fixture(scope="module")
 def costs() -> dict[VideoModel, tuple[int, int]]:
-    """Trainable parameters and multiply-adds of the models that were traced."""
+    """The results of `trace`. Several configurations have the same model."""
     return {}
 
 
@@ -134,9 +135,9 @@ def test_trainable_parameters_and_operations(name, costs):
     vision = DEMO_VISION if name == "demo" else abstract.vision_sizes(config.backbone)
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     setup = model_setup.abstract_setup(config, mesh, vision, NUM_CLASSES)
-    if setup.model not in costs:  # several configurations have the same model
+    if setup.model not in costs:
         costs[setup.model] = trace(setup)
-    params, multiply_adds = costs[setup.model]
+    num_params, multiply_adds = costs[setup.model]
     expected_params, expected_multiply_adds = EXPECTED[name]
-    assert params / 1e6 == pytest.approx(expected_params, abs=0.05)
-    assert multiply_adds / 1e9 == pytest.approx(expected_multiply_adds, rel=0.005)
+    assert num_params == expected_params
+    assert multiply_adds / 1e9 == pytest.approx(expected_multiply_adds, rel=2e-3)
