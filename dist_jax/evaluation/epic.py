@@ -43,8 +43,8 @@ class EpicScores:
         _check_run(self.narration_ids, self.nouns, "noun", NUM_NOUNS)
         if self.verbs.shape[1] != self.nouns.shape[1]:
             raise UserError(
-                f"{self.verbs.shape[1]} views of verb scores but {self.nouns.shape[1]} of noun scores; actions need "
-                "both in each view: evaluate with the same eval.num_views and eval.num_crops"
+                f"the number of views is {self.verbs.shape[1]} for verbs and {self.nouns.shape[1]} for nouns; actions "
+                "need both in each view: evaluate with the same eval.num_views and eval.num_crops"
             )
 
 
@@ -112,8 +112,8 @@ def epic_metrics(scores: EpicScores, labels: EpicLabels, groups: EpicGroups = NO
     """
     selected = labels.select(scores.narration_ids)
     ranks = {
-        "verb": _label_ranks(_sum_views(scores.verbs), selected.verbs),
-        "noun": _label_ranks(_sum_views(scores.nouns), selected.nouns),
+        "verb": _label_ranks(sum_views(scores.verbs), selected.verbs),
+        "noun": _label_ranks(sum_views(scores.nouns), selected.nouns),
         "action": _action_ranks(scores, selected),
     }
     metrics: dict[str, float] = {
@@ -136,6 +136,11 @@ def epic_metrics(scores: EpicScores, labels: EpicLabels, groups: EpicGroups = NO
             metrics[f"tail_{kind}_videos"] = int(rows.sum())
             metrics |= _accuracies(f"tail_{kind}", ranks[kind][rows])
     return metrics
+
+
+def sum_views(scores: np.ndarray) -> np.ndarray:
+    """Scores of a video: [n, V, K] -> float64 [n, K]."""
+    return scores.sum(axis=1, dtype=np.float64)
 
 
 def best_actions(scores: EpicScores, count: int = NUM_BEST_ACTIONS) -> tuple[np.ndarray, np.ndarray]:
@@ -178,10 +183,6 @@ def _action_blocks(scores: EpicScores) -> Iterator[tuple[int, np.ndarray]]:
         for view in range(verbs.shape[1]):
             total += verbs[:, view, :, None] * nouns[:, view, None, :]
         yield first, total.reshape(len(verbs), -1)
-
-
-def _sum_views(scores: np.ndarray) -> np.ndarray:
-    return scores.sum(axis=1, dtype=np.float64)  # [n, V, K] -> [n, K]
 
 
 def _label_ranks(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -132,7 +132,7 @@ def _class_number(text: str, kind: str, location: str) -> int:
     last = {"verb": NUM_VERBS, "noun": NUM_NOUNS}[kind] - 1
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) > last:
         raise UserError(
-            f"{location}: the {kind} class is {text or 'empty'!r}; it must be a number from 0 to {last}, and every "
+            f"{location}: the {kind} class is {text!r}; it must be a number from 0 to {last}, and every "
             "segment needs a verb and a noun"
         )
     return int(text)

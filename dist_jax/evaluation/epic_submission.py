@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from dist_jax.errors import UserError
-from dist_jax.evaluation.epic import NUM_BEST_ACTIONS, EpicScores, best_actions
+from dist_jax.evaluation.epic import NUM_BEST_ACTIONS, EpicScores, best_actions, sum_views
 from dist_jax.evaluation.epic_annotations import NUM_NOUNS, NUM_VERBS, format_ids, missing_ids
 from dist_jax.files import read_text, write_text
 
@@ -37,7 +37,7 @@ def write_submission(path: str, scores: EpicScores, sls_pt: int, sls_tl: int, sl
     head = {"version": VERSION, "challenge": CHALLENGE, "sls_pt": sls_pt, "sls_tl": sls_tl, "sls_td": sls_td}
     _check_head(head, path)
     actions, action_scores = best_actions(scores)
-    verbs, nouns = (values.sum(axis=1, dtype=np.float64) for values in (scores.verbs, scores.nouns))
+    verbs, nouns = sum_views(scores.verbs), sum_views(scores.nouns)
     segments = []
     for row, name in enumerate(scores.narration_ids):
         values = {

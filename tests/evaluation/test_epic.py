@@ -153,7 +153,7 @@ def run(**changes: object) -> RunScores:
         ({"narration_ids": ["a", "b"]}, r"shape \(3, 3, 97\); expected \[2, views, 97\]"),
         ({"scores": random_scores(3).nouns}, r"shape \(3, 3, 300\); expected \[3, views, 97\]"),
         ({"scores": random_scores(3).verbs.sum(1)}, r"shape \(3, 97\); expected"),
-        ({"scores": random_scores(3, 1).verbs}, "1 views of verb scores but 3 of noun scores"),
+        ({"scores": random_scores(3, 1).verbs}, "the number of views is 1 for verbs and 3 for nouns"),
         ({"scores": np.full((3, 3, 97), np.nan, np.float32)}, r"NaN or infinite for 3 narration ids \(P00_00_0, "),
         ({"narration_ids": ["a", "b", "c"]}, r"verb run has 3 narration ids \(a, b, c\), the noun run 3"),
     ],
@@ -181,7 +181,7 @@ def test_labels_of_the_published_format(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (HEADER + "a,P01,v,x,3,,[]\n", "line 2: the noun class is 'empty'; .* 0 to 299, and every segment needs"),
+        (HEADER + "a,P01,v,x,3,,[]\n", "line 2: the noun class is ''; .* 0 to 299, and every segment needs"),
         (HEADER + "a,P01,v,x,97,0,[]\n", "line 2: the verb class is '97'; it must be a number from 0 to 96"),
         (HEADER + "a,P01,v,x,0,-1,[]\n", "line 2: the noun class is '-1'"),
         (HEADER + "a,P01,v,x,0,1,[]\nb,P01,v,x,0,1,[]\na,P01,v,x,0,1,[]\n", "lines 2 and 4 have the same narration id"),
