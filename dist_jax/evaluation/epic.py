@@ -203,7 +203,7 @@ def _check_run(narration_ids: Sequence[str], scores: np.ndarray, kind: str, num_
             f"{len(narration_ids)} narration ids and {num_classes} {kind} classes"
         )
     check_unique(narration_ids, f"{kind} scores")
-    invalid = np.flatnonzero(~np.isfinite(scores).all(axis=(1, 2)))
-    if invalid.size:
+    invalid = np.flatnonzero(~np.isfinite(scores).all(axis=(1, 2))).tolist()
+    if invalid:
         names = format_ids([narration_ids[row] for row in invalid])
         raise UserError(f"{kind} scores are NaN or infinite for {names}; evaluate a checkpoint that has not diverged")
