@@ -38,7 +38,7 @@ def defaults() -> ml_collections.ConfigDict:
         quantize="",  # int8 | fp8: quantised linear layers in the image tower's blocks; empty: off
     )
     config.model = dict(
-        network="dist",  # key of models.networks.NETWORKS
+        network="dist",  # key of models.networks.NETWORKS, or "none": plain CLIP, which only evaluates
         num_frames=16,  # T, frames per clip
         alpha=2,  # the backbone sees every alpha-th frame: S = T / alpha
         integration_width=384,  # C, width of the integration branch; a multiple of 64
@@ -53,8 +53,12 @@ def defaults() -> ml_collections.ConfigDict:
         val="",  # same format as `train`
         videos="",  # source=videos: folder of the listed paths; empty: folder of the list file
         square_pixels=True,  # source=videos: scale the width of frames with non-square pixels
-        class_names_file="",  # file with one class name per line; empty: labels.txt next to the training data
-        label_key="label",  # label to learn: label | verb | noun
+        class_names_file="",  # one class name per line; VERBS,NOUNS for two labels; empty: files of the training data
+        label_key="label",  # label to learn: label | verb | noun | verb,noun (two classifiers)
+        multi_label=False,  # a video has any number of labels: sigmoid cross-entropy, mean average precision
+        classes_file="",  # file with some of the class names: only their records are used; empty: all
+        shots_per_class=0,  # training records per class, drawn with `seed`; 0: all
+        prompt_templates_file="",  # one per line, e.g. "a video of {}": text features are averaged; empty: the name
         resolution=0,  # height and width of a clip, pixels; 0: the resolution of the backbone
         sampling="segments",  # segments: one frame from each of T equal segments | dense: every `stride`-th frame
         stride=4,  # sampling=dense: distance between frames of a clip, in frames of the record
@@ -100,6 +104,10 @@ def defaults() -> ml_collections.ConfigDict:
         num_views=3,  # V, temporal views per video
         num_crops=1,  # spatial crops per view: 1 (centre) or 3 (along the long side)
         zero_shot_weight=0.0,  # weight of the plain CLIP logits; zero-shot protocol: 0.5
+        video_lists="",  # lists of videos, a,b,...: each one is a split; globs join files; empty: all videos
+        class_lists="",  # lists of class names, a,b,...: each one is a split with its own classes; empty: all classes
+        has_labels=True,  # False: the videos have no labels; only scores are written
+        epic_annotations="",  # folder of EPIC-KITCHENS-100's annotations: unseen participants, tail classes
     )
     config.checkpoint = dict(
         save_every_steps=1000,  # optimizer steps between checkpoints; the last step is always saved
@@ -139,6 +147,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
 def mix_group(config: ml_collections.ConfigDict) -> int:
     """Number of clips that share one Mixup or CutMix draw: mix.group_size, at most batch_size."""
     return min(config.mix.group_size, config.batch_size)
+
+
+def label_names(config: ml_collections.ConfigDict) -> tuple[str, ...]:
+    """Names of the labels that a run learns, in the order of their classifiers: ("label",) or ("verb", "noun")."""
+    return tuple(config.data.label_key.split(","))
 
 
 def check_overrides(argv: Sequence[str]) -> None:
@@ -277,7 +290,24 @@ _RULES = (
     ),
     _within("model.temporal_width", 1),
     _within("model.num_pooling_layers", 1),
-    _one_of("data.label_key", "label", "verb", "noun"),
+    _one_of("data.label_key", "label", "verb", "noun", "verb,noun"),
+    (
+        "data.multi_label",
+        lambda c: not c.data.multi_label or (c.data.label_key == "label" and not c.data.shots_per_class),
+        "needs data.label_key=label and data.shots_per_class=0",
+    ),
+    _within("data.shots_per_class", 0),
+    (
+        "data.classes_file",
+        lambda c: not c.data.classes_file or (len(label_names(c)) == 1 and not c.data.multi_label),
+        "needs a single label per video",
+    ),
+    (
+        "eval.class_lists",
+        lambda c: not c.eval.class_lists or (len(label_names(c)) == 1 and not c.data.multi_label),
+        "needs a single label per video",
+    ),
+    ("eval.video_lists", lambda c: not (c.eval.video_lists and c.eval.class_lists), "set it or eval.class_lists"),
     _one_of("data.sampling", "segments", "dense"),
     _within("data.stride", 1),
     _within("data.resolution", 0),

@@ -44,6 +44,13 @@ class DistConfig:
     integration_width: int  # C, a multiple of 64
     temporal_width: int  # M
     num_pooling_layers: int  # P
+    num_labels: int = 1  # labels of a video; each has its own projection into the joint embedding
+    num_classes: int = 0  # classes of all labels, for networks with their own linear classifier; 0: text classifies
+
+    @property
+    def output_dim(self) -> int:
+        """Size of the network's output: embeddings or logits for all labels, one label after the other."""
+        return self.num_classes or self.num_labels * self.embed_dim
 
     @property
     def num_sparse_frames(self) -> int:
@@ -95,7 +102,7 @@ class DistNetwork(nn.Module):
             video: all frames, normalised as for the backbone, float [B, T, H, W, 3].
 
         Returns:
-            Video embeddings, float32 [B, E], not normalised.
+            Video embeddings, float32 [B, num_labels * E], not normalised.
         """
         c = self.config
         z = TemporalStem(c.temporal_width, c.patch_size, self.dtype, name="temporal_stem")(video)  # [h, w, T * B, M]
@@ -104,7 +111,7 @@ class DistNetwork(nn.Module):
         summary = jnp.mean(frame_summary.astype(jnp.float32), axis=0)  # [B, D]
         pooled = pooled + Linear(c.integration_width, dtype=self.dtype, name="class_projection")(summary)
         proj_init = nn.initializers.normal(c.integration_width**-0.5)
-        proj = self.param("proj", proj_init, (c.integration_width, c.embed_dim))
+        proj = self.param("proj", proj_init, (c.integration_width, c.output_dim))
         # Full precision on accelerators too: the logits are float32 and this product is small.
         return jnp.dot(LayerNorm(jnp.float32, name="ln_post")(pooled), proj, precision=jax.lax.Precision.HIGHEST)
 

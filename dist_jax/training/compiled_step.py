@@ -3,11 +3,11 @@
 from collections.abc import Callable
 
 import jax
-import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 from jax.stages import Compiled, Traced
 
+from dist_jax.config import label_names
 from dist_jax.distributed import sharding
 from dist_jax.model_setup import ModelSetup
 from dist_jax.models.layers import matmul_precision
@@ -66,8 +66,3 @@ def batch_shapes(train_step: TrainStep, mesh: Mesh) -> dict[str, PyTree]:
         "video": jax.ShapeDtypeStruct(shape, np.uint8, sharding=batch),
         "labels": {name: label for name in label_names(config)},
     }
-
-
-def label_names(config: ml_collections.FrozenConfigDict) -> tuple[str, ...]:
-    """Names of the labels that a run learns."""
-    return (config.data.label_key,)
