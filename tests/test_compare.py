@@ -113,8 +113,8 @@ def test_multi_label_runs_have_their_own_metric_and_empty_cells(make_run, capsys
 def test_runs_on_different_videos_and_views_get_a_note(make_run, capsys):
     compare.main([make_run("a"), make_run("b", videos=9, views=3), make_run("c")])
     assert notes(capsys.readouterr().out) == [
-        "Note: the runs are evaluated on different numbers of videos (a: 6, b: 9, c: 6).",
-        "Note: the runs are evaluated on different numbers of views (a: 2, b: 3, c: 2).",
+        "Note: the runs are evaluated on different numbers of videos: 6, 9.",
+        "Note: the runs are evaluated on different numbers of views: 2, 3.",
     ]
 
 
