@@ -48,7 +48,7 @@ def main() -> None:
     """Runs the command."""
     args, config = _parse_arguments()
     experiment = build(config, make_mesh(config.mesh))
-    source = sources.open_source(config.data, args.split)
+    source = sources.open_source(config.data, args.split, config.seed)
     if args.split == "train":
         check_flip_labels(config, experiment.class_names)
         clips = training_clips(experiment.config, experiment.model, source, args.step, args.count)
