@@ -6,9 +6,9 @@
     python -m dist_jax.epic --scores RUN/results/test_scores.npz \\
         --annotations ANNOTATIONS/EPIC_100_test_timestamps.csv --output test.zip --sls-pt 2 --sls-tl 3 --sls-td 3
 
-An evaluation (python -m dist_jax.main --evaluate) with data.label_key=verb,noun, verb or noun writes the scores. With two
-runs, each trained on one label, the scores of both are joined. The folder of the annotations may contain the lists of
-unseen participants and tail classes.
+An evaluation (python -m dist_jax.main --evaluate) with data.label_key=verb,noun, verb or noun writes the scores. With
+two runs, each trained on one label, the scores of both are joined. The folder of the annotations may contain the lists
+of unseen participants and tail classes.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from dist_jax.evaluation.run_scores import read_run_scores
 from dist_jax.files import user_path
 
 SUPERVISION = {
-    "--sls-pt": "0 none, 1 public images, 2 public images and videos, 3 self-supervised, 4 also on EPIC, 5 private data",
+    "--sls-pt": "0 none, 1 public images, 2 and public videos, 3 self-supervised, 4 also on EPIC, 5 private data",
     "--sls-tl": "0 none, 1 videos, 2 narration times, 3 start and end of actions, 4 spatial annotations, 5 more",
     "--sls-td": "0 none, 1 five examples per class, 2 a quarter of the training set, 3 training set, 4 and validation, "
     "5 more",
