@@ -62,7 +62,7 @@ class FineTunedModel(VideoModel):
         return {"vision": self.tower.init(key, frames)["params"]}
 
     def embed(self, params: dict, frozen: dict, video: jax.Array) -> jax.Array:
-        """Normalised frames [B, T, H, W, 3] -> float32 [B, dist.output_dim], as `VideoModel.embed`; `frozen` is not used."""
+        """Normalised frames [B, T, H, W, 3] -> float32 [B, output_dim]; `frozen` is not used."""
         del frozen
         frames = video[:, :: self.dist.alpha]  # [B, S, H, W, 3]
         embeddings = self.tower.apply({"params": params["vision"]}, frames.reshape(-1, *frames.shape[2:]))
