@@ -33,6 +33,11 @@ class ModelSetup:
     frozen: dict  # {"vision", "logit_scale"}
     text_features: dict  # of the class names, by label name; float32 [K, E], unit length, replicated
 
+    @property
+    def num_classes(self) -> dict[str, int]:
+        """K of each label, by label name."""
+        return {name: features.shape[0] for name, features in self.text_features.items()}
+
 
 def abstract_setup(config: ml_collections.ConfigDict, mesh: Mesh, vision: VisionConfig, num_classes: int) -> ModelSetup:
     """The setup of `config` without weights: shapes, dtypes and shardings.

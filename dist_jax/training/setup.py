@@ -57,7 +57,7 @@ def device_batches(
     config = train_step.config
     order = mixing.order(config.batch_size, mix_group(config))
     rows = order[sharding.local_rows(mesh, config.batch_size)]
-    shapes = batch_shapes(train_step, mesh)
+    shapes = batch_shapes(train_step, mesh, source.num_classes)
     batches = pipeline.train_batches(
         config, source, first_step, rows, train_step.model.backbone.resolution, bad_records
     )
