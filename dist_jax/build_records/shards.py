@@ -114,6 +114,7 @@ def make_record(segment: VideoSegment, plan: BuildPlan, video_folder: str) -> tu
         caption=segment.caption,
         verb=segment.verb,
         noun=segment.noun,
+        narration_id=segment.narration_id,
     )
     return record, len(images)
 

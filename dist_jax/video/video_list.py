@@ -33,12 +33,15 @@ class VideoSegment:
     # Name of the segment in the annotations of its data set. `path` and the times depend on which files exist; the key
     # does not. Not compared: segments are equal if they are the same part of the same file.
     key: str | None = dataclasses.field(default=None, compare=False)
+    narration_id: str | None = None  # name of the segment (EPIC-KITCHENS)
 
     @property
     def identity(self) -> tuple:
         """Values that identify the segment. They do not depend on which files exist if `key` is set."""
         name, start, end = (self.path, self.start_s, self.end_s) if self.key is None else (self.key, None, None)
-        return name, self.label, start, end, self.caption, self.verb, self.noun
+        values = name, self.label, start, end, self.caption, self.verb, self.noun
+        # Not part of other segments' identity, which decides their shard: their shards stay as they are.
+        return values if self.narration_id is None else (*values, self.narration_id)
 
 
 def read_class_names(path: str) -> list[str]:

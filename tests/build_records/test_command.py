@@ -187,6 +187,24 @@ def test_segments_are_distributed_evenly_over_the_shards():
     assert plan.segments != tuple(segments)
 
 
+def test_segments_without_narration_ids_keep_their_shards():
+    listed = [VideoSegment(f"{n}.mp4", "ab"[n % 2], float(n), None, "c") for n in range(8)]
+    epic = [VideoSegment(f"{n}.mp4", None, None, None, None, n, 2, f"key {n}") for n in range(8)]
+    orders = ["".join(segment.path[0] for segment in build_plan.shuffle_by_hash(part)) for part in (listed, epic)]
+    assert orders == ["46752130", "51204637"]  # computed before segments had narration ids
+
+
+def test_a_plan_keeps_its_segments_and_plans_without_narration_ids_are_read(tmp_path):
+    segments = (VideoSegment("a.mp4", "x", narration_id="P01_01_3"), VideoSegment("b.mp4", None, verb=1, key="b"))
+    plan = build_plan.BuildPlan(segments, ("x",), 1, 0.0, 256, 90)
+    build_plan.save_plan(str(tmp_path / "train"), plan, "videos")
+    assert build_plan.load_plan(str(tmp_path / "train")) == (plan, "videos")
+    path = tmp_path / ".train.build" / "plan.jsonl"
+    settings_line, *_ = path.read_text().splitlines()
+    path.write_text(f'{settings_line}\n["b.mp4", null, null, null, null, 1, null, "b"]\n')
+    assert build_plan.load_plan(str(tmp_path / "train"))[0].segments == segments[1:]
+
+
 BROKEN = "a.mp4 up\nb.mp4 down\nabsent.mp4 up\ntext.mp4 down\n"
 
 

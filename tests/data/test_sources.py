@@ -11,7 +11,7 @@ from helpers.small_records import NUM_CLASSES, example, jpeg, picture, write_sha
 from helpers.video_files import numbers, write_video
 
 from dist_jax import config as settings
-from dist_jax.data import records, sources
+from dist_jax.data import record_source, records, sources
 from dist_jax.errors import UserError
 from dist_jax.video.decoding import VideoError
 
@@ -74,6 +74,16 @@ def test_label_key_selects_labels_verb_or_noun(tmp_path):
         fields = dict(label_key=name, class_names_file=str(tmp_path / "labels.txt"))
         features, _ = read(source_of_one_record(tmp_path, serialized, **fields))
         assert {name: numbers.numpy().tolist() for name, numbers in features["labels"].items()} == {name: labels}
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_the_id_of_a_record_is_the_narration_id_if_it_has_one(tmp_path, monkeypatch, large):
+    monkeypatch.setattr(
+        record_source, "_LARGE_BYTES", 0 if large else 1 << 30
+    )  # the readers of large and small records
+    with_id = records.make_example([jpeg(picture(0, 0))], 0, "a", "v.mp4", 0, 1, narration_id="P01_01_7")
+    source = source_of_one_record(tmp_path, with_id)
+    assert source.read(tf.constant(0, tf.int64))["id"].numpy() == b"P01_01_7"
 
 
 def test_the_id_of_a_record_without_a_name_is_its_number(tmp_path):
