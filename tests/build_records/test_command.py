@@ -84,6 +84,21 @@ def test_segments_and_captions_of_a_csv_list(build):
     assert records.CAPTION not in second.context.feature
 
 
+def test_the_column_labels_gives_records_several_labels_or_none(build, capsys):
+    lines = "path,labels\na.mp4,up|left\nb.mp4,\nc.mp4,up\nabsent.mp4,down|up\n"
+    output = build(lines=lines)
+    by_filename = examples(output)
+    assert (output / "labels.txt").read_text() == "down\nleft\nup\n"
+    labels = {name: integers(example, records.LABEL) for name, example in by_filename.items()}
+    assert labels == {"a.mp4": [2, 1], "b.mp4": [], "c.mp4": [2]}
+    assert list(by_filename["a.mp4"].context.feature[records.LABEL_TEXT].bytes_list.value) == [b"up", b"left"]
+    assert failures(output)[0]["label"] == "down|up"
+    assert "classes without a readable video: down (1 failed)\n" in capsys.readouterr().err
+    before = hashes(output)
+    build(lines=lines)  # resumes: the plan is the same
+    assert hashes(output) == before
+
+
 def test_without_a_list_the_folders_are_the_classes(videos, tmp_path):
     for label, name in (("moves up", "a"), ("moves down", "b")):
         (tmp_path / "in" / label).mkdir(parents=True)
@@ -196,13 +211,14 @@ def test_segments_without_narration_ids_keep_their_shards():
 
 def test_a_plan_keeps_its_segments_and_plans_without_narration_ids_are_read(tmp_path):
     segments = (VideoSegment("a.mp4", "x", narration_id="P01_01_3"), VideoSegment("b.mp4", None, verb=1, key="b"))
+    segments += (VideoSegment("c.mp4", "x", other_labels=("y", "z")),)
     plan = build_plan.BuildPlan(segments, ("x",), 1, 0.0, 256, 90)
     build_plan.save_plan(str(tmp_path / "train"), plan, "videos")
     assert build_plan.load_plan(str(tmp_path / "train")) == (plan, "videos")
     path = tmp_path / ".train.build" / "plan.jsonl"
     settings_line, *_ = path.read_text().splitlines()
     path.write_text(f'{settings_line}\n["b.mp4", null, null, null, null, 1, null, "b"]\n')
-    assert build_plan.load_plan(str(tmp_path / "train"))[0].segments == segments[1:]
+    assert build_plan.load_plan(str(tmp_path / "train"))[0].segments == segments[1:2]
 
 
 BROKEN = "a.mp4 up\nb.mp4 down\nabsent.mp4 up\ntext.mp4 down\n"

@@ -264,6 +264,15 @@ def test_a_list_with_times_gives_segments_of_a_video(video_folder):
     assert numbers(read(source, 1)[1]) == [18, 19]
 
 
+def test_a_list_with_the_column_labels_gives_all_labels_of_a_video(video_folder):
+    (video_folder / "many.csv").write_text("path,labels\n0.mp4,run|jump\n1.mp4,\n2.mp4,a|b|run\n")
+    data = data_config(source="videos", train=str(video_folder / "many.csv"))
+    assert sources.class_names(data) == {"label": ["a", "b", "jump", "run"]}
+    source = sources.open_source(data, "train")
+    labels = [read(source, record)[0]["labels"]["label"].numpy().tolist() for record in range(3)]
+    assert labels == [[3, 2], [], [0, 1, 3]]
+
+
 def test_the_error_for_numeric_labels_names_the_setting_for_class_names(video_folder):
     (video_folder / "numbers.txt").write_text("0.mp4 0\n1.mp4 1\n")
     with pytest.raises(UserError, match=r"the labels are numbers .* with data\.class_names_file,"):
