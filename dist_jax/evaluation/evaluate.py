@@ -25,7 +25,7 @@ from dist_jax.evaluation.splits import read_splits
 from dist_jax.evaluation.view_scores import sum_views, to_scores
 from dist_jax.experiment import Experiment, build
 from dist_jax.files import write_text
-from dist_jax.models.video_model import NO_NETWORK
+from dist_jax.models.networks import NO_NETWORK
 from dist_jax.weights.init_from import load_initial
 from dist_jax.workdir.checkpoints import load_params
 from dist_jax.workdir.run_metadata import RunMetadata, make_workdir, raise_if_conflicts, read_run_metadata
