@@ -2,6 +2,7 @@
 
 import jax
 
+from dist_jax.models.networks import NO_NETWORK
 from dist_jax.models.video_model import VideoModel
 
 # Names of classifiers. "model" is the evaluated one. If it mixes the logits of the trained network with those of plain
@@ -31,12 +32,12 @@ def eval_step(
 
     Returns:
         Classifier -> label name -> logits float32 [B, V * crops, K]. The classifiers are MODEL and, if
-        0 < zero_shot_weight < 1, TRAINED and PLAIN.
+        0 < zero_shot_weight < 1 and there is a trained network, TRAINED and PLAIN.
     """
 
     def view_logits(_: None, view: jax.Array) -> tuple[None, ViewLogits]:
         clips = model.normalize(view)  # [B, T, H, W, 3]
-        if not 0 < zero_shot_weight < 1:
+        if model.network_name == NO_NETWORK or not 0 < zero_shot_weight < 1:
             return None, {MODEL: model.mixed_logits(params, frozen, text_features, clips, zero_shot_weight)}
         trained, plain = model.both_logits(params, frozen, text_features, clips)
         mixed = jax.tree.map(lambda t, p: (1.0 - zero_shot_weight) * t + zero_shot_weight * p, trained, plain)
