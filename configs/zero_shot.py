@@ -1,26 +1,24 @@
-"""Zero-shot evaluation on UCF101, HMDB51 or Kinetics-600: a model classifies videos of classes without training on them.
+"""Zero-shot evaluation on UCF101, HMDB51 or Kinetics-600: a model classifies videos of classes it was not trained on.
 
-    python -m dist_jax.main --config=configs/zero_shot.py:ucf101 --config.init_from=MODEL --workdir=runs/zero_shot_ucf101 \\
-        --evaluate
+    python -m dist_jax.main --config=configs/zero_shot.py:ucf101 --config.init_from=MODEL \\
+        --workdir=runs/zero_shot_ucf101 --evaluate
 
-MODEL is a training workdir, a model directory or a published .pyth file; default: the run of configs/k400_vitb.py (model=
-vitl: configs/k400_vitl.py). One pass gives the accuracy of the mean of DiST's and plain CLIP's logits (the protocol of
-the paper), of DiST alone and of plain CLIP alone, for each of three splits, with mean and standard deviation. For plain
-CLIP without a trained model, add --config.model.network=none.
+MODEL is a training workdir, a model directory or a published .pyth file. The default is the run of
+configs/k400_vitb.py or configs/k400_vitl.py. One pass gives the accuracy of the mean of DiST's and plain CLIP's logits
+(the protocol of the paper), of DiST alone and of plain CLIP alone, for each of three splits, with mean and standard
+deviation. For plain CLIP without a trained model, add --config.model.network=none --config.init_from="".
 
-UCF101 and HMDB51: records of the videos in the three test lists, and the published lists in SPLITS:
+UCF101 and HMDB51 need records of the videos in the three test lists, and the published lists (in SPLITS):
 
     python -m dist_jax.build_records --dataset ucf101 --annotations SPLITS --videos VIDEOS --split test --shards 8 \\
         --output data/ucf101
     cp SPLITS/testlist0?.txt data/ucf101           # HMDB51: cp SPLITS/*_test_split?.txt data/hmdb51
 
-Kinetics-600: records of its validation set, and three lists of 160 classes that are not in Kinetics-400, one class name
-per line, in data/k600/classes1.txt, classes2.txt and classes3.txt. Videos of other classes are dropped and counted.
+Kinetics-600 needs records of its validation set, and three lists of 160 classes that are not in Kinetics-400, one class
+name per line: data/k600/classes1.txt, classes2.txt and classes3.txt. Videos of other classes are dropped and counted.
 
-Arguments: ucf101 (default), hmdb51 or k600; model=vitb (default) or vitl; frames=16 (default), 32 or 64, the frames of a
-clip. --config.data.prompt_templates_file=FILE averages the text features over templates, e.g. "a video of {}".
-
-Reported in the paper (not yet reproduced here): see its section on zero-shot recognition.
+Arguments: ucf101 (default), hmdb51 or k600; model=vitb (default) or vitl; frames=16 (default), 32 or 64, the frames of
+a clip. --config.data.prompt_templates_file=FILE averages the text features over templates, e.g. "a video of {}".
 """
 
 import ml_collections

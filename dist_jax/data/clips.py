@@ -12,7 +12,7 @@ import tensorflow as tf
 from dist_jax.data import sampling, transforms
 from dist_jax.data.rand_augment import rand_augment
 from dist_jax.data.sampling import Features
-from dist_jax.data.source import Source
+from dist_jax.data.source import Source, single_label
 
 
 def train_clip(
@@ -23,9 +23,7 @@ def train_clip(
     features = select_labels(features, random=True)
     features = sampling.train_frames(features, config.data.sampling, config.model.num_frames, config.data.stride)
     features = transforms.random_resized_crop(features, config.augment.crop_scale, config.augment.crop_ratio)
-    features = transforms.random_flip(
-        features, config.augment.hflip_prob, {config.data.label_key: config.augment.hflip_label_pairs}
-    )
+    features = transforms.random_flip(features, config.augment.hflip_prob, flip_label_pairs(config))
     order, features = _unique_frames(features)
     features = transforms.resize(source.decode(features), order, resolution, resolution)  # [T, H, W, 3]
     if config.augment.rand_augment:
@@ -63,6 +61,12 @@ def example_seed(seed: int, epoch: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
     """The seed of all random draws of an example: int64 [2], a function of (seed, epoch, record)."""
     base = tf.stack([tf.constant(seed, tf.int64), tf.cast(epoch, tf.int64)])
     return tf.random.experimental.stateless_fold_in(base, record)
+
+
+def flip_label_pairs(config: ml_collections.ConfigDict) -> dict[str, tuple[int, ...]]:
+    """Class numbers a, b, a, b, ... that a flip swaps, by label name. Raises UserError if they are of two labels."""
+    pairs = tuple(config.augment.hflip_label_pairs)
+    return {single_label(config.data, f"augment.hflip_label_pairs={pairs}"): pairs} if pairs else {}
 
 
 def select_labels(features: Features, random: bool) -> Features:

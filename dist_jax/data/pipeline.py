@@ -57,6 +57,7 @@ def train_batches(
     """
     rows = np.arange(config.batch_size)[rows]
     bad_records = bad_records or BadRecords("train")
+    clips.flip_label_pairs(config)  # raises here: errors of the functions below are those of a bad record
     candidates_of = _train_candidates(config, source.size, rows)
     make_clip = functools.partial(clips.train_clip, config, source, resolution)
     shape = [config.model.num_frames, resolution, resolution, 3]

@@ -3,8 +3,9 @@
 A source is a module with two functions:
 
     open_source(data, split, class_names) -> Source    # data is config.data, split is "train" or "val"
-    class_names(data) -> list[str]                     # used when data.class_names_file is empty
+    class_names(data) -> dict[str, list[str]]          # used when data.class_names_file is empty
 
+Class names are by label name, in the order of data.label_key: {"label": [...]} or {"verb": [...], "noun": [...]}.
 `docs/extending.md` shows how to add one.
 """
 
@@ -15,7 +16,7 @@ import ml_collections
 
 from dist_jax import class_names as names_file
 from dist_jax import files
-from dist_jax.data.source import Source
+from dist_jax.data.source import Source, label_names
 from dist_jax.errors import UserError
 
 # Value of data.source -> module. A module is imported when it is used, because importing TFDS takes seconds.
@@ -38,19 +39,35 @@ def open_source(data: ml_collections.ConfigDict, split: str) -> Source:
     return _module(data).open_source(data, split, class_names(data))
 
 
-def class_names(data: ml_collections.ConfigDict) -> list[str]:
-    """Returns the K class names; the class number is the position in the list.
+def class_names(data: ml_collections.ConfigDict) -> dict[str, list[str]]:
+    """Returns the K class names of each label, by label name; the class number is the position in the list.
 
     They come from data.class_names_file, or from the source if it is empty.
 
     Raises:
-        UserError: a missing file, an empty line, a duplicate name.
+        UserError: a missing file, another number of files than labels, an empty line, a duplicate name.
     """
-    path = data.class_names_file
-    if not path:
+    if not data.class_names_file:
         return _module(data).class_names(data)
+    labels, paths = label_names(data), _class_names_paths(data)
+    if len(paths) != len(labels):
+        raise UserError(
+            f"data.class_names_file={data.class_names_file}: must be one file per label of data.label_key="
+            f"{data.label_key}, separated by commas, but has {len(paths)}"
+        )
+    return {name: _read_names("data.class_names_file", path) for name, path in zip(labels, paths, strict=True)}
+
+
+def _class_names_paths(data: ml_collections.ConfigDict) -> list[str]:
+    """The comma-separated paths. For a single label, an existing file may have a comma in its name."""
+    if len(label_names(data)) == 1 and files.exists(data.class_names_file):
+        return [data.class_names_file]
+    return [files.user_path(path.strip()) for path in data.class_names_file.split(",")]
+
+
+def _read_names(field: str, path: str) -> list[str]:
     if not files.exists(path):
-        raise UserError(f"data.class_names_file={path} does not exist; write one class name per line")
+        raise UserError(f"{field}={path} does not exist; write one class name per line")
     return names_file.parse(files.read_text(path), path)
 
 

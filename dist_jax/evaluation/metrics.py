@@ -1,4 +1,4 @@
-"""Metrics of video scores, in NumPy, and the table of the metrics that an evaluation reports."""
+"""Metrics of video scores, in NumPy, and the tables of the metrics that an evaluation reports."""
 
 from collections.abc import Callable
 
@@ -36,6 +36,38 @@ def class_accuracies(confusion: np.ndarray) -> np.ndarray:
     return np.divide(confusion.diagonal(), videos, out=np.full(len(videos), np.nan), where=videos > 0)
 
 
+def class_average_precisions(scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Area under each class's steps of precision over recall, as scikit-learn's `average_precision_score`.
+
+    Videos with equal scores share one threshold: their order does not matter.
+
+    Args:
+        scores: float [n, K], higher for more likely, n > 0.
+        labels: bool [n, K], whether a video has a class.
+
+    Returns:
+        float64 [K], 0 to 1; NaN for a class that no video has.
+    """
+    return np.asarray([_average_precision(*columns) for columns in zip(scores.T, labels.T, strict=True)], np.float64)
+
+
+def mean_average_precision(scores: np.ndarray, labels: np.ndarray) -> float:
+    """Mean of `class_average_precisions` over the classes that any video has, 0 to 1; NaN if no video has a class."""
+    precisions = class_average_precisions(scores, labels)
+    known = precisions[~np.isnan(precisions)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def _average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
+    """Scores [n] and positive videos bool [n] -> average precision; NaN without positive videos."""
+    if not positive.any():
+        return float("nan")
+    order = np.argsort(-scores, kind="stable")
+    ends = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))  # the last video of each distinct score
+    hits = np.cumsum(positive[order])[ends]
+    return float(np.sum(np.diff(hits, prepend=0) * hits / (ends + 1)) / hits[-1])
+
+
 # Name -> function of scores float32 [n, K] (softmax summed over views) and labels int32 [n]. Larger is better. Every
 # metric is logged as eval_NAME, written to results/*.json, and may be checkpoint.best_metric.
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
@@ -44,7 +76,16 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "mean_class_accuracy": mean_class_accuracy,
 }
 
+# As METRICS, for videos with any number of classes (data.multi_label): labels bool [n, K].
+MULTI_LABEL_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
+    "mean_average_precision": mean_average_precision,
+}
+
 
 def compute_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Every metric of METRICS. Scores float32 [n, K], labels int32 [n], n > 0."""
-    return {name: metric(scores, labels) for name, metric in METRICS.items()}
+    """Every metric of METRICS for labels int32 [n], of MULTI_LABEL_METRICS for labels bool [n, K].
+
+    Scores are float32 [n, K], n > 0.
+    """
+    table = METRICS if labels.ndim == 1 else MULTI_LABEL_METRICS
+    return {name: metric(scores, labels) for name, metric in table.items()}
