@@ -105,7 +105,8 @@ def _trained_params(config: ml_collections.ConfigDict, workdir: str, experiment:
         raise UserError(
             f"{workdir} contains no training run; use another --workdir, or set config.init_from to weights"
         )
-    return 0, load_initial(config.init_from, experiment.model.dist, experiment.backbone_weights, same_backbone=True)
+    model, backbone = experiment.model, experiment.backbone_weights
+    return 0, load_initial(config.init_from, model.network_name, model.dist, backbone, same_backbone=True)
 
 
 def _check_class_subsets(
