@@ -105,7 +105,8 @@ def _trained_params(config: ml_collections.ConfigDict, workdir: str, experiment:
         raise UserError(
             f"{workdir} contains no training run; use another --workdir, or set config.init_from to weights"
         )
-    return 0, load_initial(config.init_from, experiment.model.dist, experiment.backbone_weights, same_backbone=True)
+    model, backbone = experiment.model, experiment.backbone_weights
+    return 0, load_initial(config.init_from, model.network_name, model.dist, backbone, same_backbone=True)
 
 
 def _check_class_subsets(
@@ -155,13 +156,15 @@ class Evaluator:
 
     def _write(self, step: int, logits: VideoLogits, result: Evaluation) -> None:
         """Writes the files of each label, and those of EPIC-KITCHENS-100 and of splits."""
-        class_names, multi_label = self._experiment.class_names, self._experiment.config.data.multi_label
+        class_names, config = self._experiment.class_names, self._experiment.config
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        views = {name: to_scores(values, multi_label) for name, values in logits.logits[MODEL].items()}
+        views = {name: to_scores(values, config.data.multi_label) for name, values in logits.logits[MODEL].items()}
         for label, scores in views.items():
             file = self.file if len(views) == 1 else self.file.with_stem(f"{self.file.stem}_{label}")
             of_label = Scores(sum_views(scores), logits.labels.get(label), logits.ids, logits.bad)
-            write_results(file, of_label, class_names[label], self.num_views, step, plots=self._is_final)
+            write_results(
+                file, of_label, class_names[label], self.num_views, step, data=config.data.val, plots=self._is_final
+            )
         if len(views) > 1:
             write_text(str(self.file), json.dumps({"step": step, "views": self.num_views, **result.summary}, indent=1))
         if set(views) <= set(LABELS):

@@ -13,8 +13,13 @@ Optional class attributes, which are False by default:
 import flax.linen as nn
 
 from dist_jax.models.dist_network import DistNetwork
+from dist_jax.models.probes import AttentiveProbe, LinearProbe
 
-NETWORKS: dict[str, type[nn.Module]] = {"dist": DistNetwork}
+NETWORKS: dict[str, type[nn.Module]] = {
+    "dist": DistNetwork,
+    "linear_probe": LinearProbe,
+    "attentive_probe": AttentiveProbe,
+}
 NO_NETWORK = "none"  # the name of a model without trained network
 
 

@@ -40,7 +40,8 @@ def initial_state(
     shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
     weights = train_step.config.init_from
     if weights:
-        params = load_initial(weights, train_step.model.dist, experiment.backbone_weights, same_backbone=False)
+        model = train_step.model
+        params = load_initial(weights, model.network_name, model.dist, experiment.backbone_weights, same_backbone=False)
         params = sharding.place_tree(experiment.mesh, params)
         return jax.jit(train_step.state_from, out_shardings=shardings)(params)
     return jax.jit(train_step.init, out_shardings=shardings)(jax.random.key(train_step.config.seed))
