@@ -1,4 +1,7 @@
-"""The argument of a configuration file: --config=configs/ssv2_vitb.py:frames=32 calls get_config("frames=32")."""
+"""The argument of a configuration file: --config=configs/ssv2_vitb.py:frames=32 calls get_config("frames=32").
+
+The name of a text value may be left out: configs/zero_shot.py:ucf101 is configs/zero_shot.py:dataset=ucf101.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +13,7 @@ def parse(argument: str, choices: Mapping[str, tuple]) -> dict[str, Any]:
     """The value of every name in `choices`.
 
     Args:
-        argument: NAME=VALUE pairs, separated by commas; may be empty.
+        argument: NAME=VALUE pairs, separated by commas; may be empty. VALUE alone is sufficient for a string.
         choices: name -> allowed values, integers or strings. The first one is the default.
 
     Returns:
@@ -20,6 +23,7 @@ def parse(argument: str, choices: Mapping[str, tuple]) -> dict[str, Any]:
         UserError: an unknown name or value, or a name that occurs twice. Lists the allowed values.
     """
     allowed = {f"{name}={value}": (name, value) for name, values in choices.items() for value in values}
+    allowed |= {value: (name, value) for name, values in choices.items() for value in values if isinstance(value, str)}
     given: dict[str, Any] = {}
     for pair in argument.split(",") if argument else ():
         if pair not in allowed:

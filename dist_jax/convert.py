@@ -18,6 +18,7 @@ from dist_jax.errors import UserError, exit_with_message
 from dist_jax.files import user_path
 from dist_jax.models.layers import ACTIVATIONS
 from dist_jax.text import tokenizer
+from dist_jax.text.prompt_templates import encode_classes
 from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import dist_official, model_directory, table
 from dist_jax.weights.checkpoint_files import to_torch
@@ -33,7 +34,16 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--use-clip {args.use_clip} chooses between two CLIPs; set the second one with --clip")
     tokenizer_directory = str(tokenizer.locate(args.tokenizer)) if args.tokenizer else None
     settings = ClipSettings(args.activation, args.num_heads)
-    model = read_model(args.input, clip=args.clip, use_clip=args.use_clip, layers=args.layers, clip_settings=settings)
+    model = read_model(
+        args.input,
+        clip=args.clip,
+        use_clip=args.use_clip,
+        layers=args.layers,
+        clip_settings=settings,
+        label=args.label_key,
+    )
+    if model.network != "dist":
+        raise UserError(f"{args.input} contains the network {model.network}, but only DiST networks can be converted")
     if args.to == "pytorch":
         write_pytorch(args.output, model)
     else:
@@ -51,14 +61,14 @@ def with_classes(model: Model, names: tuple[str, ...], recompute: bool = True) -
 
     Args:
         model: any model with a text tower.
-        names: K class names; no prompt is added, as in training.
+        names: K class names; their texts have the prompt templates of the training.
         recompute: False: keep the text features of the model, if it has any.
     """
     if not names:
         return dataclasses.replace(model, class_names=(), text_features=None)
     features = model.text_features
     if features is None or recompute:
-        features = np.asarray(model.clip_model.encode_texts(names))
+        features = np.asarray(encode_classes(model.clip_model.encode_texts, names, model.prompt_templates))
     return dataclasses.replace(model, class_names=names, text_features=features)
 
 
@@ -143,6 +153,7 @@ def _parser() -> argparse.ArgumentParser:
         default="",
         help="file of class names, one per line, in the order of the classes",
     )
+    parser.add_argument("--label-key", default="", help="label of a workdir with several labels, e.g. verb")
     parser.add_argument("--tokenizer", type=user_path, default="", help="CLIP's tokenizer: directory or hub id")
     return parser
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ from dist_jax.data import sources
 from dist_jax.distributed import sharding
 from dist_jax.errors import UserError
 from dist_jax.model_setup import ModelSetup, backbone_dtype, make_model, num_backbone_layers
+from dist_jax.text.prompt_templates import encode_classes, read_templates
 from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import frozen as frozen_weights
 from dist_jax.weights import model_files
@@ -24,7 +26,8 @@ from dist_jax.workdir.run_metadata import RunMetadata
 class Experiment(ModelSetup):
     """The parts of a run that training does not change. The arrays of the setup are on the mesh."""
 
-    class_names: list[str]  # K names
+    class_names: dict[str, list[str]]  # K names of each label, by label name
+    prompt_templates: list[str]  # texts around the class names; empty: the names alone
     backbone_weights: dict[str, str]  # their "name" and "fingerprint"
     backbone_activations: list[str]  # of the backbone's towers; the fingerprint does not include them
 
@@ -32,11 +35,12 @@ class Experiment(ModelSetup):
         """The metadata of a run of this experiment on `num_records` training records."""
         sizes = dataclasses.asdict(self.model.dist) | {"resolution": self.model.backbone.resolution}
         sizes |= {"layers": list(self.model.dist.layers), "activations": self.backbone_activations}
+        sizes |= {"network": self.model.network_name}
         settings = _tuples_to_lists(self.config.to_dict())
         weights = os.path.expanduser(settings["backbone"]["weights"])
         if os.path.exists(weights):  # absolute, so that the model loads from any folder; a hub id stays
             settings["backbone"]["weights"] = os.path.abspath(weights)
-        return RunMetadata(settings, self.class_names, self.backbone_weights, sizes, num_records)
+        return RunMetadata(settings, self.class_names, self.backbone_weights, sizes, num_records, self.prompt_templates)
 
 
 def build(config: ml_collections.ConfigDict, mesh: Mesh) -> Experiment:
@@ -46,6 +50,7 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> Experiment:
         UserError: invalid weights, class names or settings, or a combination that does not fit.
     """
     class_names = sources.class_names(config.data)
+    templates = read_templates(config.data.prompt_templates_file)
     dtype, quantize = backbone_dtype(config, mesh), config.backbone.quantize
     clip_model = clip_weights.load(
         config.backbone.weights,
@@ -53,7 +58,10 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> Experiment:
         place=partial(frozen_weights.place, mesh, dtype, quantize),
         settings=ClipSettings.from_config(config.backbone),
     )
-    text_features = jax.device_put(clip_model.encode_texts(class_names), sharding.replicated(mesh))
+    text_features = {
+        name: jax.device_put(encode_classes(clip_model.encode_texts, names, templates), sharding.replicated(mesh))
+        for name, names in class_names.items()
+    }
     frozen = {name: clip_model.params[name] for name in ("vision", "logit_scale")}
     backbone = clip_model.backbone(dtype, quantize)
     backbone, frozen = backbone.first_layers(frozen, num_backbone_layers(config, backbone.num_layers))
@@ -61,21 +69,30 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> Experiment:
         config=ml_collections.FrozenConfigDict(config),
         mesh=mesh,
         class_names=class_names,
-        model=make_model(config, mesh, backbone, dtype),
+        prompt_templates=templates,
+        model=make_model(config, mesh, backbone, dtype, {name: len(names) for name, names in class_names.items()}),
         frozen=frozen,
-        text_features={config.data.label_key: text_features},
+        text_features=text_features,
         backbone_weights={"name": clip_model.name, "fingerprint": clip_model.fingerprint},
         backbone_activations=model_files.activations(clip_model),
     )
 
 
-def check_flip_labels(config: ml_collections.ConfigDict, class_names: list[str]) -> None:
-    """Raises UserError if augment.hflip_label_pairs names a class that does not exist."""
+def check_flip_labels(config: ml_collections.ConfigDict, class_names: Mapping[str, Sequence[str]]) -> None:
+    """Raises UserError if augment.hflip_label_pairs names a class that does not exist, or if there are two labels."""
     pairs = tuple(config.augment.hflip_label_pairs)
-    if max(pairs, default=0) >= len(class_names):
+    if not pairs:
+        return
+    if len(class_names) > 1:
         raise UserError(
-            f"augment.hflip_label_pairs={pairs}: there are {len(class_names)} classes, numbered from 0; use pairs of "
-            "these, or none: --config.augment.hflip_label_pairs=()"
+            f"augment.hflip_label_pairs={pairs}: there are the labels {' and '.join(class_names)}, and no verb or noun "
+            "of EPIC-KITCHENS names a side; use --config.augment.hflip_label_pairs=()"
+        )
+    (names,) = class_names.values()
+    if max(pairs) >= len(names):
+        raise UserError(
+            f"augment.hflip_label_pairs={pairs}: there are {len(names)} classes, numbered from 0; use pairs of these, "
+            "or none: --config.augment.hflip_label_pairs=()"
         )
 
 

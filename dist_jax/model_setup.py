@@ -1,19 +1,21 @@
 """The model of a configuration and the other inputs of a training step that do not change."""
 
 import dataclasses
+from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
 
+from dist_jax.config import label_names
 from dist_jax.distributed import sharding
 from dist_jax.errors import UserError
 from dist_jax.models.backbones.base import Backbone
 from dist_jax.models.backbones.clip import ClipBackbone
 from dist_jax.models.backbones.clip_vision import VisionConfig
 from dist_jax.models.dist_network import DistConfig
-from dist_jax.models.networks import NETWORKS
+from dist_jax.models.networks import NETWORKS, NO_NETWORK, has_own_classes, reads_last_layer
 from dist_jax.models.video_model import VideoModel
 from dist_jax.weights import frozen
 from dist_jax.weights.clip_sizes import vision_shapes
@@ -33,15 +35,22 @@ class ModelSetup:
     frozen: dict  # {"vision", "logit_scale"}
     text_features: dict  # of the class names, by label name; float32 [K, E], unit length, replicated
 
+    @property
+    def num_classes(self) -> dict[str, int]:
+        """K of each label, by label name."""
+        return {name: features.shape[0] for name, features in self.text_features.items()}
 
-def abstract_setup(config: ml_collections.ConfigDict, mesh: Mesh, vision: VisionConfig, num_classes: int) -> ModelSetup:
+
+def abstract_setup(
+    config: ml_collections.ConfigDict, mesh: Mesh, vision: VisionConfig, num_classes: Mapping[str, int]
+) -> ModelSetup:
     """The setup of `config` without weights: shapes, dtypes and shardings.
 
     Args:
         config: validated.
         mesh: of devices of this machine, or of a topology that is only compiled for.
         vision: sizes of the complete image tower; config.data.resolution replaces its resolution.
-        num_classes: K.
+        num_classes: K of each label, by label name.
 
     Raises:
         UserError: settings that do not fit each other, the backbone or the mesh.
@@ -61,13 +70,16 @@ def abstract_setup(config: ml_collections.ConfigDict, mesh: Mesh, vision: Vision
     abstract_frozen = jax.tree_util.tree_map_with_path(
         lambda path, leaf: frozen.abstract(mesh, dtype, quantize, sharding.path_name(path), leaf.shape), shapes
     )
-    text = jax.ShapeDtypeStruct((num_classes, vision.embed_dim), jnp.float32, sharding=sharding.replicated(mesh))
+    text_features = {
+        name: jax.ShapeDtypeStruct((k, vision.embed_dim), jnp.float32, sharding=sharding.replicated(mesh))
+        for name, k in num_classes.items()
+    }
     return ModelSetup(
         config=ml_collections.FrozenConfigDict(config),
         mesh=mesh,
-        model=make_model(config, mesh, ClipBackbone(vision, None, dtype, quantize), dtype),
+        model=make_model(config, mesh, ClipBackbone(vision, None, dtype, quantize), dtype, num_classes),
         frozen=abstract_frozen,
-        text_features={config.data.label_key: text},
+        text_features=text_features,
     )
 
 
@@ -87,35 +99,60 @@ def num_backbone_layers(config: ml_collections.ConfigDict, num_layers: int) -> i
     if layers[-1] >= num_layers:
         raise UserError(f"backbone.layers={layers}: {config.backbone.weights} has blocks 0 to {num_layers - 1}")
     # The blocks after the last one that is read are not needed, except for plain CLIP logits.
-    return num_layers if config.eval.zero_shot_weight > 0 else layers[-1] + 1
+    is_plain = config.model.network == NO_NETWORK or config.eval.zero_shot_weight > 0
+    return num_layers if is_plain else layers[-1] + 1
 
 
-def make_model(config: ml_collections.ConfigDict, mesh: Mesh, backbone: Backbone, dtype: jnp.dtype) -> VideoModel:
-    """The model of `config` on a backbone with `num_backbone_layers` blocks; `dtype` is that of the backbone.
+def make_model(
+    config: ml_collections.ConfigDict,
+    mesh: Mesh,
+    backbone: Backbone,
+    dtype: jnp.dtype,
+    num_classes: Mapping[str, int],
+) -> VideoModel:
+    """The model of `config` on a backbone with `num_backbone_layers` blocks.
+
+    Args:
+        config: validated.
+        mesh: devices that share the clips of a batch.
+        backbone: from `num_backbone_layers` blocks.
+        dtype: of the backbone.
+        num_classes: K of each label, by label name.
 
     Raises:
-        UserError: unknown network.
+        UserError: unknown network, or a network with its own classifier and a zero-shot weight.
     """
-    if config.model.network not in NETWORKS:
-        raise UserError(f"model.network={config.model.network!r}: must be one of {', '.join(NETWORKS)}")
+    network = config.model.network
+    if network != NO_NETWORK and network not in NETWORKS:
+        raise UserError(f"model.network={network!r}: must be one of {', '.join([*NETWORKS, NO_NETWORK])}")
+    if has_own_classes(network) and config.eval.zero_shot_weight > 0:
+        raise UserError(
+            f"model.network={network} has its own classifier, whose logits cannot be mixed with those of plain CLIP "
+            f"(eval.zero_shot_weight={config.eval.zero_shot_weight}); set eval.zero_shot_weight=0"
+        )
+    layers = _selected(config, backbone.num_layers)
+    labels = label_names(config)
     dist = DistConfig(
         num_frames=config.model.num_frames,
         alpha=config.model.alpha,
-        layers=_selected(config, backbone.num_layers),
+        layers=layers[-1:] if reads_last_layer(network) else layers,
         patch_size=backbone.patch_size,
         backbone_width=backbone.width,
         embed_dim=backbone.embed_dim,
         integration_width=config.model.integration_width,
         temporal_width=config.model.temporal_width,
         num_pooling_layers=config.model.num_pooling_layers,
+        num_labels=len(labels),
+        num_classes=sum(num_classes.values()) if has_own_classes(network) else 0,
     )
     return VideoModel(
         backbone=backbone,
         dist=dist,
         dtype=_dtype(config.model.dtype, dtype),
         remat=config.model.remat,
-        network_name=config.model.network,
+        network_name=network,
         mesh=mesh,
+        label_names=labels,
     )
 
 

@@ -1,7 +1,9 @@
-"""Classifies video files with a trained model.
+"""Classifies video files with a trained model, or with plain CLIP.
 
     python -m dist_jax.predict --model DIR --video x.mp4 [--video y.mp4]
-        [--labels "a,b,c" | --labels labels.txt] [--top 5] [--json out.json] [--plot out.png] [--no-square-pixels]
+        [--labels "a,b,c" | --labels labels.txt] [--label-key verb] [--top 5] [--json out.json] [--plot out.png]
+        [--no-square-pixels]
+    python -m dist_jax.predict --model openai/clip-vit-base-patch16 --labels "a,b,c" --video x.mp4
 
 Views and crops are those of the evaluation protocol; their probabilities are averaged. Unreadable videos are skipped
 and listed at the end; the exit status is then 1. A long plot continues in out-2.png, out-3.png, ...
@@ -29,11 +31,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     if args.top < 1:
         raise UserError(f"--top {args.top}: must be at least 1")
-    model = dist_jax.load(args.model)
+    model = dist_jax.load(args.model, label=args.label_key)
     names = read_labels(args.labels) if args.labels else model.class_names
     if not names:
         raise UserError(f'{args.model} has no class names; use --labels "a,b,c" or --labels FILE')
-    text_features = model.encode_text(names) if args.labels else None
+    if args.labels and model.has_own_classes:
+        raise UserError(f"{args.model} has its own classifier, so it cannot classify other labels; remove --labels")
+    text_features = model.encode_classes(names) if args.labels else None
     pages = PredictionPages(args.plot) if args.plot else None
     results, errors = [], []
     for path in args.video:
@@ -97,7 +101,10 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m dist_jax.predict", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "--model", type=user_path, required=True, help="model directory, training workdir or published .pyth file"
+        "--model",
+        type=user_path,
+        required=True,
+        help="model directory, training workdir or published .pyth file; or plain CLIP: hub id, directory or file",
     )
     parser.add_argument(
         "--video", type=user_path, action="append", required=True, help="video file; repeat for more videos"
@@ -108,6 +115,7 @@ def _parser() -> argparse.ArgumentParser:
         default="",
         help="class names, comma-separated or in a file; default: the classes of the model",
     )
+    parser.add_argument("--label-key", default="", help="label of a workdir with several labels, e.g. verb")
     parser.add_argument("--top", type=int, default=5, help="number of classes to show; default 5")
     parser.add_argument("--json", type=user_path, default="", help="output file for the predictions")
     parser.add_argument("--plot", type=user_path, default="", help="output file for a plot (.png, .pdf, .svg)")

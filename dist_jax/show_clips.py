@@ -8,7 +8,7 @@ Validation clips are the views of the first videos.
 
 import itertools
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import jax
@@ -39,7 +39,7 @@ class InputClips(NamedTuple):
     """n clips at the input of the network. All views and crops of a validation video are consecutive clips."""
 
     video: np.ndarray  # normalised pixels, float32 [n, T, H, W, 3]
-    targets: np.ndarray  # class probabilities, float32 [n, K]
+    targets: dict[str, np.ndarray]  # class probabilities by label name, float32 [n, K]
     record: np.ndarray  # record number in the source, int64 [n]; a mixed clip has the number of its first clip
     id: np.ndarray  # clip name, bytes [n]
 
@@ -48,7 +48,7 @@ def main() -> None:
     """Runs the command."""
     args, config = _parse_arguments()
     experiment = build(config, make_mesh(config.mesh))
-    source = sources.open_source(config.data, args.split)
+    source = sources.open_source(config.data, args.split, config.seed)
     if args.split == "train":
         check_flip_labels(config, experiment.class_names)
         clips = training_clips(experiment.config, experiment.model, source, args.step, args.count)
@@ -58,7 +58,7 @@ def main() -> None:
     print(f"{len(clips.video)} clips of {args.split} in {args.output}")
     if args.npz:
         try:
-            np.savez_compressed(args.npz, **clips._asdict(), classes=np.array(experiment.class_names))
+            np.savez_compressed(args.npz, **arrays(clips, experiment.class_names))
         except OSError as error:
             raise UserError(f"--npz={args.npz}: {error}") from error
 
@@ -80,10 +80,9 @@ def training_clips(
         mix=jax.tree.map(lambda x: x[:num_mixes], draws.mix),
     )
     video, labels = jax.tree.map(jnp.asarray, (batch["video"], batch["labels"]))
-    key = config.data.label_key
     video, targets = augment.network_inputs(config, model.normalize, video, labels, source.num_classes, draws)
-    clips = InputClips(_float32(video), np.asarray(targets[key]), batch["record"], _clip_names(batch))
-    return InputClips(*(array[:num_clips] for array in clips))
+    clips = InputClips(_float32(video), jax.tree.map(np.asarray, targets), batch["record"], _clip_names(batch))
+    return jax.tree.map(lambda array: array[:num_clips], clips)
 
 
 def validation_clips(
@@ -94,12 +93,22 @@ def validation_clips(
     batches = itertools.islice(batches, -(-num_videos // config.eval.batch_size))
     valid = [jax.tree.map(lambda array, mask=batch["mask"]: array[mask > 0], batch) for batch in batches]
     batch = jax.tree.map(lambda *parts: np.concatenate(parts)[:num_videos], *valid)
-    key = config.data.label_key
     clips_per_video = batch["video"].shape[1]  # V * crops
     video = model.normalize(jnp.asarray(batch["video"].reshape(-1, *batch["video"].shape[2:])))
-    targets = smooth_labels(jnp.asarray(batch["labels"][key]), source.num_classes[key], 0.0)
     rows = np.repeat(np.arange(len(batch["record"])), clips_per_video)
-    return InputClips(_float32(video), np.asarray(targets)[rows], batch["record"][rows], _clip_names(batch)[rows])
+    targets = {
+        name: np.asarray(smooth_labels(jnp.asarray(labels), source.num_classes[name], 0.0))[rows]
+        for name, labels in batch["labels"].items()
+    }
+    return InputClips(_float32(video), targets, batch["record"][rows], _clip_names(batch)[rows])
+
+
+def arrays(clips: InputClips, class_names: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
+    """The arrays of --npz. With two labels, the names of targets and classes end in their label: targets_verb."""
+    ending = {label: f"_{label}" if len(class_names) > 1 else "" for label in class_names}
+    targets = {f"targets{ending[label]}": values for label, values in clips.targets.items()}
+    classes = {f"classes{ending[label]}": np.array(names) for label, names in class_names.items()}
+    return {"video": clips.video, **targets, "record": clips.record, "id": clips.id, **classes}
 
 
 def denormalize(video: np.ndarray, backbone: Backbone) -> np.ndarray:
@@ -115,7 +124,7 @@ def format_targets(targets: np.ndarray, class_names: Sequence[str]) -> str:
     return " + ".join(f"{class_names[k]} {targets[k]:.0%}" for k in labels)
 
 
-def draw_sheet(clips: InputClips, backbone: Backbone, class_names: Sequence[str], path: str) -> None:
+def draw_sheet(clips: InputClips, backbone: Backbone, class_names: Mapping[str, Sequence[str]], path: str) -> None:
     """Writes an image with one row per clip: its name, its classes and up to MAX_FRAMES evenly spaced frames."""
     from matplotlib.figure import Figure  # not pyplot, which may need a display
 
@@ -123,9 +132,10 @@ def draw_sheet(clips: InputClips, backbone: Backbone, class_names: Sequence[str]
     frames = np.linspace(0, num_frames - 1, min(MAX_FRAMES, num_frames)).round().astype(int)
     figure = Figure(figsize=(1.5 * len(frames), 1.8 * len(clips.video)), layout="constrained")
     rows = np.atleast_1d(figure.subplots(len(clips.video)))
-    for axes, clip, targets, name in zip(rows, clips.video, clips.targets, clips.id, strict=True):
+    for row, (axes, clip, name) in enumerate(zip(rows, clips.video, clips.id, strict=True)):
         axes.imshow(montage(denormalize(clip[frames], backbone)[None]))
-        title = f"{name.decode(errors='replace')}: {format_targets(targets, class_names)}"
+        classes = [format_targets(clips.targets[label][row], names) for label, names in class_names.items()]
+        title = f"{name.decode(errors='replace')}: {', '.join(classes)}"
         axes.set_title(title, loc="left", fontsize=8, parse_math=False)
         axes.axis("off")
     try:

@@ -6,6 +6,7 @@ import ml_collections
 from jax.sharding import Mesh
 
 from dist_jax import hub
+from dist_jax.config import label_names
 from dist_jax.cost import datasets
 from dist_jax.distributed import sharding
 from dist_jax.errors import UserError
@@ -26,7 +27,7 @@ def setup(config: ml_collections.ConfigDict, mesh: Mesh) -> ModelSetup:
     sharding.check_batch(mesh, "batch_size", config.batch_size, config.grad_accum_steps)
     dataset = datasets.find(config.data.train)
     num_classes = dataset.num_classes if dataset else ASSUMED_CLASSES
-    return abstract_setup(config, mesh, vision_sizes(config.backbone), num_classes)
+    return abstract_setup(config, mesh, vision_sizes(config.backbone), dict.fromkeys(label_names(config), num_classes))
 
 
 def vision_sizes(backbone: ml_collections.ConfigDict) -> VisionConfig:

@@ -53,7 +53,8 @@ class FineTunedModel(VideoModel):
     def tower(self) -> TrainedVision:
         """The trained module."""
         assert isinstance(self.backbone, ClipBackbone)
-        return TrainedVision(self.backbone.vision, self.dtype)
+        vision = dataclasses.replace(self.backbone.vision, embed_dim=self.dist.output_dim)  # of all labels
+        return TrainedVision(vision, self.dtype)
 
     def init(self, key: jax.Array) -> dict:
         """Initial parameters of the tower."""
@@ -61,7 +62,7 @@ class FineTunedModel(VideoModel):
         return {"vision": self.tower.init(key, frames)["params"]}
 
     def embed(self, params: dict, frozen: dict, video: jax.Array) -> jax.Array:
-        """Normalised frames [B, T, H, W, 3] -> video embeddings float32 [B, E]; `frozen` is not used."""
+        """Normalised frames [B, T, H, W, 3] -> float32 [B, output_dim]; `frozen` is not used."""
         del frozen
         frames = video[:, :: self.dist.alpha]  # [B, S, H, W, 3]
         embeddings = self.tower.apply({"params": params["vision"]}, frames.reshape(-1, *frames.shape[2:]))

@@ -9,7 +9,7 @@ import functools
 import importlib
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import ml_collections
 import tensorflow as tf
@@ -106,18 +106,18 @@ def _clip_factory() -> type:
     return ClipFactory
 
 
-def open_source(data: ml_collections.ConfigDict, split: str, class_names: Sequence[str]) -> Source:
+def open_source(data: ml_collections.ConfigDict, split: str, class_names: Mapping[str, Sequence[str]]) -> Source:
     """Opens the records of the factory data.dmvr_factory.
 
     Args:
         data: config.data. The arguments of the factory's constructor and of its `configure` method are in the JSON
           object data.dmvr_options and, for one split, in the JSON object data.train or data.val.
         split: "train" or "val".
-        class_names: K names.
+        class_names: K names of each label, by label name.
 
     Raises:
         UserError: dmvr is not installed, an unknown factory, unknown arguments, shards that are not uncompressed
-          TFRecords, filters, or a parser without frames or without the label data.label_key.
+          TFRecords, filters, or a parser without frames or without the labels data.label_key.
     """
     builders, sources = _dmvr("builders"), _dmvr("sources")
     factory = _configured(data, split)
@@ -129,22 +129,27 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Sequen
         )
     parse_all = factory.parser_builder.build()
     parsed = tf.function(parse_all).get_concrete_function(tf.TensorSpec([], tf.string)).structured_outputs
-    label = builders.LABEL_INDEX_FEATURE_NAME if data.label_key == "label" else data.label_key
-    missing = {builders.IMAGE_FEATURE_NAME, label} - parsed.keys()
+    keys = {name: builders.LABEL_INDEX_FEATURE_NAME if name == "label" else name for name in class_names}
+    missing = {builders.IMAGE_FEATURE_NAME, *keys.values()} - parsed.keys()
     if missing:
         raise UserError(f"{data.dmvr_factory} parses {sorted(parsed)}; {sorted(missing)} is missing (data.label_key)")
 
     def parse(serialized: tf.Tensor) -> Features:
         features = parse_all(serialized)
-        labels = features[label]
-        labels = labels.values if isinstance(labels, tf.SparseTensor) else tf.reshape(labels, [-1])
-        images = features[builders.IMAGE_FEATURE_NAME]
-        return encoded_clip(images, {data.label_key: tf.cast(labels, tf.int64)}, tf.constant([], tf.string))
+        labels = {name: _class_numbers(features[key]) for name, key in keys.items()}
+        return encoded_clip(features[builders.IMAGE_FEATURE_NAME], labels, tf.constant([], tf.string))
 
-    return encoded_source(record_index.load_index_of(factory._shards), parse, {data.label_key: len(class_names)})
+    num_classes = {name: len(names) for name, names in class_names.items()}
+    return encoded_source(record_index.load_index_of(factory._shards), parse, num_classes)
 
 
-def class_names(data: ml_collections.ConfigDict) -> list[str]:
+def _class_numbers(labels: tf.Tensor | tf.SparseTensor) -> tf.Tensor:
+    """Parsed labels of a record, dense or sparse -> int64 [any number]."""
+    values = labels.values if isinstance(labels, tf.SparseTensor) else tf.reshape(labels, [-1])
+    return tf.cast(values, tf.int64)
+
+
+def class_names(data: ml_collections.ConfigDict) -> dict[str, list[str]]:
     """Raises UserError, because DMVR factories have no class names."""
     raise UserError(
         f"data.class_names_file is empty; data.source={data.source} needs a file of class names, one per line"

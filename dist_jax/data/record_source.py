@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import ml_collections
 import numpy as np
@@ -11,35 +11,43 @@ from dist_jax import class_names as names_file
 from dist_jax import files
 from dist_jax.data import frame_reader, record_index, records
 from dist_jax.data.encoded_clips import encoded_source, record_parser
-from dist_jax.data.source import Source
+from dist_jax.data.source import Source, label_names
 from dist_jax.errors import UserError, warn
 
-LABEL_FEATURES = {"label": records.LABEL, "verb": records.VERB, "noun": records.NOUN}  # data.label_key -> feature
+LABEL_FEATURES = {"label": records.LABEL, "verb": records.VERB, "noun": records.NOUN}  # label name -> feature
+CLASS_NAME_FILES = {"label": "labels.txt", "verb": "verbs.txt", "noun": "nouns.txt"}  # written by build_records
 
 _LARGE_BYTES = 1 << 20  # mean size of a record above which frame_reader is used
 _NUM_CHECKED = 32  # records whose class names are checked before a run
 
 
-def open_source(data: ml_collections.ConfigDict, split: str, class_names: Sequence[str]) -> Source:
-    """Opens the shards of data.train or data.val.
+def open_source(data: ml_collections.ConfigDict, split: str, class_names: Mapping[str, Sequence[str]]) -> Source:
+    """Opens the shards of data.train or data.val. `class_names` has K names for each label, by label name.
 
     Raises:
         UserError: missing, truncated or changed shards; no records; records with different class names.
     """
     index = record_index.load_index(data[split])
-    if data.label_key == "label":
-        _check_class_names(index, class_names)
-    label_features = {data.label_key: LABEL_FEATURES[data.label_key]}
-    num_classes = {data.label_key: len(class_names)}
+    if "label" in class_names:
+        _check_class_names(index, class_names["label"])
+    label_features = {name: LABEL_FEATURES[name] for name in class_names}
+    num_classes = {name: len(names) for name, names in class_names.items()}
     if has_large_records(index):
         return frame_reader.open_source(index, label_features, num_classes)
     return encoded_source(index, record_parser(label_features), num_classes)
 
 
-def class_names(data: ml_collections.ConfigDict) -> list[str]:
-    """Returns the K names in labels.txt next to the training records. Raises UserError if it is missing."""
+def class_names(data: ml_collections.ConfigDict) -> dict[str, list[str]]:
+    """Returns the names in labels.txt, or in verbs.txt and nouns.txt, next to the training records.
+
+    Raises:
+        UserError: a file is missing or invalid.
+    """
     folder = data.train if files.is_folder(data.train) else os.path.dirname(data.train)
-    path = os.path.join(folder, "labels.txt")
+    return {name: _read_class_names(data, os.path.join(folder, CLASS_NAME_FILES[name])) for name in label_names(data)}
+
+
+def _read_class_names(data: ml_collections.ConfigDict, path: str) -> list[str]:
     if not files.exists(path):
         raise UserError(
             f"{path} does not exist; set data.class_names_file to a file of class names, one per line"

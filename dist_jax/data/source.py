@@ -1,11 +1,13 @@
-"""The interface of an input source: n clips, addressed by number."""
+"""The interface of an input source: n clips, addressed by number. Names of the labels that a run reads."""
 
 import dataclasses
 from collections.abc import Callable, Mapping
 
+import ml_collections
 import tensorflow as tf
 
 from dist_jax.data.sampling import Features
+from dist_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,3 +35,24 @@ class Source:
     decode: Callable[[Features], Features]
     location: Callable[[int], str]
     identity: str
+
+
+def label_names(data: ml_collections.ConfigDict) -> list[str]:
+    """Names of the labels in data.label_key, in order: ["label"] or ["verb", "noun"]. `data` is config.data."""
+    return data.label_key.split(",")
+
+
+def single_label(data: ml_collections.ConfigDict, user: str) -> str:
+    """The name of the only label. Raises UserError if there are several; `user` is the setting that needs one."""
+    if len(label_names(data)) > 1:
+        raise UserError(f"data.label_key={data.label_key}: {user} needs a single label; set data.label_key to one")
+    return data.label_key
+
+
+def label_error(source: Source, record: int, name: str, number: int, hint: str = "") -> UserError:
+    """The error for a record whose class number is not 0 to K - 1; -1: the record has no label, and `hint` is added."""
+    problem = f"has no label {name!r} (data.label_key)" if number == -1 else f"has {name} {number}"
+    return UserError(
+        f"{source.location(record)} {problem}, but the class numbers are 0 to {source.num_classes[name] - 1}: set "
+        f"data.class_names_file to the class names of these records{hint if number == -1 else ''}"
+    )

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import ml_collections
 import numpy as np
@@ -13,11 +13,13 @@ import tensorflow_datasets as tfds
 from dist_jax.data import record_index
 from dist_jax.data.encoded_clips import encoded_clip, encoded_source
 from dist_jax.data.sampling import Features
-from dist_jax.data.source import Source
+from dist_jax.data.source import Source, single_label
 from dist_jax.errors import UserError
 
+_SETTING = "data.source=tfds"
 
-def open_source(data: ml_collections.ConfigDict, split: str, class_names: Sequence[str]) -> Source:
+
+def open_source(data: ml_collections.ConfigDict, split: str, class_names: Mapping[str, Sequence[str]]) -> Source:
     """Opens a data set with one video feature and a class label.
 
     Args:
@@ -25,15 +27,15 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Sequen
           folder of a prepared version, and the split may be a slice, e.g. train[:80%]. data.label_key is the name of
           the class-label feature; "label" also means the only one of the data set.
         split: "train" or "val".
-        class_names: K names.
+        class_names: K names, by label name.
 
     Raises:
-        UserError: unknown data set or split, not prepared, not stored as TFRecords, no video or no such label.
+        UserError: two labels, unknown data set or split, not prepared, not stored as TFRecords, no video or label.
     """
-    spec = data[split]
+    spec, label = data[split], single_label(data, _SETTING)
     builder, tfds_split = _builder(spec)
     video_key = _only_feature(builder, tfds.features.Video, None)
-    label_key = _only_feature(builder, tfds.features.ClassLabel, data.label_key)
+    label_key = _only_feature(builder, tfds.features.ClassLabel, label)
     if builder.info.file_format is not tfds.core.FileFormat.TFRECORD:
         raise UserError(f"{spec} is stored as {builder.info.file_format.value}; build it as TFRecords (`tfds build`)")
     try:
@@ -47,15 +49,16 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Sequen
     def parse(serialized: tf.Tensor) -> Features:
         keep_encoded = {video_key: tfds.decode.SkipDecoding()}
         example = builder.info.features.deserialize_example(serialized, decoders=keep_encoded)
-        return encoded_clip(example[video_key], {data.label_key: example[label_key][None]}, tf.constant([], tf.string))
+        return encoded_clip(example[video_key], {label: example[label_key][None]}, tf.constant([], tf.string))
 
-    return encoded_source(index, parse, {data.label_key: len(class_names)})
+    return encoded_source(index, parse, {label: len(class_names[label])})
 
 
-def class_names(data: ml_collections.ConfigDict) -> list[str]:
+def class_names(data: ml_collections.ConfigDict) -> dict[str, list[str]]:
     """Returns the class names of the training data set."""
+    label = single_label(data, _SETTING)
     builder, _ = _builder(data.train)
-    return builder.info.features[_only_feature(builder, tfds.features.ClassLabel, data.label_key)].names
+    return {label: builder.info.features[_only_feature(builder, tfds.features.ClassLabel, label)].names}
 
 
 @functools.lru_cache

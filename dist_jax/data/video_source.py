@@ -5,39 +5,44 @@ PyAV decodes only the chosen frames and the frames they depend on, one video per
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import ml_collections
 import numpy as np
 import tensorflow as tf
 
 from dist_jax.data.sampling import Features
-from dist_jax.data.source import Source
+from dist_jax.data.source import Source, single_label
 from dist_jax.errors import UserError, warn_once
 from dist_jax.files import exists, join, size_and_mtime
 from dist_jax.video import class_folders, decoding, video_list
 from dist_jax.video.video_list import VideoSegment
 
+_SETTING = "data.source=videos"
 
-def open_source(data: ml_collections.ConfigDict, split: str, class_names: Sequence[str]) -> Source:
+
+def open_source(data: ml_collections.ConfigDict, split: str, class_names: Mapping[str, Sequence[str]]) -> Source:
     """Opens the clips of a list file, or of a folder with one subfolder per class.
 
     Args:
         data: config.data. data.train or data.val is the list (see `video_list.read_list`) or the folder. The paths of a
           list are relative to data.videos; "" is the folder of the list.
         split: "train" or "val".
-        class_names: K names. A list may also contain class numbers.
+        class_names: K names, by label name. A list may also contain class numbers.
 
     Raises:
-        UserError: no clips, an unknown label, a missing video.
+        UserError: two labels, no clips, an unknown label, a missing video.
     """
-    segments = _read_segments(data[split], class_names)
-    video_list.check_labels(segments, class_names)
+    label = single_label(data, _SETTING)
+    names = class_names[label]
+    segments = _read_segments(data[split], names)
+    video_list.check_labels(segments, names)
     paths = _video_paths(data[split], data.videos, segments)
     sizes = [size_and_mtime(path)[0] for path in paths]  # no folder and no times: copied videos are the same data
     identity = hashlib.sha256(repr((segments, sizes, data.square_pixels)).encode()).hexdigest()[:12]
-    numbers = {name: number for number, name in enumerate(class_names)}
-    labels = tf.constant([numbers[segment.label] for segment in segments], tf.int64)
+    numbers = {name: number for number, name in enumerate(names)}
+    labels = [[numbers[name] for name in segment.labels] for segment in segments]
+    labels = tf.ragged.constant(labels, tf.int64, ragged_rank=1)
 
     def probe(record: np.ndarray) -> tuple[np.ndarray, ...]:
         segment = segments[record]
@@ -56,7 +61,7 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Sequen
             "width": width,
             "start": start,
             "clip": record,
-            "labels": {data.label_key: tf.gather(labels, record)[None]},
+            "labels": {label: labels[record]},
             "id": tf.gather(tf.constant([segment.path for segment in segments]), record),
         }
 
@@ -73,17 +78,17 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Sequen
     def location(record: int) -> str:
         return f"clip {record} ({paths[record]})"
 
-    num_classes = {data.label_key: len(class_names)}
-    return Source(len(segments), num_classes, read, decode, location, identity)
+    return Source(len(segments), {label: len(names)}, read, decode, location, identity)
 
 
-def class_names(data: ml_collections.ConfigDict) -> list[str]:
+def class_names(data: ml_collections.ConfigDict) -> dict[str, list[str]]:
     """Returns labels.txt next to the training list or in the training folder, or else the sorted labels of the list."""
+    label = single_label(data, _SETTING)
     folder = data.train if os.path.isdir(data.train) else os.path.dirname(data.train)
     path = os.path.join(folder, "labels.txt")
     if os.path.exists(path):
-        return video_list.read_class_names(path)
-    return sorted({segment.label for segment in _read_segments(data.train)})
+        return {label: video_list.read_class_names(path)}
+    return {label: sorted({name for segment in _read_segments(data.train) for name in segment.labels})}
 
 
 def _read_segments(list_or_folder: str, class_names: Sequence[str] | None = None) -> list[VideoSegment]:

@@ -21,6 +21,7 @@ from dist_jax.evaluation.epic_annotations import (
     format_ids,
     missing_ids,
 )
+from dist_jax.evaluation.view_scores import sum_views
 
 NUM_BEST_ACTIONS = 100  # of a segment, in the challenge file
 _BLOCK = 32  # segments whose 29,100 action scores are in memory at a time: 7 MB in float64
@@ -136,11 +137,6 @@ def epic_metrics(scores: EpicScores, labels: EpicLabels, groups: EpicGroups = NO
             metrics[f"tail_{kind}_videos"] = int(rows.sum())
             metrics |= _accuracies(f"tail_{kind}", ranks[kind][rows])
     return metrics
-
-
-def sum_views(scores: np.ndarray) -> np.ndarray:
-    """Scores of a video: [n, V, K] -> float64 [n, K]."""
-    return scores.sum(axis=1, dtype=np.float64)
 
 
 def best_actions(scores: EpicScores, count: int = NUM_BEST_ACTIONS) -> tuple[np.ndarray, np.ndarray]:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from dist_jax.errors import UserError
-from dist_jax.evaluation.epic import NUM_BEST_ACTIONS, EpicScores, best_actions, sum_views
+from dist_jax.evaluation.epic import NUM_BEST_ACTIONS, EpicScores, best_actions
 from dist_jax.evaluation.epic_annotations import NUM_NOUNS, NUM_VERBS, format_ids, missing_ids
+from dist_jax.evaluation.view_scores import sum_views
 from dist_jax.files import read_text, write_text
 
 VERSION, CHALLENGE = "0.2", "action_recognition"

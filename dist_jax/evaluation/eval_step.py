@@ -1,32 +1,48 @@
-"""The evaluation step: class scores of complete videos, summed over views."""
+"""The evaluation step: class logits of each view of complete videos."""
 
 import jax
-import jax.numpy as jnp
 
+from dist_jax.models.networks import NO_NETWORK
 from dist_jax.models.video_model import VideoModel
+
+# Names of classifiers. "model" is the evaluated one. If it mixes the logits of the trained network with those of plain
+# CLIP, the logits of the two alone come from the same pass.
+MODEL, TRAINED, PLAIN = "model", "dist", "clip"
+
+ViewLogits = dict[str, dict[str, jax.Array]]  # classifier -> label name -> float32 [B, V * crops, K]
 
 
 def eval_step(
-    model: VideoModel, zero_shot_weight: float, params: dict, frozen: dict, text_features: jax.Array, video: jax.Array
-) -> jax.Array:
-    """Class scores of complete videos.
+    model: VideoModel,
+    zero_shot_weight: float,
+    params: dict,
+    frozen: dict,
+    text_features: dict[str, jax.Array],
+    video: jax.Array,
+) -> ViewLogits:
+    """Class logits of each view of complete videos.
 
     Args:
         model: static.
-        zero_shot_weight: static; weight of the backbone's own logits (see VideoModel.logits).
+        zero_shot_weight: static; weight of the plain CLIP logits (see VideoModel.mixed_logits).
         params: parameters of the network.
         frozen: the backbone's parameters ("vision", "logit_scale").
-        text_features: of the class names, float32 [K, E].
+        text_features: of the class names by label name, float32 [K, E] each.
         video: uint8 [B, V * crops, T, H, W, 3], the crops of a view are adjacent.
 
     Returns:
-        float32 [B, K]: softmax scores, summed over views and crops.
+        Classifier -> label name -> logits float32 [B, V * crops, K]. The classifiers are MODEL and, if
+        there is a network and 0 < zero_shot_weight < 1, TRAINED and PLAIN.
     """
 
-    def add_view(total: jax.Array, view: jax.Array) -> tuple[jax.Array, None]:
-        logits = model.logits(params, frozen, text_features, model.normalize(view), zero_shot_weight)
-        return total + jax.nn.softmax(logits), None
+    def view_logits(_: None, view: jax.Array) -> tuple[None, ViewLogits]:
+        clips = model.normalize(view)  # [B, T, H, W, 3]
+        if model.network_name == NO_NETWORK or not 0 < zero_shot_weight < 1:
+            return None, {MODEL: model.mixed_logits(params, frozen, text_features, clips, zero_shot_weight)}
+        trained, plain = model.both_logits(params, frozen, text_features, clips)
+        mixed = jax.tree.map(lambda t, p: (1.0 - zero_shot_weight) * t + zero_shot_weight * p, trained, plain)
+        return None, {MODEL: mixed, TRAINED: trained, PLAIN: plain}
 
     # A scan keeps one view's features in memory at a time.
-    scores, _ = jax.lax.scan(add_view, jnp.zeros((video.shape[0], text_features.shape[0])), video.swapaxes(0, 1))
-    return scores
+    _, logits = jax.lax.scan(view_logits, None, video.swapaxes(0, 1))  # [V * crops, B, K] each
+    return jax.tree.map(lambda views: views.swapaxes(0, 1), logits)

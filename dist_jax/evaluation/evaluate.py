@@ -1,64 +1,90 @@
-"""Evaluation with V views. Every video counts exactly once, on any number of devices and hosts."""
+"""Evaluation of a run or of initial weights on data.val, and the result files."""
 
-from collections.abc import Callable
+import dataclasses
+import json
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import ml_collections
-import numpy as np
 from etils import epath
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from dist_jax.data import pipeline
-from dist_jax.data.bad_records import KINDS, BadRecords
-from dist_jax.data.prefetch import Prefetcher
+from dist_jax.config import label_names
+from dist_jax.data.bad_records import BadRecords
 from dist_jax.data.source import Source
 from dist_jax.data.sources import open_source
 from dist_jax.distributed import sharding
 from dist_jax.errors import UserError
-from dist_jax.evaluation.eval_step import eval_step
-from dist_jax.evaluation.metrics import METRICS
-from dist_jax.evaluation.results import Scores, summarize, summary_line, write_results
+from dist_jax.evaluation import epic, epic_annotations, zero_shot
+from dist_jax.evaluation.eval_step import MODEL
+from dist_jax.evaluation.metrics import METRICS, MULTI_LABEL_METRICS
+from dist_jax.evaluation.results import Scores, summary_line, write_results
+from dist_jax.evaluation.run_scores import LABELS, write_run_scores
+from dist_jax.evaluation.scoring import VideoLogits, compute_logits, make_eval_function
+from dist_jax.evaluation.splits import read_splits
+from dist_jax.evaluation.view_scores import sum_views, to_scores
 from dist_jax.experiment import Experiment, build
-from dist_jax.models.layers import matmul_precision
+from dist_jax.files import write_text
+from dist_jax.models.networks import NO_NETWORK
 from dist_jax.weights.init_from import load_initial
 from dist_jax.workdir.checkpoints import load_params
-from dist_jax.workdir.run_metadata import make_workdir, raise_if_conflicts, read_run_metadata
+from dist_jax.workdir.run_metadata import RunMetadata, make_workdir, raise_if_conflicts, read_run_metadata
 
-ID_BYTES = 256  # longest video name that hosts exchange, in UTF-8; longer names lose their beginning
-_BATCHES_AHEAD = 2  # dispatched batches; each keeps its frames in device memory
+_LISTED = 5  # class names in a message
 
-EvalFunction = Callable[[dict, jax.Array], jax.Array]  # (params, video uint8 [B, V * crops, T, H, W, 3]) -> [B, K]
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The result of an evaluation."""
+
+    summary: dict[str, float]  # videos, and metrics from 0 to 1
+    splits: list[zero_shot.SplitMetrics]  # one label only
+    bad: dict[str, float]  # number of unreadable videos by kind (see `data.bad_records.KINDS`)
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh, name: str) -> dict[str, float]:
-    """Evaluates the best checkpoint of `workdir`, or the weights config.init_from, and writes results/NAME.*.
+    """Evaluates the best checkpoint of `workdir`, the weights config.init_from or plain CLIP. Writes results/NAME*.
 
     The classes may differ from those of the training (zero-shot evaluation, see eval.zero_shot_weight).
 
     Returns:
-        videos, and the metrics of METRICS.
+        videos, and the metrics (see `summarize`).
 
     Raises:
         UserError: there are no parameters, or they belong to a different model.
     """
     sharding.check_batch(mesh, "eval.batch_size", config.eval.batch_size)
-    check_best_metric(config.checkpoint.best_metric)
+    check_best_metric(config)
     make_workdir(workdir)
     experiment = build(config, mesh)
     step, params = _trained_params(config, workdir, experiment)
-    evaluator = Evaluator(experiment, open_source(config.data, "val"), workdir, name)
-    summary = summarize(evaluator(step, sharding.place_tree(mesh, params)))
+    source = open_source(config.data, "val", config.seed)
+    evaluator = Evaluator(experiment, source, workdir, name, is_final=True)
+    result = evaluator(step, sharding.place_tree(mesh, params))
     if jax.process_index() == 0:
         views = f"{evaluator.num_views} view{'s' if evaluator.num_views > 1 else ''}"
-        print(f"step {step}, {summary['videos']} videos, {views}: {summary_line(summary)}; {evaluator.file}")
-    return summary
+        line = f"step {step}, {result.summary['videos']} videos, {views}"
+        print(f"{line}: {summary_line(result.summary)}; {evaluator.file}")
+        print_splits(result.splits, config.eval.zero_shot_weight)
+    return result.summary
 
 
-def check_best_metric(name: str) -> None:
-    """Raises UserError if checkpoint.best_metric is neither empty nor in METRICS."""
-    if name and name not in METRICS:
-        raise UserError(f"checkpoint.best_metric={name!r}: must be one of {', '.join(METRICS)}, or empty")
+def print_splits(splits: Sequence[zero_shot.SplitMetrics], zero_shot_weight: float) -> None:
+    """Prints the table of the splits and classifiers, and what is missing or dropped, if there are several."""
+    for note in filter(None, (result.split.note for result in splits)):
+        print(note)
+    if len(splits) > 1 or (splits and len(splits[0].metrics) > 1):
+        print(zero_shot.as_table(splits, zero_shot_weight))
+
+
+def check_best_metric(config: ml_collections.ConfigDict) -> None:
+    """Raises UserError if checkpoint.best_metric is neither empty nor a metric of this run."""
+    name = config.checkpoint.best_metric
+    known = [*(MULTI_LABEL_METRICS if config.data.multi_label else METRICS)]
+    if len(label_names(config)) > 1:
+        known = [f"{kind}_top{k}" for kind in ("action", "verb", "noun") for k in (1, 5)]
+    if name and name not in known:
+        raise UserError(f"checkpoint.best_metric={name!r}: must be one of {', '.join(known)}, or empty")
 
 
 def _trained_params(config: ml_collections.ConfigDict, workdir: str, experiment: Experiment) -> tuple[int, dict]:
@@ -66,44 +92,86 @@ def _trained_params(config: ml_collections.ConfigDict, workdir: str, experiment:
     metadata = read_run_metadata(workdir)
     if metadata is not None:
         raise_if_conflicts(workdir, metadata.network_conflicts(experiment.run_metadata(metadata.num_records)))
+        _check_class_subsets(config, metadata, experiment.class_names)
         if config.init_from not in ("", metadata.config["init_from"]):  # the value of the training run is allowed
             raise UserError(
                 f"{workdir} contains a training run, but config.init_from={config.init_from} is set; use another "
                 "--workdir, or remove config.init_from"
             )
         return load_params(workdir, config.checkpoint.best_metric)
+    if experiment.model.network_name == NO_NETWORK:
+        return 0, {}
     if not config.init_from:
         raise UserError(
             f"{workdir} contains no training run; use another --workdir, or set config.init_from to weights"
         )
-    return 0, load_initial(config.init_from, experiment.model.dist, experiment.backbone_weights, same_backbone=True)
+    model, backbone = experiment.model, experiment.backbone_weights
+    return 0, load_initial(config.init_from, model.network_name, model.dist, backbone, same_backbone=True)
+
+
+def _check_class_subsets(
+    config: ml_collections.ConfigDict, metadata: RunMetadata, class_names: Mapping[str, Sequence[str]]
+) -> None:
+    """Raises UserError if a run on some classes is evaluated on other classes that include some of its own."""
+    if not config.data.classes_file or not metadata.config["data"].get("classes_file"):
+        return
+    base, novel = (set().union(*names.values()) for names in (metadata.class_names, class_names))
+    if base != novel and base & novel:
+        shared = sorted(base & novel)
+        raise UserError(
+            f"data.classes_file={config.data.classes_file}: {len(shared)} of {len(novel)} classes are among those "
+            f"of the training: {', '.join(shared[:_LISTED])}; base and novel classes must not overlap"
+        )
 
 
 class Evaluator:
-    """Scores the videos of data.val and writes WORKDIR/results/NAME.*. Compiles at the first call.
+    """Scores the videos of data.val and writes WORKDIR/results/NAME*. Compiles at the first call.
 
     Attributes:
         num_views: V * crops; the scores of a video are a sum over them.
         file: NAME.json.
     """
 
-    def __init__(self, experiment: Experiment, source: Source, workdir: str, name: str) -> None:
+    def __init__(self, experiment: Experiment, source: Source, workdir: str, name: str, is_final: bool = False) -> None:
+        """`is_final`: also draw plots."""
         self.num_views = experiment.config.eval.num_views * experiment.config.eval.num_crops
         self.file = epath.Path(workdir) / "results" / f"{name}.json"
-        self._experiment, self._source = experiment, source
+        self._experiment, self._source, self._is_final = experiment, source, is_final
         self._eval_fn = make_eval_function(experiment)
         self._bad_records = BadRecords("val", bad_records_file(workdir), source.identity)
 
-    def __call__(self, step: int, params: dict, should_stop: Callable[[], bool] = lambda: False) -> Scores | None:
+    def __call__(self, step: int, params: dict, should_stop: Callable[[], bool] = lambda: False) -> Evaluation | None:
         """Scores all videos with the parameters of training step `step`, which are placed on the mesh.
 
         `should_stop` is called after every batch and must agree on all hosts. If it returns True, nothing is written
         and None is returned.
         """
-        scores = score_videos(self._experiment, self._source, self._eval_fn, params, self._bad_records, should_stop)
-        if scores is not None and jax.process_index() == 0:
-            write_results(self.file, scores, self._experiment.class_names, self.num_views, step)
-        return scores
+        logits = compute_logits(self._experiment, self._source, self._eval_fn, params, self._bad_records, should_stop)
+        if logits is None:
+            return None
+        result = summarize(self._experiment, logits)
+        if jax.process_index() == 0:
+            self._write(step, logits, result)
+        return result
+
+    def _write(self, step: int, logits: VideoLogits, result: Evaluation) -> None:
+        """Writes the files of each label, and those of EPIC-KITCHENS-100 and of splits."""
+        class_names, config = self._experiment.class_names, self._experiment.config
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        views = {name: to_scores(values, config.data.multi_label) for name, values in logits.logits[MODEL].items()}
+        for label, scores in views.items():
+            file = self.file if len(views) == 1 else self.file.with_stem(f"{self.file.stem}_{label}")
+            of_label = Scores(sum_views(scores), logits.labels.get(label), logits.ids, logits.bad)
+            write_results(
+                file, of_label, class_names[label], self.num_views, step, data=config.data.val, plots=self._is_final
+            )
+        if len(views) > 1:
+            write_text(str(self.file), json.dumps({"step": step, "views": self.num_views, **result.summary}, indent=1))
+        if set(views) <= set(LABELS):
+            write_run_scores(self.file.with_name(f"{self.file.stem}_scores.npz"), logits.ids, views)
+        if len(result.splits) > 1 or (result.splits and len(result.splits[0].metrics) > 1):
+            weight = self._experiment.config.eval.zero_shot_weight
+            zero_shot.write_splits(self.file.with_name(f"{self.file.stem}_splits.json"), result.splits, weight)
 
 
 def bad_records_file(workdir: str) -> epath.Path:
@@ -112,86 +180,29 @@ def bad_records_file(workdir: str) -> epath.Path:
     return epath.Path(workdir) / f"bad_records{host}.csv"
 
 
-def make_eval_function(experiment: Experiment) -> EvalFunction:
-    """The jitted evaluation step with the frozen parameters and text features of an experiment."""
-    model, zero_shot_weight = experiment.model, experiment.config.eval.zero_shot_weight
-    (text_features,) = experiment.text_features.values()
+def summarize(experiment: Experiment, logits: VideoLogits) -> Evaluation:
+    """Metrics of all videos.
 
-    def step(params: dict, frozen: dict, text_features: jax.Array, video: jax.Array) -> jax.Array:
-        return eval_step(model, zero_shot_weight, params, frozen, text_features, video)
-
-    jitted_step = jax.jit(step, out_shardings=sharding.replicated(experiment.mesh))
-
-    def eval_fn(params: dict, video: jax.Array) -> jax.Array:
-        with matmul_precision(model.dtype):
-            return jitted_step(params, experiment.frozen, text_features, video)
-
-    return eval_fn
-
-
-def score_videos(
-    experiment: Experiment,
-    source: Source,
-    eval_fn: EvalFunction,
-    params: dict,
-    bad_records: BadRecords,
-    should_stop: Callable[[], bool],
-) -> Scores | None:
-    """Scores every readable video of `source`. All hosts return the same result.
-
-    `bad_records` collects the unreadable videos. `should_stop` is called after every batch. If it returns True, the
-    function stops and returns None.
+    The summary has `videos` and
+      - with one label: the metrics of METRICS or MULTI_LABEL_METRICS (see `zero_shot.summarize_splits`);
+      - with verbs and nouns: those of `epic.epic_metrics`;
+      - without labels: nothing else.
     """
-    config, mesh = experiment.config, experiment.mesh
-    rows = sharding.local_rows(mesh, config.eval.batch_size)
-    batch_sharding = sharding.batch_sharding(mesh)
-    batches = pipeline.eval_batches(config, source, rows, experiment.model.backbone.resolution, bad_records)
-
-    def put(batch: pipeline.Batch) -> tuple[pipeline.Batch, jax.Array]:
-        video = batch.pop("video")
-        shape = (config.eval.batch_size, *video.shape[1:])
-        return batch, jax.make_array_from_process_local_data(batch_sharding, video, shape)
-
-    results = []
-    with Prefetcher(batches, put, config.data.prefetch) as prefetched:
-        for batch, video in prefetched:
-            results.append((batch, eval_fn(params, video)))
-            if len(results) >= _BATCHES_AHEAD:
-                jax.block_until_ready(results[-_BATCHES_AHEAD][1])
-            if should_stop():
-                return None
-    (label_name,) = experiment.text_features
-    return _gather(results, rows, label_name, bad_records)
+    config = experiment.config
+    if not logits.labels:
+        return Evaluation({"videos": len(logits.ids)}, [], logits.bad)
+    if len(logits.labels) > 1:
+        return Evaluation(_epic_summary(config.eval.epic_annotations, logits), [], logits.bad)
+    ((label, labels),) = logits.labels.items()
+    splits = read_splits(config.eval, experiment.class_names[label], logits.ids, labels)
+    of_classifiers = {classifier: by_label[label] for classifier, by_label in logits.logits.items()}
+    results = zero_shot.metrics_of_splits(of_classifiers, labels, splits)
+    return Evaluation(zero_shot.summarize_splits(results), results, logits.bad)
 
 
-def _gather(
-    results: list[tuple[pipeline.Batch, jax.Array]], rows: np.ndarray, label_name: str, bad_records: BadRecords
-) -> Scores:
-    """Collects the results of all hosts in the order of the records, without padding."""
-    local = {name: np.concatenate([batch[name] for batch, _ in results]) for name in ("record", "mask")}
-    local["label"] = np.concatenate([batch["labels"][label_name] for batch, _ in results])
-    local["scores"] = np.concatenate([np.asarray(scores)[rows] for _, scores in results])
-    local["id"] = _as_bytes([name for batch, _ in results for name in batch["id"]])
-    local["kind"] = np.array([bad_records.kind(int(record)) for record in local["record"]], np.int32)
-    gathered = multihost_utils.process_allgather(local, tiled=True) if jax.process_count() > 1 else local
-    read = np.flatnonzero(gathered["mask"])
-    # If the tensor axis of the mesh spans several hosts, they read the same rows.
-    _, first = np.unique(gathered["record"][read], return_index=True)
-    order = read[first]
-    if not order.size:
-        raise UserError("no video of data.val could be read; bad_records.csv in the workdir lists the reasons")
-    ids = [bytes(row).rstrip(b"\0").decode("utf-8", "replace") for row in gathered["id"][order]]
-    unread = np.flatnonzero((gathered["mask"] == 0) & (gathered["record"] >= 0))
-    _, first = np.unique(gathered["record"][unread], return_index=True)
-    kinds = [KINDS[kind] for kind in gathered["kind"][unread][first]]
-    bad = {kind: float(kinds.count(kind)) for kind in sorted(set(kinds))}
-    return Scores(gathered["scores"][order], gathered["label"][order], ids, bad)
-
-
-def _as_bytes(names: list[bytes]) -> np.ndarray:
-    """Names as uint8 [n, ID_BYTES], a form of text that hosts can gather."""
-    table = np.zeros((len(names), ID_BYTES), np.uint8)
-    for row, name in zip(table, names, strict=True):
-        tail = np.frombuffer(name[-ID_BYTES:], np.uint8)
-        row[: len(tail)] = tail
-    return table
+def _epic_summary(annotations: str, logits: VideoLogits) -> dict[str, float]:
+    views = {name: to_scores(values) for name, values in logits.logits[MODEL].items()}
+    participants = [name.partition("_")[0] for name in logits.ids]  # P01_11_0: participant, video, action
+    labels = epic_annotations.EpicLabels(logits.ids, participants, logits.labels["verb"], logits.labels["noun"])
+    groups = epic_annotations.read_groups(annotations) if annotations else epic_annotations.NO_GROUPS
+    return epic.epic_metrics(epic.EpicScores(logits.ids, views["verb"], views["noun"]), labels, groups)

@@ -1,7 +1,7 @@
 """The Python API of a trained model: `dist_jax.load(path)` returns a `Predictor`."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -16,12 +16,14 @@ from dist_jax.errors import UserError
 from dist_jax.models.layers import matmul_precision, unit
 from dist_jax.models.quantization import check_quantize
 from dist_jax.models.video_model import VideoModel
+from dist_jax.text.prompt_templates import encode_classes
 from dist_jax.typing import PyTree
-from dist_jax.weights import frozen
+from dist_jax.weights import frozen, plain_clip
 from dist_jax.weights.clip import Texts
 from dist_jax.weights.init_from import adapt
 from dist_jax.weights.model_directory import EvalProtocol, Model
-from dist_jax.weights.model_files import read_model, read_quantize
+from dist_jax.weights.model_files import is_trained, read_model, read_quantize
+from dist_jax.weights.table import Place
 
 
 def load(
@@ -30,11 +32,14 @@ def load(
     mesh: Mesh | None = None,
     clip: str = "",
     quantize: str | None = None,
+    label: str = "",
+    num_frames: int | None = None,
 ) -> "Predictor":
-    """Loads a trained model.
+    """Loads a trained model, or a CLIP as a model without trained network.
 
     Args:
-        path: a model directory (`python -m dist_jax.convert`), a training workdir or a published .pyth file.
+        path: a model directory (`python -m dist_jax.convert`), a training workdir or a published .pyth file. For plain
+          CLIP: a hub id, a directory or a file, as config.backbone.weights.
         dtype: float32 (default; full precision on every device) or bfloat16 (faster on accelerators). Applies to the
           frozen image tower's parameters and to all computation on videos. Text embeddings are always computed in
           float32, and all results except `features` are float32.
@@ -42,10 +47,13 @@ def load(
           first device.
         clip: CLIP weights to use instead of the path stored in the model; same values as config.backbone.weights.
         quantize: as config.backbone.quantize: "int8", "fp8", or "" for a float image tower. Default: as in the training
-          of the model; a published file has a float tower.
+          of the model; a published file and a CLIP have a float tower.
+        label: the label whose classes are predicted, if the workdir has several, e.g. "verb".
+        num_frames: T, frames per clip of plain CLIP, which sees all of them; default 8. For a trained model, see
+          `Predictor.for_frames`.
 
     Raises:
-        UserError: no model at `path`, damaged files, or an unsupported mesh, dtype or quantize.
+        UserError: no model at `path`, damaged files, or an unsupported argument.
     """
     dtype = jnp.dtype(jnp.float32 if dtype is None else dtype)
     if dtype not in (jnp.float32, jnp.bfloat16):
@@ -56,8 +64,24 @@ def load(
         raise UserError(f"mesh has the axes {mesh.axis_names}; make it with dist_jax.distributed.mesh.make_mesh")
     quantize = read_quantize(path) if quantize is None else quantize
     check_quantize("quantize", quantize)
-    model = read_model(path, clip=clip, place=partial(_place, mesh, dtype, quantize))
+    place = partial(_place, mesh, dtype, quantize)
+    if is_trained(path) or not plain_clip.is_clip(path):
+        if num_frames is not None:
+            raise UserError(
+                f"num_frames={num_frames} is for plain CLIP; use dist_jax.load(path).for_frames({num_frames})"
+            )
+        model = read_model(path, clip=clip, place=place, label=label)
+    else:
+        model = _read_clip(path, clip, label, plain_clip.NUM_FRAMES if num_frames is None else num_frames, place)
     return Predictor(dataclasses.replace(model, quantize=quantize), mesh, dtype)
+
+
+def _read_clip(path: str | Path, clip: str, label: str, num_frames: int, place: Place) -> Model:
+    if clip or label:
+        raise UserError(f"{path} is a CLIP without trained network; remove clip={clip!r} and label={label!r}")
+    if num_frames < 1:
+        raise UserError(f"num_frames={num_frames}: must be at least 1")
+    return plain_clip.read(path, num_frames, place)
 
 
 def _place(mesh: Mesh, dtype: jnp.dtype, quantize: str, path: str, value: np.ndarray) -> PyTree:
@@ -68,8 +92,14 @@ def _place(mesh: Mesh, dtype: jnp.dtype, quantize: str, path: str, value: np.nda
     return sharding.place(np.asarray(value).astype(np.float32), array_sharding)
 
 
+_OWN_CLASSES = "{} has its own classifier, so it cannot classify other texts; remove them"
+
+
 class Predictor:
-    """A trained model on its devices. Every method compiles once per input shape.
+    """A trained model on its devices, or plain CLIP. Every method compiles once per input shape.
+
+    A probe has its own linear classifier: it classifies only the classes of its training and has no video embeddings.
+    Plain CLIP has no class names, and any `zero_shot_weight` has no effect.
 
     Symbols: B clips, T frames per clip, S = T / alpha frames for CLIP, N patches per frame, L_selected CLIP blocks that
     the network reads, D CLIP width, E embedding size, K texts. Methods raise UserError for invalid inputs.
@@ -78,13 +108,19 @@ class Predictor:
     def __init__(self, model: Model, mesh: Mesh, dtype: jnp.dtype) -> None:
         """`dist_jax.load` calls this constructor. The parameters of `model` are on `mesh`."""
         self._model, self._mesh, self._dtype = model, mesh, dtype
-        self._video_model = VideoModel(model.clip_model.backbone(dtype, model.quantize), model.dist, dtype)
+        backbone = model.clip_model.backbone(dtype, model.quantize)
+        self._video_model = VideoModel(backbone, model.dist, dtype, network_name=model.network)
         self._frozen = {name: model.clip_model.params[name] for name in ("vision", "logit_scale")}
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the K classes of the training data; empty if the model has none."""
         return self._model.class_names
+
+    @property
+    def has_own_classes(self) -> bool:
+        """True if the model has its own linear classifier, so that it cannot classify other texts."""
+        return self._video_model.has_own_classes
 
     @property
     def num_frames(self) -> int:
@@ -102,7 +138,12 @@ class Predictor:
         return self._model.eval_protocol
 
     def encode_video(self, video: np.ndarray | jax.Array) -> jax.Array:
-        """Video embeddings: pixels 0..255, uint8 [B, T, H, W, 3] -> float32 [B, E], unit length."""
+        """Video embeddings: pixels 0..255, uint8 [B, T, H, W, 3] -> float32 [B, E], unit length.
+
+        Those of plain CLIP are the normalised mean of the unit embeddings of the frames.
+        """
+        if self.has_own_classes:
+            raise UserError(f"{self._model.network} has no video embeddings, only the logits of its own classes")
         return self._run(_embed, video)
 
     def features(self, video: np.ndarray | jax.Array) -> jax.Array:
@@ -123,27 +164,33 @@ class Predictor:
         """
         return self._model.clip_model.encode_texts(texts)
 
+    def encode_classes(self, class_names: Sequence[str]) -> jax.Array:
+        """Text embeddings of K class names, with the prompt templates of the training: float32 [K, E], unit length."""
+        return encode_classes(self.encode_text, class_names, self._model.prompt_templates)
+
     def logits(
-        self, video: np.ndarray | jax.Array, text: np.ndarray | jax.Array, zero_shot_weight: float = 0.0
+        self, video: np.ndarray | jax.Array, text: np.ndarray | jax.Array | None = None, zero_shot_weight: float = 0.0
     ) -> jax.Array:
-        """Class logits: exp(logit_scale) * cosine similarity.
+        """Class logits: exp(logit_scale) * cosine similarity, or those of a probe's linear classifier.
 
         Args:
             video: pixels, uint8 [B, T, H, W, 3].
-            text: text features from `encode_text`, float [K, E].
+            text: text features from `encode_text`, float [K, E]. None: the classes of the training data.
             zero_shot_weight: weight of the plain CLIP logits (mean of the per-frame logits over S frames), 0 to 1.
 
         Returns:
             float32 [B, K].
         """
-        text = jnp.asarray(text)
+        if not 0 <= zero_shot_weight <= 1:
+            raise UserError(f"zero_shot_weight={zero_shot_weight}: must be between 0 and 1")
+        if self.has_own_classes:
+            return self._own_logits(video, text, zero_shot_weight)
+        text = self._class_text_features if text is None else jnp.asarray(text)
         embed_dim = self._model.dist.embed_dim
         if text.ndim != 2 or text.shape[1] != embed_dim or not jnp.issubdtype(text.dtype, jnp.floating):
             raise UserError(
                 f"text features are {text.dtype}{list(text.shape)}; expected float [K, {embed_dim}], from encode_text"
             )
-        if not 0 <= zero_shot_weight <= 1:
-            raise UserError(f"zero_shot_weight={zero_shot_weight}: must be between 0 and 1")
         return self._run(partial(_logits, zero_shot_weight=float(zero_shot_weight)), video, text)
 
     def classify(
@@ -154,13 +201,16 @@ class Predictor:
         Args:
             video: pixels, uint8 [B, T, H, W, 3].
             texts: class names, token ids int [K, any length], or text features from `encode_text`, float [K, E].
-              Default: the classes of the training data.
+              Class names get the prompt templates of the training. Default: the classes of the training data.
             zero_shot_weight: as in `logits`; 0.5 in the paper's zero-shot protocol.
 
         Returns:
-            float32 [B, K]; each row sums to 1.
+            float32 [B, K]; each row sums to 1. If a video of the training had any number of labels: the probability
+            of each class, independent of the others.
         """
-        return jax.nn.softmax(self.logits(video, self._text_features(texts), zero_shot_weight))
+        text = None if texts is None else self._text_features(texts)
+        logits = self.logits(video, text, zero_shot_weight)
+        return jax.nn.sigmoid(logits) if self._model.multi_label else jax.nn.softmax(logits)
 
     def for_frames(self, num_frames: int) -> "Predictor":
         """The same model for clips of `num_frames` frames, a multiple of alpha.
@@ -180,14 +230,27 @@ class Predictor:
             return self._model.text_features
         if not self.class_names:
             raise UserError("the model has no class names; pass texts")
-        return self.encode_text(self.class_names)
+        return self.encode_classes(self.class_names)
 
-    def _text_features(self, texts: Texts | None) -> jax.Array:
-        if texts is None:
-            return self._class_text_features
+    def _text_features(self, texts: Texts) -> np.ndarray | jax.Array:
+        if self.has_own_classes:
+            raise UserError(_OWN_CLASSES.format(self._model.network))
         if jnp.issubdtype(getattr(texts, "dtype", np.object_), jnp.floating):
             return texts
+        if isinstance(texts, (list, tuple)) and texts and all(isinstance(text, str) for text in texts):
+            return self.encode_classes(texts)
         return self.encode_text(texts)
+
+    def _own_logits(
+        self, video: np.ndarray | jax.Array, text: np.ndarray | jax.Array | None, zero_shot_weight: float
+    ) -> jax.Array:
+        if text is not None:
+            raise UserError(_OWN_CLASSES.format(self._model.network))
+        if zero_shot_weight > 0:
+            raise UserError(
+                f"zero_shot_weight={zero_shot_weight}: {self._model.network} cannot be mixed with CLIP; use 0"
+            )
+        return self._run(_output, video)
 
     def _run(
         self, function: Callable, video: np.ndarray | jax.Array, *rest: jax.Array, batch_axis: int = 0
@@ -222,6 +285,11 @@ def _embed(model: VideoModel, params: dict, frozen: dict, video: jax.Array) -> j
 
 
 @partial(jax.jit, static_argnums=0)
+def _output(model: VideoModel, params: dict, frozen: dict, video: jax.Array) -> jax.Array:
+    return model.embed(params, frozen, model.normalize(video))
+
+
+@partial(jax.jit, static_argnums=0)
 def _features(model: VideoModel, params: dict, frozen: dict, video: jax.Array) -> jax.Array:
     return model.features(frozen, model.normalize(video)).swapaxes(1, 2)  # [L_selected, B, S, 1+N, D]
 
@@ -230,4 +298,5 @@ def _features(model: VideoModel, params: dict, frozen: dict, video: jax.Array) -
 def _logits(
     model: VideoModel, params: dict, frozen: dict, video: jax.Array, text: jax.Array, zero_shot_weight: float
 ) -> jax.Array:
-    return model.logits(params, frozen, text, model.normalize(video), zero_shot_weight)
+    (label,) = model.label_names
+    return model.mixed_logits(params, frozen, {label: text}, model.normalize(video), zero_shot_weight)[label]

@@ -66,12 +66,7 @@ class CrossAttention(nn.Module):
 
 
 class SpatialAttention(nn.Module):
-    """`CrossAttention` with a single query per frame.
-
-    Keys and values are not computed. With one query, the key's kernel is applied to the query, and the value's kernel
-    to the weighted mean of the tokens: the tokens are read twice, and no product over all tokens remains. The key's
-    bias adds the same number to all scores of a query and has no effect.
-    """
+    """`CrossAttention` with a single query per frame."""
 
     dtype: jnp.dtype
 
@@ -79,27 +74,44 @@ class SpatialAttention(nn.Module):
     def __call__(self, query: jax.Array, tokens: jax.Array) -> jax.Array:
         """Query [S, B, C] attends to `standardize`d tokens [1+N, S, B, C] -> [S, B, C]."""
         width = query.shape[-1]
-        scale, bias = _LayerNormParameters(width, name="ln")()
+        scale, bias = LayerNormParameters(width, name="ln")()
         query = (standardize(query) * last_axis(scale, query) + last_axis(bias, query)).astype(self.dtype)
-        return _SingleQueryAttention(width // 64, self.dtype, name="attention")(query, tokens, scale, bias)
+        return SingleQueryAttention(width // 64, self.dtype, name="attention")(query, tokens, scale, bias)
 
 
-class _LayerNormParameters(nn.Module):
+class LayerNormParameters(nn.Module):
+    """The parameters of a LayerNorm, for code that applies them elsewhere."""
+
     width: int
 
     @nn.compact
     def __call__(self) -> tuple[jax.Array, jax.Array]:
+        """Scale and bias, float32 [width]."""
         scale = self.param("scale", nn.initializers.ones_init(), (self.width,))
         return scale, self.param("bias", nn.initializers.zeros_init(), (self.width,))
 
 
-class _SingleQueryAttention(nn.Module):
+class SingleQueryAttention(nn.Module):
+    """`Attention` of single queries, with a LayerNorm of the context; the parameters are those of `Attention`.
+
+    Keys and values are not computed. With one query, the key's kernel is applied to the query, and the value's kernel
+    to the weighted mean of the tokens: the tokens are read twice, and no product over all tokens remains. The key's
+    bias adds the same number to all scores of a query and has no effect.
+    """
+
     num_heads: int
     dtype: jnp.dtype
 
     @nn.compact
     def __call__(self, query: jax.Array, tokens: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
-        """`scale` and `bias` float32 [C] are the LayerNorm's, which the tokens still need."""
+        """Query [S, B, C] attends to the tokens of its frame and clip -> [S, B, C] in `dtype`.
+
+        Args:
+            query: in `dtype`.
+            tokens: `standardize`d, [J, S, B, C].
+            scale: of the LayerNorm of the tokens, float32 [C].
+            bias: of the LayerNorm of the tokens, float32 [C].
+        """
         width = query.shape[-1]
         heads = (self.num_heads, width // self.num_heads)
         joint = {"kernel_init": joint_xavier, "dtype": self.dtype}

@@ -1,6 +1,11 @@
-"""The complete classifier: frames -> frozen backbone -> trained network -> cosine with text features -> logits."""
+"""The complete classifier: frames -> frozen backbone -> trained network -> logits of each label.
+
+Text classifies the network's embeddings (cosine with the text features of the class names), or the network has its own
+linear classifier. Plain logits need no trained network: they are those of the backbone as an image-text model.
+"""
 
 import dataclasses
+from collections.abc import Mapping
 
 import flax.linen as nn
 import jax
@@ -11,31 +16,43 @@ from dist_jax.distributed.sharding import num_batch_shards, over_clips
 from dist_jax.models.backbones.base import Backbone
 from dist_jax.models.dist_network import DistConfig, input_shapes
 from dist_jax.models.layers import similarity_logits, unit
-from dist_jax.models.networks import NETWORKS
+from dist_jax.models.networks import NETWORKS, NO_NETWORK, has_own_classes
 from dist_jax.models.preprocess import normalize
+
+TextFeatures = Mapping[str, jax.Array]  # label name -> text features of its class names, float32 [K, E]
+Logits = dict[str, jax.Array]  # label name -> float32 [B, K]
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoModel:
     """A frozen backbone and a trained network. Parameters are arguments; `frozen` and `params` are never one tree.
 
-    `frozen` is the backbone's tree ("vision", "logit_scale": float32 []); `params` are the network's.
+    `frozen` is the backbone's tree ("vision", "logit_scale": float32 []); `params` are the network's. A model without
+    network (NO_NETWORK) is the backbone as an image-text model; its `params` are {}.
     """
 
     backbone: Backbone
     dist: DistConfig
     dtype: jnp.dtype = jnp.float32  # of the network's arithmetic
     remat: str = "elementwise"  # see DistNetwork
-    network_name: str = "dist"  # key of NETWORKS
+    network_name: str = "dist"  # key of NETWORKS, or NO_NETWORK
     mesh: Mesh | None = None  # the devices that share the clips of a batch; None: one device
+    label_names: tuple[str, ...] = ("label",)  # in the order of the network's outputs
 
     @property
     def network(self) -> nn.Module:
         """The trainable module."""
         return NETWORKS[self.network_name](self.dist, self.dtype, self.remat)
 
+    @property
+    def has_own_classes(self) -> bool:
+        """True if the network has its own linear classifier: text features then give only the numbers of classes."""
+        return has_own_classes(self.network_name)
+
     def init(self, key: jax.Array) -> dict:
         """Initial parameters of the network."""
+        if self.network_name == NO_NETWORK:
+            return {}
         num_tokens = self.backbone.num_prefix_tokens + self.backbone.num_patches
         shapes = input_shapes(self.dist, num_tokens, self.backbone.resolution)
         return self.network.init(key, *(jnp.zeros(shape.shape) for shape in shapes))["params"]
@@ -62,39 +79,111 @@ class VideoModel:
         return jax.lax.stop_gradient(self.backbone.features(frozen, frames, layers, num_shards))
 
     def embed(self, params: dict, frozen: dict, video: jax.Array) -> jax.Array:
-        """Normalised clips [B, T, H, W, 3] -> video embeddings float32 [B, E], not normalised."""
+        """Output of the network for normalised clips [B, T, H, W, 3]: float32 [B, dist.output_dim].
+
+        These are video embeddings, not normalised, or logits if the network has its own classifier; those of all labels
+        are concatenated. Without network: the mean of the unit embeddings of the S frames, [B, E].
+        """
+        if self.network_name == NO_NETWORK:
+            return jnp.mean(unit(self._frame_embeddings(frozen, video)), axis=0)
         return self._embed_features(params, frozen, self.features(frozen, video), video)
 
-    def logits(
-        self, params: dict, frozen: dict, text_features: jax.Array, video: jax.Array, zero_shot_weight: float = 0.0
-    ) -> jax.Array:
-        """Class logits of clips.
+    def logits(self, params: dict, frozen: dict, text_features: TextFeatures, video: jax.Array) -> Logits:
+        """Class logits of the trained network.
 
         Args:
             params: the network's.
             frozen: see the class.
-            text_features: of the class names, float32 [K, E].
+            text_features: of all `label_names`. A network with its own classifier uses only their sizes.
             video: normalised frames [B, T, H, W, 3].
-            zero_shot_weight: weight of the backbone's own logits (the mean of its per-frame logits over the S frames),
-              0 to 1; 0.5 in the paper's zero-shot protocol.
 
-        Returns:
-            float32 [B, K].
+        Raises:
+            ValueError: the numbers of classes are not those of the network's classifier.
         """
-        if zero_shot_weight == 0.0:
-            return self.similarity(frozen, self.embed(params, frozen, video), text_features)
+        return self._classify(frozen, self.embed(params, frozen, video), text_features)
+
+    def plain_logits(self, frozen: dict, text_features: TextFeatures, video: jax.Array) -> Logits:
+        """Class logits of the backbone as an image-text model: the mean of its logits over the S frames.
+
+        Arguments as in `logits`.
+        """
+        return self._plain(frozen, self._frame_embeddings(frozen, video), text_features)
+
+    def both_logits(
+        self, params: dict, frozen: dict, text_features: TextFeatures, video: jax.Array
+    ) -> tuple[Logits, Logits]:
+        """`logits` and `plain_logits` from one pass of the backbone. Arguments as in `logits`.
+
+        Raises:
+            ValueError: text does not classify the network's output.
+        """
+        self._check_text_classifies()
         last = self.backbone.num_layers - 1
         layers = self.dist.layers if self.dist.layers[-1] == last else (*self.dist.layers, last)
         features = self.features(frozen, video, layers)
         embedding = self._embed_features(params, frozen, features[: len(self.dist.layers)], video)
-        trained = self.similarity(frozen, embedding, text_features)
         frames = self.backbone.frame_embeddings(frozen, features[-1])  # [S, B, E]
-        plain = self.similarity(frozen, unit(frames), text_features)  # [S, B, K]
-        return (1.0 - zero_shot_weight) * trained + zero_shot_weight * jnp.mean(plain, axis=0)
+        return self._classify(frozen, embedding, text_features), self._plain(frozen, frames, text_features)
+
+    def mixed_logits(
+        self, params: dict, frozen: dict, text_features: TextFeatures, video: jax.Array, zero_shot_weight: float
+    ) -> Logits:
+        """(1 - zero_shot_weight) * `logits` + zero_shot_weight * `plain_logits`; computes only what has a weight.
+
+        Without network, the plain logits for any weight.
+
+        Args:
+            params: the network's.
+            frozen: see the class.
+            text_features: as in `logits`.
+            video: normalised frames [B, T, H, W, 3].
+            zero_shot_weight: 0 to 1; 0.5 in the paper's zero-shot protocol.
+
+        Raises:
+            ValueError: a weight above 0 for a network with its own classifier.
+        """
+        if self.network_name == NO_NETWORK:
+            return self.plain_logits(frozen, text_features, video)
+        if zero_shot_weight == 0.0:
+            return self.logits(params, frozen, text_features, video)
+        self._check_text_classifies()
+        if zero_shot_weight == 1.0:
+            return self.plain_logits(frozen, text_features, video)
+        trained, plain = self.both_logits(params, frozen, text_features, video)
+        return {
+            name: (1.0 - zero_shot_weight) * trained[name] + zero_shot_weight * plain[name] for name in self.label_names
+        }
 
     def similarity(self, frozen: dict, embedding: jax.Array, text_features: jax.Array) -> jax.Array:
         """Embeddings [..., E] and text features [K, E] -> logits float32 [..., K]: exp(logit_scale) * cosine."""
         return similarity_logits(embedding, text_features, frozen["logit_scale"])
+
+    def _check_text_classifies(self) -> None:
+        if self.network_name == NO_NETWORK or self.has_own_classes:
+            raise ValueError(f"network {self.network_name!r} has no logits that can be mixed with plain logits")
+
+    def _classify(self, frozen: dict, output: jax.Array, text_features: TextFeatures) -> Logits:
+        """The network's output float32 [B, output_dim] -> logits."""
+        if self.has_own_classes:
+            sizes = [text_features[name].shape[0] for name in self.label_names]
+            return dict(zip(self.label_names, _split(output, sizes), strict=True))
+        embeddings = _split(output, [self.dist.embed_dim] * len(self.label_names))
+        return {
+            name: self.similarity(frozen, embedding, text_features[name])
+            for name, embedding in zip(self.label_names, embeddings, strict=True)
+        }
+
+    def _frame_embeddings(self, frozen: dict, video: jax.Array) -> jax.Array:
+        """The backbone's image embeddings of the S frames: [B, T, H, W, 3] -> float32 [S, B, E]."""
+        (last,) = self.features(frozen, video, (self.backbone.num_layers - 1,))  # [S, B, 1+N, D]
+        return self.backbone.frame_embeddings(frozen, last)
+
+    def _plain(self, frozen: dict, frames: jax.Array, text_features: TextFeatures) -> Logits:
+        """Frame embeddings [S, B, E] -> logits, the mean over the frames."""
+        frames = unit(frames)
+        return {
+            name: jnp.mean(self.similarity(frozen, frames, text_features[name]), axis=0) for name in self.label_names
+        }
 
     def _embed_features(self, params: dict, frozen: dict, features: jax.Array, video: jax.Array) -> jax.Array:
         # Without the barrier XLA copies all features twice: once for the network, once for the summary.
@@ -111,3 +200,11 @@ class VideoModel:
             lambda path, leaf: leaf.astype(self.dtype) if path[-1].key == "kernel" else leaf, params
         )
         return over_clips(embed, self.mesh, clip_axes=(2, 1, 0))(params, features, summary, video)
+
+
+def _split(output: jax.Array, sizes: list[int]) -> list[jax.Array]:
+    """[B, sum of sizes] -> [B, size] for each size."""
+    if sum(sizes) != output.shape[-1]:
+        raise ValueError(f"the network has {output.shape[-1]} outputs; expected {' + '.join(map(str, sizes))}")
+    ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+    return [output[..., end - size : end] for size, end in zip(sizes, ends, strict=True)]

@@ -53,7 +53,7 @@ def network_inputs(
         config: the whole configuration.
         normalize: pixels 0..255 -> the network's input (`VideoModel.normalize`).
         video: uint8 [b, T, H, W, 3], whole pairs of a batch in the order of `mixing.order`.
-        labels: class numbers by label name, int32 [b] each.
+        labels: by label name, class numbers int32 [b], or bool [b, K] (data.multi_label).
         num_classes: K of each label.
         draws: of these rows.
 
@@ -67,7 +67,7 @@ def network_inputs(
         pixels = grayscale(pixels, draws.gray)
     smoothing = config.mix.label_smoothing
     targets = {name: smooth_labels(label, num_classes[name], smoothing) for name, label in labels.items()}
-    return mixing.apply(normalize(pixels), targets, draws.mix)
+    return mixing.apply(normalize(pixels), targets, draws.mix, union=config.data.multi_label)
 
 
 def grayscale(pixels: jax.Array, selected: jax.Array) -> jax.Array:

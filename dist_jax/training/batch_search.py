@@ -53,7 +53,7 @@ def memory_with_batches(setup: ModelSetup) -> memory.StepMemory:
 
 def add_batches(step_memory: memory.StepMemory, setup: ModelSetup) -> memory.StepMemory:
     """The memory of a training step together with the prefetched batches."""
-    batch = batch_shapes(_train_step(setup), setup.mesh)
+    batch = batch_shapes(_train_step(setup), setup.mesh, setup.num_classes)
     return memory.add_prefetched(step_memory, batch, setup.config.data.prefetch)
 
 

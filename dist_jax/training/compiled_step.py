@@ -1,13 +1,12 @@
 """The compiled training step, and the shapes and shardings of its arguments. Allocates no array."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import jax
 import numpy as np
 from jax.sharding import Mesh
 from jax.stages import Compiled, Traced
 
-from dist_jax.config import label_names
 from dist_jax.distributed import sharding
 from dist_jax.model_setup import ModelSetup
 from dist_jax.models.layers import matmul_precision
@@ -41,7 +40,7 @@ def trace_step(train_step: TrainStep, setup: ModelSetup, state: TrainState) -> T
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     out_shardings = (shardings, sharding.replicated(setup.mesh))
     step = jax.jit(train_step.__call__, donate_argnums=0, out_shardings=out_shardings)
-    batch = batch_shapes(train_step, setup.mesh)
+    batch = batch_shapes(train_step, setup.mesh, setup.num_classes)
     with matmul_precision(train_step.model.dtype):
         return step.trace(state, setup.frozen, setup.text_features, batch)
 
@@ -56,13 +55,19 @@ def compile_step(train_step: TrainStep, setup: ModelSetup, state: TrainState) ->
         return trace_step(train_step, setup, state).lower().compile()
 
 
-def batch_shapes(train_step: TrainStep, mesh: Mesh) -> dict[str, PyTree]:
-    """Shapes and shardings of a batch: "video" uint8 [B, T, H, W, 3]; "labels", int32 [B] by label name."""
+def batch_shapes(train_step: TrainStep, mesh: Mesh, num_classes: Mapping[str, int]) -> dict[str, PyTree]:
+    """Shapes and shardings of a batch: "video" uint8 [B, T, H, W, 3]; "labels" by label name.
+
+    Labels are int32 [B], or bool [B, K] with data.multi_label. `num_classes` is K of each label.
+    """
     config, size = train_step.config, train_step.model.backbone.resolution
     batch = sharding.batch_sharding(mesh)
     shape = (config.batch_size, config.model.num_frames, size, size, 3)
-    label = jax.ShapeDtypeStruct(shape[:1], np.int32, sharding=batch)
+    labels = {
+        name: ((shape[0], k), np.bool_) if config.data.multi_label else (shape[:1], np.int32)
+        for name, k in num_classes.items()
+    }
     return {
         "video": jax.ShapeDtypeStruct(shape, np.uint8, sharding=batch),
-        "labels": {name: label for name in label_names(config)},
+        "labels": {name: jax.ShapeDtypeStruct(*label, sharding=batch) for name, label in labels.items()},
     }

@@ -13,5 +13,7 @@ from dist_jax.weights.openai_sizes import ClipSettings
 def find_batch(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
     """Prints the memory of each tried batch size, and returns the largest that fits on this machine's devices."""
     vision = clip_weights.vision_sizes(config.backbone.weights, ClipSettings.from_config(config.backbone))
-    setup = abstract_setup(config, mesh, vision, len(sources.class_names(config.data)))
+    setup = abstract_setup(
+        config, mesh, vision, {name: len(names) for name, names in sources.class_names(config.data).items()}
+    )
     return batch_search.search(setup, memory.device_limit())

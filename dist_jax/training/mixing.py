@@ -78,13 +78,15 @@ def _draw_box(key: jax.Array, weight: jax.Array, size: tuple[int, int]) -> jax.A
     return jnp.concatenate([low, high])
 
 
-def apply(video: jax.Array, targets: PyTree, draws: MixDraw) -> tuple[jax.Array, PyTree]:
+def apply(video: jax.Array, targets: PyTree, draws: MixDraw, union: bool = False) -> tuple[jax.Array, PyTree]:
     """Mixes each clip and its targets with those of its partner.
 
     Args:
         video: float [B, T, H, W, 3]: G sets of n = B / G consecutive clips. Clip i of a set has the partner n - 1 - i.
         targets: float32 [B, K], or a tree of such arrays.
         draws: for the G sets, in order.
+        union: the target of a class is the larger one of the clips that are visible, instead of their weighted mean:
+          for clips with several labels, where a mixed clip shows the classes of both.
 
     Returns:
         Mixed video and targets, with the same shapes and dtypes.
@@ -98,7 +100,11 @@ def apply(video: jax.Array, targets: PyTree, draws: MixDraw) -> tuple[jax.Array,
 
     def mix(target: jax.Array) -> jax.Array:
         rows = target.reshape(num_groups, -1, target.shape[1])  # [G, n, K]
-        return (rows * target_weight + rows[:, ::-1] * (1 - target_weight)).reshape(target.shape)
+        partners = rows[:, ::-1]
+        if union:
+            own, other = jnp.where(target_weight > 0, rows, 0), jnp.where(target_weight < 1, partners, 0)
+            return jnp.maximum(own, other).reshape(target.shape)
+        return (rows * target_weight + partners * (1 - target_weight)).reshape(target.shape)
 
     return grouped.reshape(video.shape), jax.tree.map(mix, targets)
 

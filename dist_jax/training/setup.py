@@ -40,7 +40,8 @@ def initial_state(
     shardings = jax.tree.map(lambda leaf: leaf.sharding, target)
     weights = train_step.config.init_from
     if weights:
-        params = load_initial(weights, train_step.model.dist, experiment.backbone_weights, same_backbone=False)
+        model = train_step.model
+        params = load_initial(weights, model.network_name, model.dist, experiment.backbone_weights, same_backbone=False)
         params = sharding.place_tree(experiment.mesh, params)
         return jax.jit(train_step.state_from, out_shardings=shardings)(params)
     return jax.jit(train_step.init, out_shardings=shardings)(jax.random.key(train_step.config.seed))
@@ -57,7 +58,7 @@ def device_batches(
     config = train_step.config
     order = mixing.order(config.batch_size, mix_group(config))
     rows = order[sharding.local_rows(mesh, config.batch_size)]
-    shapes = batch_shapes(train_step, mesh)
+    shapes = batch_shapes(train_step, mesh, source.num_classes)
     batches = pipeline.train_batches(
         config, source, first_step, rows, train_step.model.backbone.resolution, bad_records
     )

@@ -15,8 +15,11 @@ from dist_jax.data.bad_records import BadRecords
 from dist_jax.data.source import Source
 from dist_jax.distributed import preemption, sharding
 from dist_jax.distributed.preemption import Preempted, PreemptionNotice
+from dist_jax.errors import UserError
 from dist_jax.evaluation import evaluate
+from dist_jax.evaluation.results import summary_line
 from dist_jax.experiment import Experiment, build, check_flip_labels
+from dist_jax.models.networks import NO_NETWORK
 from dist_jax.training import memory
 from dist_jax.training.compiled_step import compile_step, make_train_step
 from dist_jax.training.logger import TrainLogger
@@ -45,11 +48,15 @@ def train(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh) -> dict[s
     """
     sharding.check_batch(mesh, "batch_size", config.batch_size, config.grad_accum_steps)
     sharding.check_batch(mesh, "eval.batch_size", config.eval.batch_size)
-    evaluate.check_best_metric(config.checkpoint.best_metric)
+    evaluate.check_best_metric(config)
+    if config.model.network == NO_NETWORK:
+        raise UserError(f"model.network={NO_NETWORK}: nothing to train; add --evaluate, or use another network")
+    if not config.eval.has_labels:
+        raise UserError("eval.has_labels=False: training evaluates with labels; use it with --evaluate")
     make_workdir(workdir)
     # Listen first: loading and compiling take minutes, and a SIGTERM may arrive during this time.
     with preemption.listen() as notice, memory.raise_too_large():
-        source, val_source = (sources.open_source(config.data, split) for split in ("train", "val"))
+        source, val_source = (sources.open_source(config.data, split, config.seed) for split in ("train", "val"))
         plan = StepPlan(config, source.size)
         experiment = build(config, mesh)
         check_flip_labels(config, experiment.class_names)
@@ -152,13 +159,13 @@ class Trainer:
 
         with self.logger.pause():
             params = state.params if state.ema is None else state.ema
-            scores = self.evaluator(step, params, should_stop)
-        if scores is None:
+            result = self.evaluator(step, params, should_stop)
+        if result is None:
             return None
-        summary = evaluate.summarize(scores)
-        self.logger.write(step, summary | {f"bad_{kind}": count for kind, count in scores.bad.items()}, "eval_")
-        self.logger.info(f"step {step}: {evaluate.summary_line(summary)}")
-        return summary
+        bad = {f"bad_{kind}": count for kind, count in result.bad.items()}
+        self.logger.write(step, result.summary | bad, "eval_")
+        self.logger.info(f"step {step}: {summary_line(result.summary)}")
+        return result.summary
 
     def restored_evaluation(self, state: TrainState) -> dict[str, float]:
         """The evaluation of a restored state: from its checkpoint, from the log, or (if it is missing) computed now."""

@@ -12,7 +12,7 @@ from dist_jax.config import mix_group
 from dist_jax.models.video_model import VideoModel
 from dist_jax.training import mixing
 from dist_jax.training.augment import Draws, draw, network_inputs
-from dist_jax.training.losses import soft_cross_entropy
+from dist_jax.training.losses import is_correct, sigmoid_cross_entropy, soft_cross_entropy
 from dist_jax.training.optimizer import update
 from dist_jax.typing import PyTree
 from dist_jax.workdir.train_state import TrainState
@@ -46,8 +46,8 @@ class TrainStep:
             state: donated by the caller.
             frozen: the backbone's parameters ("vision", "logit_scale").
             text_features: of the class names, by label name, float32 [K, E] each.
-            batch: "video" uint8 [B, T, H, W, 3]; "labels", int32 [B] by label name. Rows in the order of
-              `mixing.order`.
+            batch: "video" uint8 [B, T, H, W, 3]; "labels" by label name, int32 [B], or bool [B, K] with
+              data.multi_label. Rows in the order of `mixing.order`.
 
         Returns:
             The next state, and float32 scalars: loss (sum over label names), grad_norm, accuracy (with the unmixed
@@ -92,12 +92,11 @@ class TrainStep:
         """Loss and accuracy of one part of a batch, float32 [] each."""
         num_classes = {name: features.shape[0] for name, features in text_features.items()}
         clips, targets = network_inputs(self.config, self.model.normalize, video, labels, num_classes, draws)
+        clip_loss = sigmoid_cross_entropy if self.config.data.multi_label else soft_cross_entropy
         losses, accuracies = [], []
-        embedding = self.model.embed(params, frozen, clips)  # [b, E]
-        for name, features in text_features.items():
-            logits = self.model.similarity(frozen, embedding, features)  # [b, K]
-            losses.append(jnp.mean(soft_cross_entropy(logits, targets[name])))
-            accuracies.append(jnp.mean((jnp.argmax(logits, axis=-1) == labels[name]).astype(jnp.float32)))
+        for name, logits in self.model.logits(params, frozen, text_features, clips).items():  # [b, K] each
+            losses.append(jnp.mean(clip_loss(logits, targets[name])))
+            accuracies.append(jnp.mean(is_correct(logits, labels[name]).astype(jnp.float32)))
         return jnp.sum(jnp.stack(losses)), jnp.mean(jnp.stack(accuracies))
 
     def _replicate(self, tree: PyTree) -> PyTree:

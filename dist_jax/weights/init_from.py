@@ -16,21 +16,26 @@ from dist_jax.weights.model_files import read_dist
 FRAME_AXES = {"layers/class_token": 1, "pooling/positions": 1}
 
 
-def load_initial(path: str | Path, target: DistConfig, backbone: Mapping[str, str], same_backbone: bool) -> dict:
+def load_initial(
+    path: str | Path, network: str, target: DistConfig, backbone: Mapping[str, str], same_backbone: bool
+) -> dict:
     """Initial parameters of the network `target`, float32, from the model at `path`, converted by `adapt`.
 
     Args:
         path: a model directory, a training workdir or a published .pyth file.
+        network: config.model.network.
         target: sizes of the network.
         backbone: "name" and "fingerprint" of the CLIP that the network reads.
         same_backbone: True: raise an error if the model was trained on another CLIP (for evaluation). False: print a
           warning (for training). A model without this information is accepted.
 
     Raises:
-        UserError: no model at `path`; sizes that differ in more than the number of frames; another CLIP.
+        UserError: no model at `path`; another network; sizes that `adapt` cannot change; another CLIP.
     """
     try:
         source = read_dist(path)
+        if source.network != network:
+            raise UserError(f"it contains the network {source.network}, but model.network is {network}")
         dist = source.dist
         if Path(path).is_file() and len(dist.layers) == len(target.layers):
             dist = dataclasses.replace(dist, layers=target.layers)  # published files do not contain the block numbers
@@ -53,12 +58,13 @@ def load_initial(path: str | Path, target: DistConfig, backbone: Mapping[str, st
 
 
 def adapt(params: dict, source: DistConfig, target: DistConfig) -> dict:
-    """Converts the parameters of `source` to those of `target`, which may differ in the number of frames.
+    """Converts the parameters of `source` to those of `target`, which may differ in the number of frames and labels.
 
-    The learned tokens and positions of the S frames are interpolated along time; all other parameters stay the same.
+    The learned tokens and positions of the S frames are interpolated along time. For several labels, the projection of
+    a network with one label is repeated. All other parameters stay the same.
 
     Args:
-        params: of the DiST network `source`.
+        params: of the network `source`.
         source: sizes of `params`.
         target: sizes of the result.
 
@@ -66,20 +72,24 @@ def adapt(params: dict, source: DistConfig, target: DistConfig) -> dict:
         NumPy arrays, or the leaves of `params` that do not change.
 
     Raises:
-        UserError: sizes other than S differ; lists them with both values.
+        UserError: other sizes differ, or `source` has several labels; lists them with both values.
     """
+    repeat_labels = source.num_labels == 1 and not source.num_classes
+    adaptable = {"num_frames"} | ({"num_labels"} if repeat_labels else set())
     differences = [
         f"{field.name} is {getattr(source, field.name)}, must be {getattr(target, field.name)}"
         for field in dataclasses.fields(DistConfig)
-        if field.name != "num_frames" and getattr(source, field.name) != getattr(target, field.name)
+        if field.name not in adaptable and getattr(source, field.name) != getattr(target, field.name)
     ]
     if differences:
         raise UserError(f"the weights belong to a different network: {'; '.join(differences)}")
-    if source.num_sparse_frames == target.num_sparse_frames:
-        return params
     leaves = table.flatten(params)
-    for path, axis in FRAME_AXES.items():
-        leaves[path] = interpolate(np.asarray(leaves[path]), target.num_sparse_frames, axis)
+    if source.num_sparse_frames != target.num_sparse_frames:
+        for path, axis in FRAME_AXES.items():
+            if path in leaves:  # only DiST has them
+                leaves[path] = interpolate(np.asarray(leaves[path]), target.num_sparse_frames, axis)
+    if source.num_labels != target.num_labels:
+        leaves["proj"] = np.tile(leaves["proj"], (1, target.num_labels))
     return table.unflatten(leaves)
 
 

@@ -1,7 +1,8 @@
 """Model directories: a complete trained model in one directory.
 
 config.json          sizes of the DiST network and of CLIP's towers, evaluation protocol, CLIP's name and fingerprint,
-                     backbone.quantize of the training (optional; the parameters are float)
+                     backbone.quantize of the training (optional; the parameters are float), prompt templates and
+                     data.multi_label of the training (optional)
 model.safetensors    "dist/...", "clip/vision/...", "clip/text/...", "clip/logit_scale", "text_features"
 labels.txt           class names, one per line, in the order of text_features (optional)
 tokenizer files      copied from the CLIP directory (optional; without them, the model accepts only token ids)
@@ -58,7 +59,10 @@ class EvalProtocol:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A trained model: a DiST network, its CLIP and its classes."""
+    """A trained model: a DiST network, its CLIP and its classes.
+
+    A model directory can hold every model with the network "dist".
+    """
 
     dist: DistConfig
     dist_params: dict
@@ -67,14 +71,20 @@ class Model:
     text_features: np.ndarray | None = None  # of the class names, float32 [K, E], unit length
     eval_protocol: EvalProtocol = dataclasses.field(default_factory=lambda: EvalProtocol.from_config(config.defaults()))
     quantize: str = ""  # config.backbone.quantize of the training; `clip_model` from a file has float parameters
+    network: str = "dist"  # config.model.network of the training; NO_NETWORK: plain CLIP
+    prompt_templates: tuple[str, ...] = ()  # texts around the class names in the training; empty: the names alone
+    multi_label: bool = False  # config.data.multi_label of the training: the probability of each class is a sigmoid
 
 
 def write(directory: str | Path, model: Model) -> None:
     """Writes a model directory atomically.
 
     Raises:
-        UserError: the directory exists and is not empty, or labels.txt cannot represent the class names.
+        UserError: the network is not DiST; the directory exists and is not empty, or labels.txt cannot represent the
+          class names.
     """
+    if model.network != "dist":
+        raise UserError(f"model directories hold DiST networks, not {model.network}; use the workdir of the training")
     directory = Path(directory)
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory} exists and is not empty; use another --output")
@@ -191,6 +201,8 @@ def _config(model: Model) -> dict:
         "clip": {"name": clip_model.name, "fingerprint": clip_model.fingerprint},
         "eval_protocol": dataclasses.asdict(model.eval_protocol),
         "quantize": model.quantize,
+        "prompt_templates": list(model.prompt_templates),
+        "multi_label": model.multi_label,
     }
 
 
@@ -210,7 +222,15 @@ def _read_config(file: Path) -> Model:
         clip_model = ClipModel(vision, text, {}, None, content["clip"]["name"], content["clip"]["fingerprint"])
         quantize = content.get("quantize", "")  # dist_jax 0.2 does not write it
         check_quantize("quantize", quantize)
-        return Model(dist, {}, clip_model, eval_protocol=EvalProtocol(**content["eval_protocol"]), quantize=quantize)
+        return Model(
+            dist=dist,
+            dist_params={},
+            clip_model=clip_model,
+            eval_protocol=EvalProtocol(**content["eval_protocol"]),
+            quantize=quantize,
+            prompt_templates=tuple(content.get("prompt_templates", ())),
+            multi_label=content.get("multi_label", False),
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         problem = f"{error} is missing" if isinstance(error, KeyError) else error
         raise UserError(f"{file} is not the configuration of a model directory ({problem})") from error

@@ -16,9 +16,10 @@ from dist_jax.text import tokenizer
 from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import clip_configs, dist_official, model_directory, table
 from dist_jax.weights.clip import ClipModel
+from dist_jax.weights.label_choice import choose_label, select_label
 from dist_jax.weights.model_directory import EvalProtocol, Model
 from dist_jax.weights.openai_sizes import ClipSettings
-from dist_jax.weights.table import Place, keep
+from dist_jax.weights.table import Place, keep, place_under
 from dist_jax.workdir.run_metadata import RUN_FILE, RunMetadata, read_run_metadata
 
 LoadClip = Callable[..., ClipModel]  # weights.clip.load with its last arguments
@@ -28,8 +29,9 @@ KINDS = "a model directory, a training workdir or a published .pyth file"
 
 @dataclasses.dataclass(frozen=True)
 class DistWeights:
-    """Sizes and parameters of a trained DiST network, without its CLIP."""
+    """Sizes and parameters of a trained network, without its CLIP."""
 
+    network: str  # key of models.networks.NETWORKS
     dist: DistConfig
     params: dict  # NumPy, in the dtype of the file
     backbone: dict[str, str] | None  # "name" and "fingerprint" of the CLIP of its training; None: unknown
@@ -43,6 +45,7 @@ def read_model(
     layers: tuple[int, ...] | None = None,
     place: Place = keep,
     clip_settings: ClipSettings = _NO_SETTINGS,
+    label: str = "",
 ) -> Model:
     """Reads a trained model with its CLIP.
 
@@ -55,15 +58,18 @@ def read_model(
         place: function of each tensor's path ("dist/...", "clip/vision/...") and value; default: keep NumPy arrays.
         clip_settings: activation and numbers of heads, if the CLIP weights do not contain them. For a workdir, default:
           the settings of its configuration.
+        label: the label to keep of a workdir with several labels, e.g. "verb"; "": the only one.
 
     Raises:
-        UserError: no model at `path`, a damaged model, or two different CLIPs.
+        UserError: no model at `path`, a damaged model, two different CLIPs, or an unknown label.
     """
-    load_clip = partial(clip_weights.load, place=_clip_place(place), settings=clip_settings)
+    load_clip = partial(clip_weights.load, place=partial(place_under, "clip", place), settings=clip_settings)
+    if label and not _is_workdir(path):
+        raise UserError(f"{path} is not a training workdir and has one classifier; remove the label {label!r}")
     if clip_settings != _NO_SETTINGS and not clip and not _is_workdir(path):
         raise UserError("--activation and --num-heads describe the CLIP weights --clip; set --clip, or remove them")
     if _is_workdir(path):
-        kind, model = "a training workdir", _read_workdir(str(path), clip, use_clip, place, clip_settings)
+        kind, model = "a training workdir", _read_workdir(str(path), clip, use_clip, place, clip_settings, label)
     elif model_directory.is_model_directory(path):
         kind, model = "a model directory", model_directory.read(path, place)
         if clip:
@@ -79,8 +85,13 @@ def read_model(
     return model
 
 
+def is_trained(path: str | Path) -> bool:
+    """True if `path` is a model directory or a training workdir."""
+    return _is_workdir(path) or model_directory.is_model_directory(path)
+
+
 def read_dist(path: str | Path) -> DistWeights:
-    """Reads only the DiST network of a model.
+    """Reads only the trained network of a model.
 
     A published file does not contain `dist.layers`. They are set to the first blocks, one per DiST layer.
 
@@ -89,17 +100,17 @@ def read_dist(path: str | Path) -> DistWeights:
     """
     if _is_workdir(path):
         metadata = read_run_metadata(str(path))
-        return DistWeights(*_run_network(str(path), metadata), metadata.backbone)
+        return DistWeights(_network_name(metadata), *_run_network(str(path), metadata), metadata.backbone)
     if model_directory.is_model_directory(path):
         model = model_directory.read_dist(path)
-        return DistWeights(model.dist, model.dist_params, _name_and_fingerprint(model.clip_model))
+        return DistWeights("dist", model.dist, model.dist_params, _name_and_fingerprint(model.clip_model))
     if Path(path).is_file():
         dist, params, clip_tensors = dist_official.read(Path(path))
         if not clip_tensors:
-            return DistWeights(dist, params, None)
+            return DistWeights("dist", dist, params, None)
         # Computing the fingerprint reads every CLIP parameter; `place` discards them.
         clip_model = clip_weights.from_openai(clip_tensors, str(path), place=lambda *_: None)
-        return DistWeights(dist, params, _name_and_fingerprint(clip_model))
+        return DistWeights("dist", dist, params, _name_and_fingerprint(clip_model))
     raise UserError(_not_a_model(Path(path)))
 
 
@@ -144,7 +155,7 @@ def _read_pyth(
 ) -> Model:
     dist, params, clip_tensors = dist_official.read(path, layers)
     if clip_tensors:
-        clip_model = clip_weights.from_openai(clip_tensors, str(path), _clip_place(place))
+        clip_model = clip_weights.from_openai(clip_tensors, str(path), partial(place_under, "clip", place))
         clip_model = dataclasses.replace(clip_model, tokenizer=tokenizer.find_next_to(path))
         clip_model = _choose_clip(clip_model, clip, use_clip, path, load_clip) if clip else clip_model
     elif clip:
@@ -159,14 +170,15 @@ def _read_pyth(
     return Model(dist, _place_dist(params, place), clip_model)
 
 
-def _read_workdir(path: str, clip: str, use_clip: str, place: Place, clip_settings: ClipSettings) -> Model:
+def _read_workdir(path: str, clip: str, use_clip: str, place: Place, clip_settings: ClipSettings, label: str) -> Model:
     metadata = read_run_metadata(path)
-    dist, params = _run_network(path, metadata)
+    label = choose_label(path, metadata.class_names, label)
+    dist, params = select_label(*_run_network(path, metadata), metadata.class_names, label)
     original = metadata.config["backbone"]["weights"]
     weights = original if use_clip == "inside" or not clip else clip
     if clip_settings == _NO_SETTINGS and use_clip != "given":  # `clip` has to be a copy of the CLIP of the training
         clip_settings = ClipSettings.from_config(metadata.config["backbone"])
-    load_clip = partial(clip_weights.load, place=_clip_place(place), settings=clip_settings)
+    load_clip = partial(clip_weights.load, place=partial(place_under, "clip", place), settings=clip_settings)
     try:
         clip_model = load_clip(weights, resolution=metadata.model["resolution"])
     except UserError as error:
@@ -182,9 +194,12 @@ def _read_workdir(path: str, clip: str, use_clip: str, place: Place, clip_settin
         dist=dist,
         dist_params=_place_dist(params, place),
         clip_model=clip_model,
-        class_names=tuple(metadata.class_names),
+        class_names=tuple(metadata.class_names[label]),
         eval_protocol=EvalProtocol.from_config(metadata.config),
         quantize=metadata.config["backbone"].get("quantize", ""),
+        network=_network_name(metadata),
+        prompt_templates=tuple(metadata.prompt_templates),
+        multi_label=metadata.config["data"].get("multi_label", False),
     )
 
 
@@ -205,10 +220,17 @@ def _check_same_clip(path: str, metadata: RunMetadata, clip_model: ClipModel) ->
         )
 
 
+def _network_name(metadata: RunMetadata) -> str:
+    """config.model.network; runs of older versions do not have it."""
+    return metadata.config["model"].get("network", "dist")
+
+
 def _run_network(workdir: str, metadata: RunMetadata) -> tuple[DistConfig, dict]:
     from dist_jax.workdir import checkpoints  # imports Orbax, which takes seconds; only workdirs need it
 
-    sizes = {field.name: metadata.model[field.name] for field in dataclasses.fields(DistConfig)}
+    # Runs of older versions do not have the sizes with a default.
+    names = [field.name for field in dataclasses.fields(DistConfig) if field.name in metadata.model]
+    sizes = {name: metadata.model[name] for name in names}
     dist = DistConfig(**sizes | {"layers": tuple(sizes["layers"])})
     return dist, checkpoints.load_params(workdir, best_metric=metadata.config["checkpoint"]["best_metric"])[1]
 
@@ -275,9 +297,7 @@ def _text_sizes(clip_model: ClipModel) -> TextConfig | None:
     return text and dataclasses.replace(text, end_token=clip_configs.end_token(text))
 
 
-def _clip_place(place: Place) -> Place:
-    return lambda path, value: place(f"clip/{path}", value)
-
-
 def _place_dist(params: dict, place: Place) -> dict:
-    return table.unflatten({path: place(f"dist/{path}", leaf) for path, leaf in table.flatten(params).items()})
+    return table.unflatten(
+        {path: place_under("dist", place, path, leaf) for path, leaf in table.flatten(params).items()}
+    )

@@ -197,3 +197,8 @@ def to_theirs(table: Table, params: Mapping[str, np.ndarray]) -> Iterator[tuple[
             continue
         for layer in range(len(ours[0])):
             yield entry.name.format(layer), entry.theirs([parameter[layer] for parameter in ours])
+
+
+def place_under(prefix: str, place: Place, path: str, value: np.ndarray) -> PyTree:
+    """`place` with the path "prefix/path"."""
+    return place(f"{prefix}/{path}", value)

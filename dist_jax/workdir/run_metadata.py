@@ -9,7 +9,7 @@ from etils import epath
 from dist_jax.errors import UserError, first_line
 
 RUN_FILE = "run.json"
-FORMAT_VERSION = 2  # version 1 had other setting names (dist_jax before 0.2)
+FORMAT_VERSION = 3  # version 2 had one list of class names (0.2); version 1 other setting names (before 0.2)
 
 # Settings that readers of run.json use. Other settings may be missing.
 _REQUIRED = ("seed", "batch_size", "ema_decay", "init_from", "checkpoint", "backbone")
@@ -20,17 +20,24 @@ class RunMetadata:
     """Settings and model of a run. Another run can resume it only if the two have no `conflicts`."""
 
     config: dict[str, Any]  # the resolved configuration
-    class_names: list[str]  # in the order of the class numbers
+    class_names: dict[str, list[str]]  # of each label, by label name, in the order of the class numbers
     backbone: dict[str, Any]  # "name" and "fingerprint" of the backbone's weights
     model: dict[str, Any]  # sizes of the DiST network
     num_records: int  # training records; with batch_size and seed it defines which records a step reads
+    prompt_templates: list[str] = dataclasses.field(default_factory=list)  # of the texts; empty: the class names alone
     format_version: int = FORMAT_VERSION
 
     def conflicts(self, other: "RunMetadata") -> list[str]:
         """Reasons why `other` cannot resume this run, with both values; empty if it can."""
         problems = self.network_conflicts(other)
-        if self.class_names != other.class_names:
-            problems.append(_class_conflict(self.class_names, other.class_names))
+        if self.class_names.keys() != other.class_names.keys():
+            own_labels, labels = (", ".join(run.class_names) for run in (self, other))
+            problems.append(f"the labels are {labels} (workdir: {own_labels})")
+        else:
+            pairs = [(names, other.class_names[label]) for label, names in self.class_names.items()]
+            problems += [_class_conflict(own_names, names) for own_names, names in pairs if own_names != names]
+        if self.prompt_templates != other.prompt_templates:
+            problems.append(f"the prompt templates are {other.prompt_templates} (workdir: {self.prompt_templates})")
         for name in ("seed", "batch_size"):
             if self.config[name] != other.config[name]:
                 problems.append(f"{name} is {other.config[name]} (workdir: {self.config[name]})")
@@ -86,12 +93,15 @@ def read_run_metadata(workdir: epath.PathLike) -> RunMetadata | None:
     try:
         content = json.loads(file.read_text())
         version = content.get("format_version", 1)
-        metadata = RunMetadata(**content) if version == FORMAT_VERSION else None
-    except (ValueError, TypeError, AttributeError) as error:
+        if version == 2:
+            content |= {"class_names": {content["config"]["data"]["label_key"]: content["class_names"]}}
+            content |= {"format_version": FORMAT_VERSION}
+        metadata = RunMetadata(**content) if version in (2, FORMAT_VERSION) else None
+    except (ValueError, TypeError, AttributeError, LookupError) as error:
         raise UserError(f"{file} is not run metadata of dist_jax ({error}); use another --workdir") from error
     if metadata is None:
         raise UserError(
-            f"{file} has format version {version}, this dist_jax reads version {FORMAT_VERSION}; use another --workdir "
+            f"{file} has format version {version}, this dist_jax reads 2 and {FORMAT_VERSION}; use another --workdir "
             "or the version of dist_jax that wrote it"
         )
     required = (

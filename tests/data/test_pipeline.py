@@ -9,11 +9,11 @@ import jax
 import numpy as np
 import pytest
 import tensorflow as tf
-from helpers.small_records import NUM_CLASSES, SIZE, example, picture, write_shards
+from helpers.small_records import NUM_CLASSES, SIZE, example, jpeg, picture, write_shards
 from helpers.video_files import numbers, write_video
 
 from dist_jax import config as settings
-from dist_jax.data import pipeline, sources
+from dist_jax.data import pipeline, records, sources
 from dist_jax.data.bad_records import BadRecords
 from dist_jax.data.prefetch import Prefetcher
 from dist_jax.errors import UserError
@@ -203,6 +203,18 @@ def test_a_flip_swaps_the_labels_of_the_pairs(pattern):
     for batch in train(config, 3):
         stored = [ORDER[record] % NUM_CLASSES for record in batch["record"]]
         assert batch["labels"]["label"].tolist() == [{0: 1, 1: 0}.get(label, label) for label in stored]
+
+
+def test_flip_pairs_of_two_labels_are_an_error(tmp_path):
+    serialized = records.make_example([jpeg(picture(0, 0))], None, None, "v", 0, 1, verb=2, noun=4)
+    names = str(tmp_path / "labels.txt")
+    pattern = write_shards(tmp_path, [serialized], shards=1)
+    config = make_config(pattern, data__label_key="verb,noun", data__class_names_file=f"{names},{names}")
+    (batch,) = train(config, 1)
+    assert {name: labels.tolist() for name, labels in batch["labels"].items()} == {"verb": [2] * 4, "noun": [4] * 4}
+    config.augment.hflip_label_pairs = (0, 1)
+    with pytest.raises(UserError, match=r"augment\.hflip_label_pairs=\(0, 1\) needs a single label"):
+        train(config, 1)
 
 
 def test_rand_augment_and_erasing_can_be_switched_on(pattern, config):

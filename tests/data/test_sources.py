@@ -11,7 +11,7 @@ from helpers.small_records import NUM_CLASSES, example, jpeg, picture, write_sha
 from helpers.video_files import numbers, write_video
 
 from dist_jax import config as settings
-from dist_jax.data import records, sources
+from dist_jax.data import record_source, records, sources
 from dist_jax.errors import UserError
 from dist_jax.video.decoding import VideoError
 
@@ -71,12 +71,19 @@ def test_records_written_by_dmvrs_generator_are_read(tmp_path):
 def test_label_key_selects_labels_verb_or_noun(tmp_path):
     serialized = records.make_example([jpeg(picture(0, 0))], [1, 3], ["a", "b"], "v", 0, 1, verb=2, noun=4)
     for name, labels in {"label": [1, 3], "verb": [2], "noun": [4]}.items():
-        assert (
-            read(source_of_one_record(tmp_path, serialized, label_key=name))[0]["labels"][name].numpy().tolist()
-            == labels
-        )
-        for file in tmp_path.glob("train*"):
-            file.unlink()
+        fields = dict(label_key=name, class_names_file=str(tmp_path / "labels.txt"))
+        features, _ = read(source_of_one_record(tmp_path, serialized, **fields))
+        assert {name: numbers.numpy().tolist() for name, numbers in features["labels"].items()} == {name: labels}
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_the_id_of_a_record_is_the_narration_id_if_it_has_one(tmp_path, monkeypatch, large):
+    monkeypatch.setattr(
+        record_source, "_LARGE_BYTES", 0 if large else 1 << 30
+    )  # the readers of large and small records
+    with_id = records.make_example([jpeg(picture(0, 0))], 0, "a", "v.mp4", 0, 1, narration_id="P01_01_7")
+    source = source_of_one_record(tmp_path, with_id)
+    assert source.read(tf.constant(0, tf.int64))["id"].numpy() == b"P01_01_7"
 
 
 def test_the_id_of_a_record_without_a_name_is_its_number(tmp_path):
@@ -109,17 +116,59 @@ def test_an_empty_split_setting_is_an_error():
 
 def test_class_names_keep_the_order_of_the_file(tmp_path):
     (tmp_path / "names.txt").write_text("walk\nrun fast\n  jump \n")
-    assert sources.class_names(data_config(class_names_file=str(tmp_path / "names.txt"))) == [
-        "walk",
-        "run fast",
-        "jump",
-    ]
+    data = data_config(class_names_file=str(tmp_path / "names.txt"))
+    assert sources.class_names(data) == {"label": ["walk", "run fast", "jump"]}
 
 
 def test_class_names_default_to_labels_txt_next_to_the_training_data(tmp_path):
     pattern = write_shards(tmp_path, [example(0)])
     for train in (pattern, str(tmp_path)):
-        assert len(sources.class_names(data_config(train=train))) == NUM_CLASSES
+        assert len(sources.class_names(data_config(train=train))["label"]) == NUM_CLASSES
+
+
+def test_a_record_of_a_verb_and_a_noun_has_both_labels(tmp_path):
+    serialized = records.make_example([jpeg(picture(0, 0))], None, None, "v", 0, 1, verb=2, noun=1)
+    train = write_shards(tmp_path, [serialized], shards=1)
+    (tmp_path / "verbs.txt").write_text("take\nput\nopen\n")
+    (tmp_path / "nouns.txt").write_text("door\ncup\n")
+    data = data_config(train=train, label_key="verb,noun")
+    assert list(sources.class_names(data).items()) == [("verb", ["take", "put", "open"]), ("noun", ["door", "cup"])]
+    source = sources.open_source(data, "train")
+    assert source.num_classes == {"verb": 3, "noun": 2}
+    labels = read(source)[0]["labels"]
+    assert {name: numbers.numpy().tolist() for name, numbers in labels.items()} == {"verb": [2], "noun": [1]}
+    assert sources.class_names(data_config(train=train, label_key="noun")) == {"noun": ["door", "cup"]}
+    (tmp_path / "nouns.txt").unlink()
+    with pytest.raises(UserError, match=r"nouns\.txt does not exist"):
+        sources.open_source(data, "train")
+
+
+def test_two_labels_take_two_files_of_class_names(tmp_path):
+    (tmp_path / "a,b.txt").write_text("open\n")
+    (tmp_path / "c.txt").write_text("door\ncup\n")
+    one, other = str(tmp_path / "a,b.txt"), str(tmp_path / "c.txt")
+    both = data_config(label_key="verb,noun", class_names_file=f"{other}, {other}")
+    assert sources.class_names(both) == {"verb": ["door", "cup"], "noun": ["door", "cup"]}
+    assert sources.class_names(data_config(label_key="verb", class_names_file=one)) == {"verb": ["open"]}
+    for label_key, paths, message in [
+        ("verb,noun", other, "one file per label of data.label_key=verb,noun, separated by commas, but has 1"),
+        ("noun", f"{other},{other}", "one file per label of data.label_key=noun, separated by commas, but has 2"),
+        ("verb,noun", f"{other},no.txt", "data.class_names_file=no.txt does not exist"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            sources.class_names(data_config(label_key=label_key, class_names_file=paths))
+
+
+@pytest.mark.parametrize("source", ["videos", "tfds"])
+def test_sources_of_a_single_label_reject_two(source, tmp_path):
+    (tmp_path / "names.txt").write_text("a\n")
+    names = f"{tmp_path / 'names.txt'},{tmp_path / 'names.txt'}"
+    message = f"data.label_key=verb,noun: data.source={source} needs a single label"
+    with pytest.raises(UserError, match=message):
+        sources.class_names(data_config(source=source, train="x", label_key="verb,noun"))
+    with pytest.raises(UserError, match=message):
+        data = data_config(source=source, train="x", label_key="verb,noun", class_names_file=names)
+        sources.open_source(data, "train")
 
 
 @pytest.mark.parametrize(
@@ -181,7 +230,7 @@ def video_folder(tmp_path):
 
 def test_a_list_of_videos_is_a_source(video_folder):
     config = data_config(source="videos", train=str(video_folder / "train.txt"))
-    assert sources.class_names(config) == ["jump", "run fast"]
+    assert sources.class_names(config) == {"label": ["jump", "run fast"]}
     source = sources.open_source(config, "train")
     features, video = read(source, 1)
     assert (source.size, source.num_classes) == (3, {"label": 2})
@@ -213,6 +262,15 @@ def test_a_list_with_times_gives_segments_of_a_video(video_folder):
     source = sources.open_source(data_config(source="videos", train=str(video_folder / "segments.csv")), "train")
     assert numbers(read(source, 0)[1]) == [5, 6, 7, 8, 9]  # 20 frames per second
     assert numbers(read(source, 1)[1]) == [18, 19]
+
+
+def test_a_list_with_the_column_labels_gives_all_labels_of_a_video(video_folder):
+    (video_folder / "many.csv").write_text("path,labels\n0.mp4,run|jump\n1.mp4,\n2.mp4,a|b|run\n")
+    data = data_config(source="videos", train=str(video_folder / "many.csv"))
+    assert sources.class_names(data) == {"label": ["a", "b", "jump", "run"]}
+    source = sources.open_source(data, "train")
+    labels = [read(source, record)[0]["labels"]["label"].numpy().tolist() for record in range(3)]
+    assert labels == [[3, 2], [], [0, 1, 3]]
 
 
 def test_the_error_for_numeric_labels_names_the_setting_for_class_names(video_folder):
@@ -280,7 +338,7 @@ def tiny_tfds(tmp_path_factory):
 
 def test_a_tfds_data_set_is_read_with_encoded_frames(tiny_tfds):
     config = data_config(source="tfds", train=f"{tiny_tfds.data_dir}:train")
-    assert sources.class_names(config) == ["a", "b"]
+    assert sources.class_names(config) == {"label": ["a", "b"]}
     source = sources.open_source(config, "train")
     assert (source.size, source.num_classes) == (6, {"label": 2})
     expected = list(tiny_tfds.as_dataset(split="train", shuffle_files=False).as_numpy_iterator())

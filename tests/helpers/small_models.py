@@ -97,7 +97,9 @@ def write_workdir(directory: Path, clip_directory: str, **model_entries: object)
     settings.eval.num_views, settings.eval.zero_shot_weight = 2, 0.25
     sizes = dataclasses.asdict(DIST) | {"layers": list(DIST.layers), "resolution": VISION.resolution} | model_entries
     backbone = {"name": clip_directory, "fingerprint": clip_weights.load(clip_directory).fingerprint}
-    write_run_metadata(directory, RunMetadata(settings.to_dict(), list(CLASSES), backbone, sizes, num_records=10))
+    write_run_metadata(
+        directory, RunMetadata(settings.to_dict(), {"label": list(CLASSES)}, backbone, sizes, num_records=10)
+    )
     manager = checkpoints.Checkpoints(directory, max_to_keep=1, best_metric="top1")
     params = jax.tree.map(jnp.asarray, model().dist_params)
     state = TrainState(jnp.asarray(3, jnp.int32), params, {"count": jnp.zeros(())}, None)

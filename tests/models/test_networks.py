@@ -63,8 +63,8 @@ def test_shapes_and_dtypes_of_features_and_logits_of_the_published_models(vision
     features = jax.eval_shape(model.features, frozen, video)
     assert features.shape == (vision.num_layers, num_frames // 2, 2, 1 + vision.num_patches, vision.width)
     assert features.dtype == jnp.bfloat16
-    text = jax.ShapeDtypeStruct((400, vision.embed_dim), jnp.float32)
-    logits = jax.eval_shape(model.logits, param_shapes(vision, dist), frozen, text, video)
+    text = {"label": jax.ShapeDtypeStruct((400, vision.embed_dim), jnp.float32)}
+    logits = jax.eval_shape(model.logits, param_shapes(vision, dist), frozen, text, video)["label"]
     assert (logits.shape, logits.dtype) == ((2, 400), jnp.float32)
 
 

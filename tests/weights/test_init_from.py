@@ -20,7 +20,7 @@ BACKBONE = {"name": "small CLIP", "fingerprint": f"{0:064}"}  # of small_models.
 
 
 def load(path, target, backbone=BACKBONE, same_backbone=True):
-    return load_initial(path, target, backbone, same_backbone)
+    return load_initial(path, "dist", target, backbone, same_backbone)
 
 
 def test_half_the_frames_are_averages_of_neighbours():
