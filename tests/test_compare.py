@@ -37,7 +37,7 @@ def make_run(tmp_path, run_file):
         labels = rng.integers(0, classes, videos, dtype=np.int32)
         scores = Scores(rng.random((videos, classes), np.float32), labels, ["x.mp4"] * videos, {})
         file = epath.Path(workdir) / "results" / f"{results}.json"
-        write_results(file, scores, [f"class {k}" for k in range(classes)], views, 3)
+        write_results(file, scores, [f"class {k}" for k in range(classes)], views, 3, data="val@2", plots=False)
         return str(workdir)
 
     return make

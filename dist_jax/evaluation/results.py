@@ -54,8 +54,8 @@ def write_results(
     num_views: int,
     step: int,
     *,
-    data: str = "",
-    plots: bool = False,
+    data: str,
+    plots: bool,
 ) -> None:
     """Writes the files of an evaluation. NAME is the name of `file` without ".json".
 
