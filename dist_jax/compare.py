@@ -2,7 +2,7 @@
 
     python -m dist_jax.compare RUN [RUN ...] [--results val] [--output comparison]
 
-RUN is the workdir of a training run. Prints a Markdown table with one row per run. --output NAME also writes NAME.md,
+RUN is the workdir of a training run or of an evaluation. Prints a Markdown table with one row per run. --output NAME also writes NAME.md,
 NAME.csv and NAME.png (accuracy against operations). A cell is empty if the workdir does not contain its value.
 """
 
@@ -163,7 +163,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m dist_jax.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", type=user_path, nargs="+", metavar="RUN", help="workdir of a training run")
+    parser.add_argument(
+        "runs", type=user_path, nargs="+", metavar="RUN", help="workdir of a training run or an evaluation"
+    )
     parser.add_argument(
         "--results", default="val", help="name of a file in RUN/results without .json; default val: of the training"
     )
