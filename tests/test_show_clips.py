@@ -43,7 +43,7 @@ def test_training_clips_equal_the_inputs_of_the_training_step(config, tiny_model
     draws = augment.draw(config, 8, jnp.asarray(2))
     video, targets = augment.network_inputs(config, tiny_model.normalize, video, labels, {"label": NUM_CLASSES}, draws)
     np.testing.assert_array_equal(clips.video, video[:3])
-    np.testing.assert_array_equal(clips.targets, targets["label"][:3])
+    np.testing.assert_array_equal(clips.targets["label"], targets["label"][:3])
     np.testing.assert_array_equal(clips.record, batch["record"][:3])
     np.testing.assert_array_equal(clips.id, batch["id"][:3].astype(bytes))
 
@@ -59,7 +59,7 @@ def test_validation_clips_are_the_views_of_the_first_videos(config, tiny_model):
     clips = show_clips.validation_clips(config, tiny_model, source, 5)
     assert clips.video.shape == (5 * 3, 4, 8, 8, 3)
     assert clips.record.tolist() == np.repeat(range(5), 3).tolist()
-    assert clips.targets.argmax(1).tolist() == np.repeat([0, 1, 2, 3, 4], 3).tolist()
+    assert clips.targets["label"].argmax(1).tolist() == np.repeat([0, 1, 2, 3, 4], 3).tolist()
     assert len(show_clips.validation_clips(config, tiny_model, source, 100).video) == 7 * 3
 
 

@@ -23,7 +23,7 @@ class BuildPlan:
     """Contents of a job. Plans with equal identity give equal bytes for equal videos."""
 
     segments: tuple[VideoSegment, ...]  # in the order of `shuffle_by_hash`, with the paths of the files
-    class_names: tuple[str, ...]  # by class number; empty: the segments have only verb and noun
+    class_names: tuple[str, ...]  # by class number; empty: the segments have only verb and noun, or no labels
     num_shards: int
     fps: float  # frames per second; 0: all frames
     short_side: int  # maximum, in pixels; 0: no limit
@@ -72,7 +72,7 @@ def load_plan(prefix: str) -> tuple[BuildPlan, str]:
     try:
         settings, *segments = (json.loads(line) for line in read_text(plan_path(prefix)).splitlines())
         plan = BuildPlan(
-            segments=tuple(VideoSegment(*segment) for segment in segments),
+            segments=tuple(map(_load_segment, segments)),
             class_names=tuple(settings["labels"]),
             num_shards=settings["shards"],
             fps=settings["fps"],
@@ -83,6 +83,12 @@ def load_plan(prefix: str) -> tuple[BuildPlan, str]:
         return plan, settings["videos"]
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{plan_path(prefix)}: is damaged ({error}); build again with --overwrite") from error
+
+
+def _load_segment(values: list) -> VideoSegment:
+    """A segment from its line, which may have fewer values: those of an older dist_jax."""
+    segment = VideoSegment(*values)
+    return dataclasses.replace(segment, other_labels=tuple(segment.other_labels))  # JSON has lists
 
 
 def job_folder(prefix: str) -> str:

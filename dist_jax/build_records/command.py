@@ -1,6 +1,7 @@
 r"""Converts videos to DMVR TFRecords: `python -m dist_jax.build_records`.
 
-Your own videos, with a list (lines `path label`, or a CSV file with the header path,label[,start,end][,caption]):
+Your own videos, with a list (lines `path label`, or a CSV file with the header path,label[,start,end][,caption]).
+The column labels, instead of label, has several labels, `wave|jump`, or none:
 
     python -m dist_jax.build_records --videos clips --list train.txt --output records --name train
     python -m dist_jax.build_records --videos clips --list val.txt --output records --name val \
@@ -77,7 +78,7 @@ def _read_annotations(args: argparse.Namespace) -> datasets.Annotations:
         segments, skipped = video_list.read_list(args.list, names), None
     else:
         segments, skipped = class_folders.read_folders(args.videos)
-    names = names or sorted({segment.label for segment in segments})
+    names = names or sorted({label for segment in segments for label in segment.labels})
     video_list.check_labels(segments, names)
     return datasets.Annotations(segments, names, skipped=skipped)
 
@@ -145,8 +146,8 @@ def _print_summary(prefix: str, reports: Sequence[ShardReport]) -> None:
 
 def _warn_of_lost_classes(plan: BuildPlan, reports: Sequence[ShardReport]) -> None:
     """Warns about classes without a readable video."""
-    failed = Counter(failure.label for report in reports for failure in report.failures)
-    listed = Counter(segment.label for segment in plan.segments)
+    failed = Counter(label for report in reports for failure in report.failures for label in failure.labels)
+    listed = Counter(label for segment in plan.segments for label in segment.labels)
     lost = [f"{name} ({failed[name]} failed)" for name in plan.class_names if 0 < listed[name] <= failed[name]]
     if lost:
         warn(f"classes without a readable video: {', '.join(lost)}")

@@ -10,12 +10,13 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from dist_jax.build_records import kinetics
+from dist_jax.build_records import epic, kinetics
+from dist_jax.build_records.annotation_files import find_file, read_json
 from dist_jax.build_records.video_files import VideoFiles
 from dist_jax.errors import UserError
 from dist_jax.files import exists, is_folder, list_names, read_text
 from dist_jax.video.class_folders import SkippedFile
-from dist_jax.video.video_list import VideoSegment, check_labels, csv_rows, parse_seconds
+from dist_jax.video.video_list import VideoSegment, check_labels
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,6 +28,9 @@ class Annotations:
     extra_files: dict[str, str] = dataclasses.field(default_factory=dict)  # name -> text, for the output folder
     summary: str = ""  # printed by the command
     skipped: list[SkippedFile] | None = None  # the files that are no videos; only if each class is a folder
+
+
+Reader = Callable[[str, VideoFiles, str], Annotations]  # folder of the annotations, videos, split
 
 
 def read(
@@ -43,7 +47,8 @@ def read(
         dataset: one of `DATASETS`.
         annotations: folder of the published files. Kinetics-400, -600 and -700: also one CSV file.
         videos: folder of the videos.
-        split: the data set's name of the split: train, val; UCF101 and HMDB51: train1, test1 (to 3).
+        split: the data set's name of the split: train, val; Kinetics and EPIC-KITCHENS: also test; UCF101 and HMDB51:
+          train1, test1 (to 3).
         trimmed: Kinetics only: ID.mp4 is the segment, not the full YouTube video.
         class_names: class names by class number. None: the order of the data set, or else alphabetical order.
 
@@ -110,12 +115,12 @@ def _kinetics710(
 
 def _ssv2(annotations: str, files: VideoFiles, split: str) -> Annotations:
     _check_split(split, ("train", "val"))
-    class_numbers = _read_json(_find_file(annotations, r".*labels\.json"))
+    class_numbers = read_json(find_file(annotations, r".*labels\.json"))
     if not _numbers_all_classes(class_numbers):
         raise UserError(f"{annotations}: labels.json must be an object {{template: number}} with the numbers from 0")
-    path = _find_file(annotations, {"train": r".*train\.json", "val": r".*validation\.json"}[split])
+    path = find_file(annotations, {"train": r".*train\.json", "val": r".*validation\.json"}[split])
     segments = []
-    for entry in _read_json(path):
+    for entry in read_json(path):
         try:
             label, video_id, caption = entry["template"], str(entry["id"]), entry.get("label")
         except (KeyError, TypeError) as error:
@@ -136,63 +141,35 @@ def _numbers_all_classes(class_numbers: Any) -> bool:
 
 
 def _epic100(annotations: str, files: VideoFiles, split: str) -> Annotations:
-    _check_split(split, ("train", "val"))
-    path = _find_file(annotations, {"train": r"EPIC_100_train\.csv", "val": r"EPIC_100_validation\.csv"}[split])
-    verbs = _epic_names(annotations, "verb")
-    nouns = _epic_names(annotations, "noun")
-    segments = []
-    for line, row in csv_rows(path, read_text(path), ("video_id", "narration", "verb_class", "noun_class")):
-        location, video = f"{path}, line {line}", row["video_id"]
-        verb, noun = _parse_number(row["verb_class"], location), _parse_number(row["noun_class"], location)
-        if verb >= len(verbs) or noun >= len(nouns):
-            raise UserError(
-                f"{location}: verb {verb} or noun {noun} is not in the class files "
-                f"({len(verbs)} verbs, {len(nouns)} nouns)"
-            )
-        file = files.find(video) or f"{row.get('participant_id') or video.partition('_')[0]}/videos/{video}.MP4"
-        start, end = _epic_times(row, location)
-        key = f"{video} from {start} to {end}"
-        segments.append(VideoSegment(file, None, start, end, row["narration"] or None, verb, noun, key))
+    _check_split(split, tuple(epic.FILES))
+    if split == "test":  # without labels
+        return Annotations(epic.read_segments(annotations, files, split, (), ()), [])
+    verbs, nouns = epic.class_names(annotations, "verb"), epic.class_names(annotations, "noun")
     names = {"verbs.txt": verbs, "nouns.txt": nouns}
-    return Annotations(segments, [], {name: "\n".join(lines) + "\n" for name, lines in names.items()})
+    return Annotations(
+        epic.read_segments(annotations, files, split, verbs, nouns),
+        [],
+        {name: "\n".join(lines) + "\n" for name, lines in names.items()},
+    )
 
 
-def _epic_times(row: dict[str, str], location: str) -> tuple[float, float]:
-    """Start and end in seconds, from the timestamps, or else from the frame numbers.
+def _of_three_splits(read_split: Reader) -> Reader:
+    """The reader of a data set with three official splits. The splits train and test are the unions of the three."""
 
-    The frame numbers count frames of the published images, which have a constant rate: 60 per second for the videos of
-    EPIC-KITCHENS-55 (P01_01) and 50 for those of the extension (P01_101). The rate of the video file may be another.
-    """
-    if row.get("start_timestamp") and row.get("stop_timestamp"):
-        return parse_seconds(row["start_timestamp"], location), parse_seconds(row["stop_timestamp"], location)
-    if not row.get("start_frame") or not row.get("stop_frame"):
-        raise UserError(f"{location}: neither start_timestamp and stop_timestamp nor start_frame and stop_frame")
-    match = re.fullmatch(r"P\d+_(\d{2,3})", row["video_id"])
-    if not match:
-        raise UserError(
-            f"{location}: the video {row['video_id']!r} is not named like P01_01 (60 frames per second) or P01_101 "
-            "(50), so its frame numbers have no times; add the columns start_timestamp and stop_timestamp"
-        )
-    fps = 60 if len(match[1]) == 2 else 50
-    start, end = (_parse_number(row[name], location) / fps for name in ("start_frame", "stop_frame"))
-    return start, end
+    def read_union(annotations: str, files: VideoFiles, split: str) -> Annotations:
+        if split not in ("train", "test"):
+            return read_split(annotations, files, split)
+        parts = [read_split(annotations, files, f"{split}{number}") for number in (1, 2, 3)]
+        segments = {segment.key: segment for part in parts for segment in part.segments}  # each video once
+        return dataclasses.replace(parts[0], segments=list(segments.values()))
 
-
-def _epic_names(annotations: str, kind: str) -> list[str]:
-    """Class names of verbs or nouns. Version 2 of a file differs only in the column `instances`."""
-    first = os.path.join(annotations, f"EPIC_100_{kind}_classes.csv")
-    path = first if exists(first) else _find_file(annotations, rf"EPIC_100_{kind}_classes_v2\.csv")
-    rows = csv_rows(path, read_text(path), ("id", "key"))
-    names = {_parse_number(row["id"], f"{path}, line {line}"): row["key"] for line, row in rows}
-    if sorted(names) != list(range(len(rows))):
-        raise UserError(f"{path}: the ids must be 0 to {len(rows) - 1}, each once")
-    return [names[number] for number in range(len(names))]
+    return read_union
 
 
 def _ucf101(annotations: str, files: VideoFiles, split: str) -> Annotations:
     kind, number = _official_split(split)
-    path = _find_file(annotations, rf"{kind}list0?{number}\.txt")
-    rows = [line.split() for line in read_text(_find_file(annotations, r"classInd\.txt")).splitlines() if line.strip()]
+    path = find_file(annotations, rf"{kind}list0?{number}\.txt")
+    rows = [line.split() for line in read_text(find_file(annotations, r"classInd\.txt")).splitlines() if line.strip()]
     if [row[0] for row in rows] != [str(i + 1) for i in range(len(rows))] or {*map(len, rows)} - {2}:
         raise UserError(f"{annotations}: classInd.txt must have one `NUMBER NAME` per line, with the numbers from 1")
     class_names = {name: re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name) for _, name in rows}  # TaiChi -> Tai Chi
@@ -231,11 +208,11 @@ def _hmdb51(annotations: str, files: VideoFiles, split: str) -> Annotations:
     return Annotations(segments, class_names)
 
 
-_READERS: dict[str, Callable[[str, VideoFiles, str], Annotations]] = {
+_READERS: dict[str, Reader] = {
     "ssv2": _ssv2,
     "epic100": _epic100,
-    "ucf101": _ucf101,
-    "hmdb51": _hmdb51,
+    "ucf101": _of_three_splits(_ucf101),
+    "hmdb51": _of_three_splits(_hmdb51),
 }
 DATASETS = (*kinetics.SETS, "kinetics710", *_READERS)
 
@@ -248,7 +225,10 @@ def _check_split(split: str, splits: Sequence[str]) -> None:
 def _official_split(split: str) -> tuple[str, str]:
     match = re.fullmatch(r"(train|test)0?([123])", split)
     if not match:
-        raise UserError(f"--split {split!r}: expected train1, train2, train3, test1, test2 or test3 (official splits)")
+        raise UserError(
+            f"--split {split!r}: expected train1, train2, train3, test1, test2 or test3 (official splits), or train or "
+            "test (their unions)"
+        )
     return match[1], match[2]
 
 
@@ -262,29 +242,6 @@ def _set_folder(annotations: str, number: str) -> str:
             f"{', '.join(names) or 'none'}"
         )
     return os.path.join(annotations, matches[0])
-
-
-def _find_file(folder: str, pattern: str) -> str:
-    """Path of the only file of the folder that matches `pattern`."""
-    names = list_names(folder) if is_folder(folder) else []
-    matches = [name for name in names if re.fullmatch(pattern, name, re.IGNORECASE)]
-    if len(matches) != 1:
-        expected = pattern.replace("\\", "")
-        raise UserError(f"{folder}: expected one file {expected}; it has {', '.join(matches or names) or 'none'}")
-    return os.path.join(folder, matches[0])
-
-
-def _read_json(path: str) -> Any:
-    try:
-        return json.loads(read_text(path))
-    except ValueError as error:
-        raise UserError(f"{path}: is not valid JSON ({error})") from error
-
-
-def _parse_number(text: str, location: str) -> int:
-    if not text.strip().isdecimal():
-        raise UserError(f"{location}: {text!r} is not an integer from 0")
-    return int(text)
 
 
 def _format_counts(counts: dict[str, int]) -> str:

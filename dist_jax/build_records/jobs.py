@@ -76,7 +76,7 @@ def ensure_index(prefix: str, plan: BuildPlan) -> None:
 
 def write_failures(path: str, name: str, failures: Sequence[shards.Failure]) -> None:
     """Replaces the rows of job `name` in failed.csv and keeps the rows of other jobs."""
-    rows = [(f.path, f.label, f.start_s, f.end_s, one_line(f.reason)) for f in failures]
+    rows = [(f.path, "|".join(f.labels), f.start_s, f.end_s, one_line(f.reason)) for f in failures]
     _replace_rows(path, name, _FAILURE_COLUMNS, rows)
 
 

@@ -9,7 +9,7 @@ import io
 import json
 import os
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -34,6 +34,12 @@ class Failure:
     start_s: float | None
     end_s: float | None
     reason: str
+    other_labels: Sequence[str] = ()  # in addition to `label`
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All class names of the segment."""
+        return () if self.label is None else (self.label, *self.other_labels)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,14 +112,15 @@ def make_record(segment: VideoSegment, plan: BuildPlan, video_folder: str) -> tu
     end_s = end_s if segment.end_s is None else min(segment.end_s, end_s)
     record = records.make_example(
         images,
-        label=None if segment.label is None else plan.class_names.index(segment.label),
-        label_text=segment.label,
+        label=[plan.class_names.index(label) for label in segment.labels],
+        label_text=segment.labels,
         filename=segment.path,
         start_us=round(start_s * 1e6),
         end_us=round(end_s * 1e6),
         caption=segment.caption,
         verb=segment.verb,
         noun=segment.noun,
+        narration_id=segment.narration_id,
     )
     return record, len(images)
 
@@ -133,7 +140,7 @@ def _make_record_or_failure(segment: VideoSegment, plan: BuildPlan, video_folder
         reason = str(error)
     except Exception as error:  # decoders raise many types of errors; one video must not stop the job
         reason = f"{type(error).__name__}: {error}"
-    return Failure(segment.path, segment.label, segment.start_s, segment.end_s, reason)
+    return Failure(segment.path, segment.label, segment.start_s, segment.end_s, reason, segment.other_labels)
 
 
 @functools.lru_cache(maxsize=1)

@@ -73,7 +73,10 @@ def record_parser(label_features: Mapping[str, str]) -> Callable[[tf.Tensor], Fe
 
 
 def parse_context(serialized: tf.Tensor, label_features: Mapping[str, str]) -> tuple[Labels, tf.Tensor]:
-    """Labels by name (int64, any number) and name (bytes, 0 or more) of a serialized SequenceExample."""
+    """Labels by name (int64, any number) and name (bytes, 0 or more) of a serialized SequenceExample.
+
+    The name is the narration id (EPIC-KITCHENS) if the record has one, or else the video's name.
+    """
     return _parse_sequence_example(serialized, label_features, {})[:2]
 
 
@@ -81,11 +84,12 @@ def _parse_sequence_example(
     serialized: tf.Tensor, label_features: Mapping[str, str], list_specs: dict
 ) -> tuple[Labels, tf.Tensor, Features]:
     context_specs = {feature: tf.io.RaggedFeature(tf.int64) for feature in label_features.values()}
-    context_specs[records.FILENAME] = tf.io.RaggedFeature(tf.string)
+    context_specs |= {feature: tf.io.RaggedFeature(tf.string) for feature in (records.NARRATION_ID, records.FILENAME)}
     # The batch parser is faster than the single-example parser, which first builds the message.
     context, lists, _ = tf.io.parse_sequence_example(serialized[None], context_specs, list_specs)
     labels = {name: context[feature].flat_values for name, feature in label_features.items()}
-    return labels, context[records.FILENAME].flat_values, lists
+    narration_id, filename = context[records.NARRATION_ID].flat_values, context[records.FILENAME].flat_values
+    return labels, tf.cond(tf.size(narration_id) > 0, lambda: narration_id, lambda: filename), lists
 
 
 def encoded_clip(encoded: tf.Tensor, labels: Labels, name: tf.Tensor) -> Features:

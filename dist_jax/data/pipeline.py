@@ -17,7 +17,7 @@ import tensorflow as tf
 from dist_jax.data import clips, num_cores
 from dist_jax.data.bad_records import BadRecords, Problem
 from dist_jax.data.sampling import Features
-from dist_jax.data.source import Source
+from dist_jax.data.source import Source, label_error
 from dist_jax.errors import UserError
 
 Batch = dict[str, Any]  # arrays; `labels` is a dict of arrays
@@ -47,8 +47,8 @@ def train_batches(
         bad_records: collects the bad records; None: they are not listed (data.max_bad_fraction still applies).
 
     Yields:
-        `video` uint8 [b, T, H, W, 3], `labels` ({label name: int32 [b]}), `mask` float32 [b] (ones), `record` int64
-        [b], `id` bytes [b].
+        `video` uint8 [b, T, H, W, 3], `labels` ({label name: int32 [b]}; with data.multi_label: {label name: bool [b,
+        K]}), `mask` float32 [b] (ones), `record` int64 [b], `id` bytes [b].
 
     The next readable record in the epoch's order replaces a bad record, the same one on every host.
 
@@ -64,6 +64,7 @@ def train_batches(
     steps = range(start_step, sys.maxsize)
     for batch in _batches(config, source, steps, candidates_of, make_clip, shape, len(rows)):
         _finish_batch(batch, source, make_clip, bad_records)
+        _check_labels(batch, source)
         bad_records.check(config.data.max_bad_fraction, source.size)
         if np.any(batch["mask"] == 0):
             record = int(batch["record"][np.argmin(batch["mask"])])
@@ -84,11 +85,12 @@ def eval_batches(
 ) -> Generator[Batch, None, None]:
     """Yields this host's rows of the ceil(n / eval.batch_size) batches that together contain every record once.
 
-    Args as for train_batches; `rows` are rows of the global evaluation batch.
+    Args as for train_batches; `rows` are rows of the global evaluation batch. With eval.has_labels=False, records may
+    have no labels; their label is -1.
 
     Yields:
         `video` uint8 [b, V * crops, T, H, W, 3] (V = eval.num_views, crops = eval.num_crops; the crops of a view are
-        adjacent), `labels` ({label name: int32 [b]}), `mask` float32 [b], `record` int64 [b], `id` bytes [b]. Padding
+        adjacent), `labels` (as train_batches), `mask` float32 [b], `record` int64 [b], `id` bytes [b]. Padding
         after the last record has mask 0 and record -1. A bad record has mask 0 and its own number; it is not replaced.
 
     Raises:
@@ -106,6 +108,7 @@ def eval_batches(
     steps = range(-(-source.size // config.eval.batch_size))
     for batch in _batches(config, source, steps, candidates_of, make_clip, shape, len(rows)):
         _finish_batch(batch, source, make_clip, bad_records)
+        _check_labels(batch, source, config.eval.has_labels, "; if the records have no labels: eval.has_labels=False")
         bad_records.check(config.data.max_bad_fraction, source.size)
         yield batch
 
@@ -151,7 +154,7 @@ def _batches(
 
     Two extra entries are for `_finish_batch`: `requested` (int64 [b], the first candidates) and `epoch` (int64 [b]).
     """
-    blank = clips.blank_clip(shape, source.num_classes)
+    blank = clips.blank_clip(shape, source.num_classes, config.data.multi_label)
 
     # Do not use Dataset.from_generator: with one in the process, TensorFlow returns freed memory to the system at once,
     # and allocating it again for each clip takes as long as decoding.
@@ -177,7 +180,7 @@ def _batches(
 
 
 def _finish_batch(batch: Batch, source: Source, make_clip: MakeClip, bad_records: BadRecords) -> None:
-    """Removes the extra entries, retries unreadable records, adds the bad ones to `bad_records`, checks the labels."""
+    """Removes `requested` and `epoch`, retries unreadable records, adds the bad ones to `bad_records`."""
     requested, epoch = batch.pop("requested"), batch.pop("epoch")
     bad_records.num_reads += int(np.sum(requested >= 0))
     for row in np.flatnonzero((requested >= 0) & (batch["record"] != requested)).tolist():
@@ -190,18 +193,19 @@ def _finish_batch(batch: Batch, source: Source, make_clip: MakeClip, bad_records
             bad_records.add(record, result)
         bad_records.num_bad_reads += 1
     batch["record"] = np.where(batch["mask"] > 0, batch["record"], requested)
-    for name, labels in batch["labels"].items():
-        _check_labels(name, batch["record"], labels, source)
 
 
-def _check_labels(name: str, record: np.ndarray, labels: np.ndarray, source: Source) -> None:
-    num_classes = source.num_classes[name]
-    for row in np.flatnonzero((labels < 0) | (labels >= num_classes))[:1]:
-        problem = f"has no label {name!r} (data.label_key)" if labels[row] < 0 else f"has {name} {labels[row]}"
-        raise UserError(
-            f"{source.location(int(record[row]))} {problem}, but the class numbers are 0 to {num_classes - 1}: set "
-            "data.class_names_file to the class names of these records"
-        )
+def _check_labels(batch: Batch, source: Source, needs_label: bool = True, hint: str = "") -> None:
+    """Removes `label_range`. Raises UserError for a class number that is not 0 to K - 1.
+
+    -1 is the class number of a record without labels: an error only if `needs_label`, with `hint` in its message.
+    """
+    for name, bounds in batch.pop("label_range").items():
+        low, high = bounds.T  # int64 [b] each
+        is_invalid = (low < (0 if needs_label else -1)) | (high >= source.num_classes[name])
+        for row in np.flatnonzero(is_invalid)[:1]:
+            number = high[row] if high[row] >= source.num_classes[name] else low[row]
+            raise label_error(source, int(batch["record"][row]), name, int(number), hint)
 
 
 def _retry(source: Source, make_clip: MakeClip, record: np.integer, epoch: np.integer) -> Batch | Problem:

@@ -17,6 +17,7 @@ LABEL = "clip/label/index"  # int64, one or more
 LABEL_TEXT = "clip/label/text"  # bytes, one per label
 VERB = "clip/verb/index"  # int64, EPIC-KITCHENS
 NOUN = "clip/noun/index"  # int64, EPIC-KITCHENS
+NARRATION_ID = "clip/narration_id"  # bytes, EPIC-KITCHENS: the segment's name in the published files
 FILENAME = "video/filename"  # bytes
 START = "clip/start/timestamp"  # int64, microseconds
 END = "clip/end/timestamp"  # int64, microseconds
@@ -37,12 +38,13 @@ def make_example(
     caption: str | None = None,
     verb: int | None = None,
     noun: int | None = None,
+    narration_id: str | None = None,
 ) -> bytes:
     """The serialized record of one clip. The same arguments always give the same bytes.
 
     Args:
         frames: encoded images in temporal order, at least one. DMVR's readers expect JPEG.
-        label: class number, or several; None for a clip that has only a verb and a noun.
+        label: class number, or several; None for a clip that has only a verb and a noun, or no labels.
         label_text: class names, one per label.
         filename: the clip's video, relative to the data set's folder.
         start_us: start of the clip in its video, microseconds.
@@ -50,6 +52,7 @@ def make_example(
         caption: a sentence that describes the clip.
         verb: verb class (EPIC-KITCHENS).
         noun: noun class (EPIC-KITCHENS).
+        narration_id: name of the segment (EPIC-KITCHENS).
 
     Raises:
         ValueError: no frames, or different numbers of labels and texts.
@@ -65,6 +68,7 @@ def make_example(
         LABEL_TEXT: _strings(*texts) if texts else None,
         VERB: None if verb is None else _integers(verb),
         NOUN: None if noun is None else _integers(noun),
+        NARRATION_ID: None if narration_id is None else _strings(narration_id),
         FILENAME: _strings(filename),
         START: _integers(start_us),
         END: _integers(end_us),

@@ -47,3 +47,12 @@ def single_label(data: ml_collections.ConfigDict, user: str) -> str:
     if len(label_names(data)) > 1:
         raise UserError(f"data.label_key={data.label_key}: {user} needs a single label; set data.label_key to one")
     return data.label_key
+
+
+def label_error(source: Source, record: int, name: str, number: int, hint: str = "") -> UserError:
+    """The error for a record whose class number is not 0 to K - 1; -1: the record has no label, and `hint` is added."""
+    problem = f"has no label {name!r} (data.label_key)" if number == -1 else f"has {name} {number}"
+    return UserError(
+        f"{source.location(record)} {problem}, but the class numbers are 0 to {source.num_classes[name] - 1}: set "
+        f"data.class_names_file to the class names of these records{hint if number == -1 else ''}"
+    )

@@ -1,9 +1,9 @@
 """Crops, flips, resizing and erasing on the host. Every public function is `features -> features`.
 
 They read and replace `window` (int32 [4]: top, left, height, width in pixels of the stored frames), `flip` (bool []),
-`labels` ({label name: int32 []}) and, after decoding, `video` (uint8 [T, h, w, 3], RGB). Random functions use `seed`
-(int64 [2]); all frames of a clip share one draw. `training/augment.py` runs later, on the accelerator: normalisation,
-grayscale, colour jitter and mixing.
+`labels` ({label name: int32 [] or bool [K]}) and, after decoding, `video` (uint8 [T, h, w, 3], RGB). Random functions
+use `seed` (int64 [2]); all frames of a clip share one draw. `training/augment.py` runs later, on the accelerator:
+normalisation, grayscale, colour jitter and mixing.
 """
 
 import math
@@ -53,6 +53,8 @@ def whole_frame(features: Features) -> Features:
 def random_flip(features: Features, probability: float, label_pairs: Mapping[str, Sequence[int]]) -> Features:
     """Adds `flip` (bool []), true with the given probability. A flip also swaps the classes of each label pair.
 
+    Labels are a class number, int32 [], or the classes of a clip, bool [K].
+
     Args:
         features: the example.
         probability: 0 to 1.
@@ -61,11 +63,22 @@ def random_flip(features: Features, probability: float, label_pairs: Mapping[str
     flip = tf.random.stateless_uniform([], fold_in(features["seed"], "flip")) < probability
     labels = dict(features["labels"])
     for name, pairs in label_pairs.items():
-        label = flipped_label = labels[name]
-        for a, b in zip(pairs[::2], pairs[1::2], strict=True):
-            flipped_label = tf.where(label == a, b, tf.where(label == b, a, flipped_label))
-        labels[name] = tf.where(flip, flipped_label, label)
+        swap = _swap_columns if labels[name].dtype == tf.bool else _swap_numbers
+        labels[name] = tf.where(flip, swap(labels[name], pairs), labels[name])
     return features | {"flip": flip, "labels": labels}
+
+
+def _swap_numbers(label: tf.Tensor, pairs: Sequence[int]) -> tf.Tensor:
+    swapped = label
+    for a, b in zip(pairs[::2], pairs[1::2], strict=True):
+        swapped = tf.where(label == a, b, tf.where(label == b, a, swapped))
+    return swapped
+
+
+def _swap_columns(classes: tf.Tensor, pairs: Sequence[int]) -> tf.Tensor:
+    order = np.arange(classes.shape[0])
+    order[[*pairs[::2], *pairs[1::2]]] = [*pairs[1::2], *pairs[::2]]
+    return tf.gather(classes, order)
 
 
 def resize(features: Features, order: tf.Tensor, height: int, width: int) -> Features:

@@ -41,7 +41,8 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Mappin
     sizes = [size_and_mtime(path)[0] for path in paths]  # no folder and no times: copied videos are the same data
     identity = hashlib.sha256(repr((segments, sizes, data.square_pixels)).encode()).hexdigest()[:12]
     numbers = {name: number for number, name in enumerate(names)}
-    labels = tf.constant([numbers[segment.label] for segment in segments], tf.int64)
+    labels = [[numbers[name] for name in segment.labels] for segment in segments]
+    labels = tf.ragged.constant(labels, tf.int64, ragged_rank=1)
 
     def probe(record: np.ndarray) -> tuple[np.ndarray, ...]:
         segment = segments[record]
@@ -60,7 +61,7 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Mappin
             "width": width,
             "start": start,
             "clip": record,
-            "labels": {label: tf.gather(labels, record)[None]},
+            "labels": {label: labels[record]},
             "id": tf.gather(tf.constant([segment.path for segment in segments]), record),
         }
 
@@ -87,7 +88,7 @@ def class_names(data: ml_collections.ConfigDict) -> dict[str, list[str]]:
     path = os.path.join(folder, "labels.txt")
     if os.path.exists(path):
         return {label: video_list.read_class_names(path)}
-    return {label: sorted({segment.label for segment in _read_segments(data.train)})}
+    return {label: sorted({name for segment in _read_segments(data.train) for name in segment.labels})}
 
 
 def _read_segments(list_or_folder: str, class_names: Sequence[str] | None = None) -> list[VideoSegment]:

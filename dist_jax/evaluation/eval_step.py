@@ -32,7 +32,7 @@ def eval_step(
 
     Returns:
         Classifier -> label name -> logits float32 [B, V * crops, K]. The classifiers are MODEL and, if
-        0 < zero_shot_weight < 1 and there is a trained network, TRAINED and PLAIN.
+        there is a network and 0 < zero_shot_weight < 1, TRAINED and PLAIN.
     """
 
     def view_logits(_: None, view: jax.Array) -> tuple[None, ViewLogits]:

@@ -25,7 +25,7 @@ from dist_jax.evaluation.splits import read_splits
 from dist_jax.evaluation.view_scores import sum_views, to_scores
 from dist_jax.experiment import Experiment, build
 from dist_jax.files import write_text
-from dist_jax.models.video_model import NO_NETWORK
+from dist_jax.models.networks import NO_NETWORK
 from dist_jax.weights.init_from import load_initial
 from dist_jax.workdir.checkpoints import load_params
 from dist_jax.workdir.run_metadata import RunMetadata, make_workdir, raise_if_conflicts, read_run_metadata
@@ -156,13 +156,15 @@ class Evaluator:
 
     def _write(self, step: int, logits: VideoLogits, result: Evaluation) -> None:
         """Writes the files of each label, and those of EPIC-KITCHENS-100 and of splits."""
-        class_names, multi_label = self._experiment.class_names, self._experiment.config.data.multi_label
+        class_names, config = self._experiment.class_names, self._experiment.config
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        views = {name: to_scores(values, multi_label) for name, values in logits.logits[MODEL].items()}
+        views = {name: to_scores(values, config.data.multi_label) for name, values in logits.logits[MODEL].items()}
         for label, scores in views.items():
             file = self.file if len(views) == 1 else self.file.with_stem(f"{self.file.stem}_{label}")
             of_label = Scores(sum_views(scores), logits.labels.get(label), logits.ids, logits.bad)
-            write_results(file, of_label, class_names[label], self.num_views, step, plots=self._is_final)
+            write_results(
+                file, of_label, class_names[label], self.num_views, step, data=config.data.val, plots=self._is_final
+            )
         if len(views) > 1:
             write_text(str(self.file), json.dumps({"step": step, "views": self.num_views, **result.summary}, indent=1))
         if set(views) <= set(LABELS):

@@ -102,7 +102,7 @@ def apply(video: jax.Array, targets: PyTree, draws: MixDraw, union: bool = False
         rows = target.reshape(num_groups, -1, target.shape[1])  # [G, n, K]
         partners = rows[:, ::-1]
         if union:
-            own, other = rows * (target_weight > 0), partners * (target_weight < 1)
+            own, other = jnp.where(target_weight > 0, rows, 0), jnp.where(target_weight < 1, partners, 0)
             return jnp.maximum(own, other).reshape(target.shape)
         return (rows * target_weight + partners * (1 - target_weight)).reshape(target.shape)
 

@@ -19,7 +19,7 @@ from dist_jax.errors import UserError
 from dist_jax.evaluation import evaluate
 from dist_jax.evaluation.results import summary_line
 from dist_jax.experiment import Experiment, build, check_flip_labels
-from dist_jax.models.video_model import NO_NETWORK
+from dist_jax.models.networks import NO_NETWORK
 from dist_jax.training import memory
 from dist_jax.training.compiled_step import compile_step, make_train_step
 from dist_jax.training.logger import TrainLogger

@@ -16,15 +16,16 @@ from dist_jax.errors import UserError
 from dist_jax.files import read_text
 from dist_jax.video import list_lines
 
-LIST_COLUMNS = ("path", "label", "start", "end", "caption")
+LIST_COLUMNS = ("path", "label", "labels", "start", "end", "caption")  # label or labels
+_LABEL_SEPARATOR = "|"  # in the column labels
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoSegment:
-    """A part of a video and its label."""
+    """A part of a video and its label, or several labels."""
 
     path: str  # relative to the folder of the videos, or absolute
-    label: str | None  # class name; None for EPIC-KITCHENS, which has verb and noun
+    label: str | None  # class name; None: no labels, or a verb and a noun (EPIC-KITCHENS)
     start_s: float | None = None  # seconds; None: the start of the video
     end_s: float | None = None  # seconds; None: the end of the video
     caption: str | None = None
@@ -33,12 +34,22 @@ class VideoSegment:
     # Name of the segment in the annotations of its data set. `path` and the times depend on which files exist; the key
     # does not. Not compared: segments are equal if they are the same part of the same file.
     key: str | None = dataclasses.field(default=None, compare=False)
+    narration_id: str | None = None  # name of the segment (EPIC-KITCHENS)
+    other_labels: tuple[str, ...] = ()  # class names, in addition to `label`
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """All class names of the segment."""
+        return () if self.label is None else (self.label, *self.other_labels)
 
     @property
     def identity(self) -> tuple:
         """Values that identify the segment. They do not depend on which files exist if `key` is set."""
         name, start, end = (self.path, self.start_s, self.end_s) if self.key is None else (self.key, None, None)
-        return name, self.label, start, end, self.caption, self.verb, self.noun
+        values = name, self.label, start, end, self.caption, self.verb, self.noun
+        # The identity decides a segment's shard. Without these values it is as it was before they existed.
+        added = self.narration_id, self.other_labels
+        return (*values, *added) if any(added) else values
 
 
 def read_class_names(path: str) -> list[str]:
@@ -51,8 +62,8 @@ def read_list(path: str, names: Sequence[str] | None = None, option: str = "--la
 
     Args:
         path: a file with lines `path label` (see `list_lines.py`), or a CSV file with the columns path and label, and
-          optionally start and end (seconds) and caption. Lines that begin with # are comments. `~` in a path is the
-          home folder.
+          optionally start and end (seconds) and caption. The column labels, instead of label, has any number of labels,
+          separated by |. Lines that begin with # are comments. `~` in a path is the home folder.
         names: class names. With them, a label may also be a class number from 0.
         option: the option that sets class names, for the error message.
 
@@ -74,15 +85,18 @@ def read_list(path: str, names: Sequence[str] | None = None, option: str = "--la
         (line, dataclasses.replace(segment, path=_local_path(segment.path, f"{path}, line {line}")))
         for line, segment in rows
     ]
-    if names is None and all(list_lines.is_number(segment.label) for _, segment in rows):
+    labels = [(line, label) for line, segment in rows for label in segment.labels]
+    if names is None and not labels:
+        raise UserError(f"{path}: no video has a label; set the file of class names with {option}")
+    if names is None and all(list_lines.is_number(label) for _, label in labels):
         raise UserError(
-            f"{path}: the labels are numbers (line {rows[0][0]}: {rows[0][1].label}); set the file of class names "
+            f"{path}: the labels are numbers (line {labels[0][0]}: {labels[0][1]}); set the file of class names "
             f"with {option}, because the model compares videos with class names"
         )
     if names is None:
-        list_lines.warn_of_other_columns(path, [(line, segment.label) for line, segment in rows])
+        list_lines.warn_of_other_columns(path, labels)
     else:
-        rows = [(line, dataclasses.replace(segment, label=_to_name(segment.label, names))) for line, segment in rows]
+        rows = [(line, _with_names(segment, names)) for line, segment in rows]
         check_labels([segment for _, segment in rows], names, [f"{path}, line {line}" for line, _ in rows])
     _check_unique(path, rows)
     return [segment for _, segment in rows]
@@ -100,12 +114,11 @@ def check_labels(
     """
     known = set(names)
     for number, segment in enumerate(segments):
-        if segment.label is not None and segment.label not in known:
-            nearest = difflib.get_close_matches(segment.label, known, n=1, cutoff=0.0)[0]
+        for label in (label for label in segment.labels if label not in known):
+            nearest = difflib.get_close_matches(label, known, n=1, cutoff=0.0)[0]
             location = locations[number] if locations else segment.path
             raise UserError(
-                f"{location}: label {segment.label!r} is not among the {len(known)} class names; "
-                f"the nearest is {nearest!r}"
+                f"{location}: label {label!r} is not among the {len(known)} class names; the nearest is {nearest!r}"
             )
 
 
@@ -197,8 +210,14 @@ def _local_path(path: str, location: str) -> str:
 
 
 def _csv_segments(path: str, text: str) -> list[tuple[int, VideoSegment]]:
-    rows = csv_rows(path, _without_comments(text), ("path", "label"))
-    unknown = [column for column in rows[0][1] if column not in LIST_COLUMNS] if rows else []
+    rows = csv_rows(path, _without_comments(text), ("path",))
+    columns = [*rows[0][1]] if rows else []
+    if rows and ("label" in columns) == ("labels" in columns):
+        problem = (
+            "the columns 'label' and 'labels'; remove one" if "label" in columns else "no column 'label' or 'labels'"
+        )
+        raise UserError(f"{path}: {problem}; the header is {','.join(columns)!r}")
+    unknown = [column for column in columns if column not in LIST_COLUMNS]
     if unknown:
         raise UserError(f"{path}: unknown column {unknown[0]!r}; the columns are {','.join(LIST_COLUMNS)}")
     return [(line, _csv_segment(f"{path}, line {line}", row)) for line, row in rows]
@@ -206,7 +225,7 @@ def _csv_segments(path: str, text: str) -> list[tuple[int, VideoSegment]]:
 
 def _csv_segment(location: str, row: dict[str, str]) -> VideoSegment:
     values = {name: value.strip() or None for name, value in row.items()}
-    if not values["path"] or not values["label"]:
+    if not values["path"] or not values.get("label", "labels"):
         raise UserError(f"{location}: path and label must not be empty")
     if any(value and len(value) > 1 and value[0] == value[-1] == "'" for value in values.values()):
         raise UserError(
@@ -215,7 +234,26 @@ def _csv_segment(location: str, row: dict[str, str]) -> VideoSegment:
     start, end = (None if values.get(n) is None else parse_seconds(values[n], location) for n in ("start", "end"))
     if end is not None and end <= (start or 0.0):
         raise UserError(f"{location}: end {end:g} s must be after start {start or 0:g} s")
-    return VideoSegment(values["path"], values["label"], start, end, values.get("caption"))
+    labels = [values["label"]] if "label" in values else _split_labels(values["labels"] or "", location)
+    segment = VideoSegment(values["path"], None, start, end, values.get("caption"))
+    return _with_labels(segment, labels)
+
+
+def _split_labels(text: str, location: str) -> list[str]:
+    """The labels in a value of the column labels; an empty value has none."""
+    labels = [label.strip() for label in text.split(_LABEL_SEPARATOR)] if text else []
+    if "" in labels or len(set(labels)) < len(labels):
+        raise UserError(f"{location}: the labels {text!r} have an empty or repeated label; separate them by one |")
+    return labels
+
+
+def _with_labels(segment: VideoSegment, labels: Sequence[str]) -> VideoSegment:
+    first = labels[0] if labels else None
+    return dataclasses.replace(segment, label=first, other_labels=tuple(labels[1:]))
+
+
+def _with_names(segment: VideoSegment, names: Sequence[str]) -> VideoSegment:
+    return _with_labels(segment, [_to_name(label, names) for label in segment.labels])
 
 
 def _to_name(label: str, names: Sequence[str]) -> str:

@@ -84,6 +84,21 @@ def test_segments_and_captions_of_a_csv_list(build):
     assert records.CAPTION not in second.context.feature
 
 
+def test_the_column_labels_gives_records_several_labels_or_none(build, capsys):
+    lines = "path,labels\na.mp4,up|left\nb.mp4,\nc.mp4,up\nabsent.mp4,down|up\n"
+    output = build(lines=lines)
+    by_filename = examples(output)
+    assert (output / "labels.txt").read_text() == "down\nleft\nup\n"
+    labels = {name: integers(example, records.LABEL) for name, example in by_filename.items()}
+    assert labels == {"a.mp4": [2, 1], "b.mp4": [], "c.mp4": [2]}
+    assert list(by_filename["a.mp4"].context.feature[records.LABEL_TEXT].bytes_list.value) == [b"up", b"left"]
+    assert failures(output)[0]["label"] == "down|up"
+    assert "classes without a readable video: down (1 failed)\n" in capsys.readouterr().err
+    before = hashes(output)
+    build(lines=lines)  # resumes: the plan is the same
+    assert hashes(output) == before
+
+
 def test_without_a_list_the_folders_are_the_classes(videos, tmp_path):
     for label, name in (("moves up", "a"), ("moves down", "b")):
         (tmp_path / "in" / label).mkdir(parents=True)
@@ -185,6 +200,25 @@ def test_segments_are_distributed_evenly_over_the_shards():
     assert sorted(s.path for shard in shards for s in shard) == sorted(s.path for s in segments)
     assert {len(shard) for shard in shards} == {12, 13}
     assert plan.segments != tuple(segments)
+
+
+def test_segments_without_narration_ids_keep_their_shards():
+    listed = [VideoSegment(f"{n}.mp4", "ab"[n % 2], float(n), None, "c") for n in range(8)]
+    epic = [VideoSegment(f"{n}.mp4", None, None, None, None, n, 2, f"key {n}") for n in range(8)]
+    orders = ["".join(segment.path[0] for segment in build_plan.shuffle_by_hash(part)) for part in (listed, epic)]
+    assert orders == ["46752130", "51204637"]  # computed before segments had narration ids
+
+
+def test_a_plan_keeps_its_segments_and_plans_without_narration_ids_are_read(tmp_path):
+    segments = (VideoSegment("a.mp4", "x", narration_id="P01_01_3"), VideoSegment("b.mp4", None, verb=1, key="b"))
+    segments += (VideoSegment("c.mp4", "x", other_labels=("y", "z")),)
+    plan = build_plan.BuildPlan(segments, ("x",), 1, 0.0, 256, 90)
+    build_plan.save_plan(str(tmp_path / "train"), plan, "videos")
+    assert build_plan.load_plan(str(tmp_path / "train")) == (plan, "videos")
+    path = tmp_path / ".train.build" / "plan.jsonl"
+    settings_line, *_ = path.read_text().splitlines()
+    path.write_text(f'{settings_line}\n["b.mp4", null, null, null, null, 1, null, "b"]\n')
+    assert build_plan.load_plan(str(tmp_path / "train"))[0].segments == segments[1:2]
 
 
 BROKEN = "a.mp4 up\nb.mp4 down\nabsent.mp4 up\ntext.mp4 down\n"

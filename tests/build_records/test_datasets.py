@@ -3,12 +3,14 @@
 import json
 
 import pytest
+import tensorflow as tf
 from helpers.built_records import examples, images, integers
 from helpers.video_files import numbers, write_video
 
+from dist_jax import config as settings
 from dist_jax.build_records import command, datasets
 from dist_jax.build_records.video_files import VideoFiles
-from dist_jax.data import records
+from dist_jax.data import records, sources
 from dist_jax.errors import UserError
 from dist_jax.video.video_list import VideoSegment
 
@@ -89,8 +91,8 @@ EPIC = {
 def test_epic100_verbs_nouns_and_times(write_files):
     result = datasets.read("epic100", write_files(EPIC), write_files({"P01/videos/P01_01.MP4": ""}, "videos"), "train")
     assert result.segments == [
-        VideoSegment("P01/videos/P01_01.MP4", None, 0.1, 0.3, "open door", verb=1, noun=0),
-        VideoSegment("P02/videos/P02_101.MP4", None, 0.2, 0.4, "take plate, quickly", verb=0, noun=1),
+        VideoSegment("P01/videos/P01_01.MP4", None, 0.1, 0.3, "open door", 1, 0, narration_id="P01_01_0"),
+        VideoSegment("P02/videos/P02_101.MP4", None, 0.2, 0.4, "take plate, quickly", 0, 1, narration_id="P02_101_0"),
     ]
     assert result.class_names == []
     assert result.extra_files == {"verbs.txt": "take\nopen\n", "nouns.txt": "door\nplate\n"}
@@ -113,12 +115,63 @@ def test_epic100_frame_numbers_count_60_or_50_frames_per_second(write_files, vid
         ("verb_classes", "id,key\n0,take\n", "line 2: verb 1 or noun 0 is not in the class files"),
         ("verb_classes", "id,key\n0,take\n2,open\n", "the ids must be 0 to 1"),
         ("train", "video_id,narration\n", "no column 'verb_class'"),
+        ("train", EPIC_HEADER + 2 * "x,P1,P01_01,,,,10,20,take,take,0,plate,1,,\n", "'x' occurs 2 times"),
+        ("train", EPIC_HEADER + ",P1,P01_01,,,,10,20,take,take,0,plate,1,,\n", "line 2: narration_id is empty"),
     ],
 )
 def test_invalid_epic100_files_are_rejected(write_files, file, text, message):
     annotations = write_files(EPIC | {f"EPIC_100_{file}.csv": text})
     with pytest.raises(UserError, match=message):
         datasets.read("epic100", annotations, write_files({}, "videos"), "train")
+
+
+def test_epic100_without_the_column_of_narration_ids_has_none(write_files):
+    lines = EPIC["EPIC_100_train.csv"].splitlines()
+    without_ids = "".join(f"{line.partition(',')[2]}\n" for line in lines)
+    annotations = write_files(EPIC | {"EPIC_100_train.csv": without_ids})
+    segments = datasets.read("epic100", annotations, write_files({}, "videos"), "train").segments
+    assert [segment.narration_id for segment in segments] == [None, None]
+
+
+EPIC_TEST = (  # the published file has no labels and no narrations
+    "narration_id,participant_id,video_id,start_timestamp,stop_timestamp,start_frame,stop_frame\n"
+    "P01_11_0,P01,P01_11,00:00:00.00,00:00:00.20,1,13\n"
+    "P01_11_1,P01,P01_11,00:00:00.20,00:00:00.40,13,25\n"
+)
+
+
+def test_epic100_test_records_have_narration_ids_and_no_labels(write_files, tmp_path):
+    annotations = write_files({"EPIC_100_test_timestamps.csv": EPIC_TEST})
+    videos = write_files({}, "videos")
+    write_video(tmp_path / "videos" / "P01_11.mp4", frames=20)
+    command.main(
+        [
+            "--dataset=epic100",
+            "--split=test",
+            "--workers=1",
+            f"--annotations={annotations}",
+            f"--videos={videos}",
+            "--output",
+            str(tmp_path / "out"),
+        ]
+    )
+    data = settings.defaults().data
+    data.train, data.label_key = str(tmp_path / "out" / "test@1"), "verb"
+    data.class_names_file = str(tmp_path / "verbs.txt")
+    (tmp_path / "verbs.txt").write_text("take\nput\n")
+    source = sources.open_source(data, "train")
+    clips = [source.read(tf.constant(record, tf.int64)) for record in range(source.size)]
+    assert sorted((clip["id"].numpy(), int(clip["num_frames"])) for clip in clips) == [
+        (b"P01_11_0", 4),
+        (b"P01_11_1", 4),
+    ]
+    assert all(clip["labels"]["verb"].shape == (0,) for clip in clips)
+    assert not list((tmp_path / "out").glob("*.txt"))
+
+
+def test_epic100_rejects_other_splits(write_files):
+    with pytest.raises(UserError, match="'validation': expected train or val or test"):
+        datasets.read("epic100", write_files(EPIC), write_files({}, "videos"), "validation")
 
 
 def test_epic100_records_contain_verb_noun_and_narration(write_files, tmp_path):
@@ -132,6 +185,7 @@ def test_epic100_records_contain_verb_noun_and_narration(write_files, tmp_path):
     assert (integers(example, records.VERB), integers(example, records.NOUN)) == ([1], [0])
     assert records.LABEL not in example.context.feature
     assert example.context.feature[records.CAPTION].bytes_list.value[0] == b"open door"
+    assert example.context.feature["clip/narration_id"].bytes_list.value[0] == b"P01_01_0"
     assert numbers(images(example)) == [2, 3, 4, 5]
     assert (output / "verbs.txt").read_text() == "take\nopen\n" and not (output / "labels.txt").exists()
 
@@ -159,11 +213,20 @@ def test_ucf101_splits_and_class_names(write_files):
 def test_invalid_ucf101_splits_and_files_are_rejected(write_files):
     videos = write_files({}, "videos")
     with pytest.raises(UserError, match="expected train1, train2"):
-        datasets.read("ucf101", write_files(UCF101), videos, "train")
+        datasets.read("ucf101", write_files(UCF101), videos, "val")
     with pytest.raises(UserError, match="one `NUMBER NAME` per line"):
         datasets.read("ucf101", write_files(UCF101 | {"classInd.txt": "1 Apply Eye\n"}, "three_words"), videos, "test1")
     with pytest.raises(UserError, match=r"is not a class in classInd\.txt"):
         datasets.read("ucf101", write_files(UCF101 | {"testlist01.txt": "Golf/v_x.avi\n"}), videos, "test1")
+
+
+def test_the_union_of_three_splits_has_every_video_once(write_files):
+    lists = {"testlist02.txt": "TaiChi/v_b.avi\nTaiChi/v_TaiChi_g01_c01.avi\n", "testlist03.txt": "TaiChi/v_b.avi\n"}
+    result = datasets.read("ucf101", write_files(UCF101 | lists), write_files({}, "videos"), "test")
+    assert [segment.path for segment in result.segments] == ["TaiChi/v_TaiChi_g01_c01.avi", "TaiChi/v_b.avi"]
+    assert result.class_names == ["Apply Eye Makeup", "Tai Chi"]
+    with pytest.raises(UserError, match="testlist"):
+        datasets.read("ucf101", write_files(UCF101), write_files({}, "videos"), "test")
 
 
 HMDB51 = {

@@ -259,9 +259,52 @@ def test_a_label_outside_the_classes_stops_the_run_and_names_the_record(tmp_path
 
 def test_a_record_without_the_configured_label_stops_the_run(tmp_path):
     config = make_config(write_shards(tmp_path, [example(0)], shards=1))
-    config.data.label_key = "verb"
+    config.data.label_key, config.data.class_names_file = "verb", str(tmp_path / "labels.txt")
     with pytest.raises(UserError, match=r"has no label 'verb' \(data\.label_key\)"):
         train(config, 1)
+
+
+def evaluate_one(tmp_path, labels, **fields):
+    """The labels of one evaluated record with these class numbers."""
+    texts = [str(label) for label in labels]
+    serialized = records.make_example([jpeg(picture(0, 0))], labels, texts, "v.mp4", 0, 1)
+    config = make_config(write_shards(tmp_path, [serialized], shards=1))
+    config.update_from_flattened_dict(fields)
+    (batch,) = pipeline.eval_batches(config, sources.open_source(config.data, "val"), slice(0, 1), 8)
+    assert batch.keys() == {"video", "labels", "mask", "record", "id"}
+    return batch["labels"]["label"][0]
+
+
+def test_records_without_labels_are_evaluated_if_the_setting_says_so(tmp_path):
+    with pytest.raises(
+        UserError, match=r"has no label 'label' .*; if the records have no labels: eval\.has_labels=False"
+    ):
+        evaluate_one(tmp_path / "a", [])
+    assert evaluate_one(tmp_path / "b", [], **{"eval.has_labels": False}) == -1
+    with pytest.raises(UserError, match=f"has label {NUM_CLASSES}, but the class numbers are 0 to"):
+        evaluate_one(tmp_path / "c", [NUM_CLASSES], **{"eval.has_labels": False})
+
+
+def test_with_multi_label_a_row_has_all_classes_of_the_record(tmp_path):
+    labels = evaluate_one(tmp_path / "a", [3, 1], **{"data.multi_label": True})
+    assert labels.dtype == bool
+    assert labels.tolist() == [False, True, False, True, False]
+    assert not evaluate_one(tmp_path / "b", [], **{"data.multi_label": True}).any()
+    for number, labels in {NUM_CLASSES: [1, NUM_CLASSES, 0], -2: [-2, 3]}.items():
+        with pytest.raises(UserError, match=f"has label {number}, but the class numbers are 0 to 4"):
+            evaluate_one(tmp_path / str(number), labels, **{"data.multi_label": True})
+
+
+def test_training_and_padding_rows_with_multi_label(tmp_path):
+    images = [jpeg(picture(0, 0))]
+    examples = [records.make_example(images, [0, 2], ["a", "c"], f"{n}.mp4", 0, 1) for n in range(4)]
+    config = make_config(write_shards(tmp_path, examples, shards=1))
+    config.data.multi_label = True
+    config.augment.hflip_prob, config.augment.hflip_label_pairs = 1.0, (2, 4)
+    (batch,) = train(config, 1)
+    assert batch["labels"]["label"].tolist() == [[True, False, False, False, True]] * 5
+    (batch,) = pipeline.eval_batches(config, sources.open_source(config.data, "val"), slice(None), 8)
+    assert batch["labels"]["label"].tolist() == 4 * [[True, False, True, False, False]] + [[False] * 5]
 
 
 def test_no_readable_record_is_lost_among_a_thousand_damaged_ones(tmp_path):

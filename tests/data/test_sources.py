@@ -11,7 +11,7 @@ from helpers.small_records import NUM_CLASSES, example, jpeg, picture, write_sha
 from helpers.video_files import numbers, write_video
 
 from dist_jax import config as settings
-from dist_jax.data import records, sources
+from dist_jax.data import record_source, records, sources
 from dist_jax.errors import UserError
 from dist_jax.video.decoding import VideoError
 
@@ -74,6 +74,16 @@ def test_label_key_selects_labels_verb_or_noun(tmp_path):
         fields = dict(label_key=name, class_names_file=str(tmp_path / "labels.txt"))
         features, _ = read(source_of_one_record(tmp_path, serialized, **fields))
         assert {name: numbers.numpy().tolist() for name, numbers in features["labels"].items()} == {name: labels}
+
+
+@pytest.mark.parametrize("large", [False, True])
+def test_the_id_of_a_record_is_the_narration_id_if_it_has_one(tmp_path, monkeypatch, large):
+    monkeypatch.setattr(
+        record_source, "_LARGE_BYTES", 0 if large else 1 << 30
+    )  # the readers of large and small records
+    with_id = records.make_example([jpeg(picture(0, 0))], 0, "a", "v.mp4", 0, 1, narration_id="P01_01_7")
+    source = source_of_one_record(tmp_path, with_id)
+    assert source.read(tf.constant(0, tf.int64))["id"].numpy() == b"P01_01_7"
 
 
 def test_the_id_of_a_record_without_a_name_is_its_number(tmp_path):
@@ -252,6 +262,15 @@ def test_a_list_with_times_gives_segments_of_a_video(video_folder):
     source = sources.open_source(data_config(source="videos", train=str(video_folder / "segments.csv")), "train")
     assert numbers(read(source, 0)[1]) == [5, 6, 7, 8, 9]  # 20 frames per second
     assert numbers(read(source, 1)[1]) == [18, 19]
+
+
+def test_a_list_with_the_column_labels_gives_all_labels_of_a_video(video_folder):
+    (video_folder / "many.csv").write_text("path,labels\n0.mp4,run|jump\n1.mp4,\n2.mp4,a|b|run\n")
+    data = data_config(source="videos", train=str(video_folder / "many.csv"))
+    assert sources.class_names(data) == {"label": ["a", "b", "jump", "run"]}
+    source = sources.open_source(data, "train")
+    labels = [read(source, record)[0]["labels"]["label"].numpy().tolist() for record in range(3)]
+    assert labels == [[3, 2], [], [0, 1, 3]]
 
 
 def test_the_error_for_numeric_labels_names_the_setting_for_class_names(video_folder):

@@ -123,6 +123,14 @@ def test_a_flip_swaps_paired_labels():
             assert result == (other if is_flipped else label)
 
 
+@given(st.integers(0, 30), st.sets(st.integers(0, 5)))
+def test_a_flip_swaps_the_columns_of_paired_classes(seed, classes):
+    labels = np.isin(np.arange(6), list(classes))
+    result = transforms.random_flip(seeded(seed, labels={"label": labels}), 0.5, {"label": (0, 5, 2, 3)})
+    order = [5, 1, 3, 2, 4, 0] if result["flip"] else range(6)
+    assert result["labels"]["label"].numpy().tolist() == labels[[*order]].tolist()
+
+
 def test_flips_have_the_given_probability():
     assert 100 - 40 < sum(flip(seed, 0)[0] for seed in range(200)) < 100 + 40
     assert not any(flip(seed, 0, 0.0)[0] for seed in range(20))

@@ -103,7 +103,7 @@ def test_only_the_attentive_probe_reads_patches():
     assert not np.allclose(run(AttentiveProbe(CONFIG), changed)[1], run(AttentiveProbe(CONFIG))[1], atol=1e-2)
 
 
-# Linear: D * K + K. Attentive: 4 (D^2 + D) attention, 8 D^2 + 5 D MLP, 4 D two LayerNorms, D query, and the linear layer.
+# Linear: D K + K. Attentive: attention 4 (D^2 + D), MLP 8 D^2 + 5 D, two LayerNorms 4 D, query D, linear layer.
 @pytest.mark.parametrize(("vision", "linear", "attentive"), [(B16, 307_600, 7_396_240), (L14, 410_000, 13_007_248)])
 def test_numbers_of_trainable_parameters(vision, linear, attentive):
     for network, expected in zip(PROBES, (linear, attentive), strict=True):

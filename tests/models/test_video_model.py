@@ -24,7 +24,9 @@ VIDEO = jnp.asarray(np.random.default_rng(0).standard_normal((2, 4, 8, 8, 3)), j
 def texts(num_classes=NUM_CLASSES):
     """Text features of each label, unit length."""
     keys = jax.random.split(jax.random.key(5), len(num_classes))
-    return {name: unit(jax.random.normal(key, (k, 32))) for key, (name, k) in zip(keys, num_classes.items())}
+    return {
+        name: unit(jax.random.normal(key, (k, 32))) for key, (name, k) in zip(keys, num_classes.items(), strict=True)
+    }
 
 
 def params_of(model):

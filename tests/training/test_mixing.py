@@ -40,6 +40,17 @@ def test_cutmix_pastes_the_partners_box_into_all_frames():
     np.testing.assert_allclose(targets, [[0.75, 0.25], [0.25, 0.75]])
 
 
+@pytest.mark.parametrize(
+    ("target_weight", "expected"),
+    [(0.25, [[1, 1, 0.1], [1, 1, 0.1]]), (1.0, [[1, 0, 0.1], [0, 1, 0.1]]), (0.0, [[0, 1, 0.1], [1, 0, 0.1]])],
+)
+def test_targets_of_several_labels_are_united_if_both_clips_are_visible(target_weight, expected):
+    targets = jnp.asarray([[1, 0, 0.1], [0, 1, 0.1]])
+    draw = mixing.MixDraw(jnp.asarray([target_weight]), jnp.zeros((1, 4), jnp.int32), jnp.asarray([target_weight]))
+    _, united = mixing.apply(jnp.ones((2, 1, 2, 2, 3)), targets, draw, union=True)
+    np.testing.assert_allclose(united, expected)
+
+
 def test_each_group_is_mixed_with_its_own_reverse():
     video = jnp.arange(6.0).reshape(6, 1, 1, 1, 1)
     only_partner = mixing.MixDraw(jnp.zeros(2), jnp.zeros((2, 4), jnp.int32), jnp.zeros(2))

@@ -156,7 +156,7 @@ def test_all_parameters_have_gradients_except_the_last_integration_to_temporal_l
 ):
     model, params = reference.train_step.model, reference.states[0].params
     video = jax.random.normal(jax.random.key(1), (2, 4, 8, 8, 3))
-    loss = lambda params, frozen: jnp.sum(jnp.sin(model.logits(params, frozen, tiny_text, video)))
+    loss = lambda params, frozen: jnp.sum(jnp.sin(model.logits(params, frozen, {"label": tiny_text}, video)["label"]))
     grads, frozen_grads = jax.jit(jax.grad(loss, argnums=(0, 1)))(params, tiny_frozen)
     to_temporal = grads["layers"].pop("to_temporal")
     assert all(np.any(leaf[:-1] != 0) and np.all(leaf[-1] == 0) for leaf in jax.tree.leaves(to_temporal))
@@ -181,14 +181,54 @@ def test_a_step_with_a_nonfinite_loss_changes_only_the_step_number(reference, ti
     jax.tree.map(np.testing.assert_array_equal, next_state.replace(step=state.step), state)
 
 
-def test_evaluation_sums_the_softmax_scores_of_the_views(reference, tiny_model, tiny_frozen, tiny_text):
-    params = reference.states[0].params
+def test_evaluation_returns_the_logits_of_each_view(reference, tiny_model, tiny_frozen, tiny_text):
+    params, text = reference.states[0].params, {"label": tiny_text}
     video = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 8, 8, 3), dtype=np.uint8)
-    step_fn = jax.jit(functools.partial(eval_step, tiny_model, 0.0))
-    scores = step_fn(params, tiny_frozen, tiny_text, video)
-    view_scores = [step_fn(params, tiny_frozen, tiny_text, video[:, [view]]) for view in range(3)]
-    np.testing.assert_allclose(scores, sum(view_scores), rtol=1e-5)
-    np.testing.assert_allclose(np.sum(scores, axis=1), 3.0, rtol=1e-5)
+    logits = jax.jit(functools.partial(eval_step, tiny_model, 0.0))(params, tiny_frozen, text, video)
+    assert [*logits] == ["model"]
+    views = jax.jit(lambda clips: tiny_model.logits(params, tiny_frozen, text, tiny_model.normalize(clips))["label"])
+    expected = np.stack([views(video[:, view]) for view in range(3)], axis=1)
+    np.testing.assert_allclose(logits["model"]["label"], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_mixed_dist_and_plain_logits_come_from_one_evaluation(reference, tiny_model, tiny_frozen, tiny_text):
+    params, text = reference.states[0].params, {"label": tiny_text}
+    video = np.random.default_rng(1).integers(0, 256, (2, 1, 4, 8, 8, 3), dtype=np.uint8)
+    evaluate = lambda weight: jax.jit(functools.partial(eval_step, tiny_model, weight))(
+        params, tiny_frozen, text, video
+    )
+    by_weight = {weight: evaluate(weight) for weight in (0.0, 0.25, 1.0)}
+    mixed = by_weight[0.25]
+    for name, weight in (("dist", 0.0), ("clip", 1.0)):
+        np.testing.assert_allclose(mixed[name]["label"], by_weight[weight]["model"]["label"], rtol=1e-4, atol=1e-4)
+    expected = 0.75 * mixed["dist"]["label"] + 0.25 * mixed["clip"]["label"]
+    np.testing.assert_allclose(mixed["model"]["label"], expected, rtol=1e-5)
+
+
+def test_the_losses_of_two_labels_are_added_and_each_has_its_projection(
+    reference, tiny_model, tiny_frozen, tiny_text, tiny_config
+):
+    tiny_config.data.label_key = "verb,noun"
+    dist = dataclasses.replace(tiny_model.dist, num_labels=2)
+    model = dataclasses.replace(tiny_model, dist=dist, label_names=("verb", "noun"))
+    params = reference.states[0].params
+    other = jax.random.normal(jax.random.key(9), params["proj"].shape) * 0.1
+    both = params | {"proj": jnp.concatenate([params["proj"], other], axis=1)}
+    batch = random_batch(0)
+    labels, nouns = batch["labels"]["label"], (batch["labels"]["label"] + 1) % 3
+
+    def loss_and_accuracy(model, params, text, labels, config):
+        train_step = make_train_step(model, config)
+        state = train_step.state_from(params)
+        _, metrics = jax.jit(train_step)(state, tiny_frozen, text, {"video": batch["video"], "labels": labels})
+        return np.array([metrics["loss"], metrics["accuracy"]])
+
+    config = make_config()
+    verb = loss_and_accuracy(tiny_model, params, {"label": tiny_text}, {"label": labels}, config)
+    noun = loss_and_accuracy(tiny_model, params | {"proj": other}, {"label": tiny_text[:3]}, {"label": nouns}, config)
+    text = {"verb": tiny_text, "noun": tiny_text[:3]}
+    result = loss_and_accuracy(model, both, text, {"verb": labels, "noun": nouns}, tiny_config)
+    np.testing.assert_allclose(result, [verb[0] + noun[0], (verb[1] + noun[1]) / 2], rtol=1e-5)
 
 
 def test_random_draws_depend_only_on_the_step(tiny_model, tiny_config):

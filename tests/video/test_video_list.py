@@ -78,6 +78,12 @@ def test_a_number_can_be_a_class_name(list_file):
         ("path,label,begin\na.mp4,run,1\n", None, "unknown column 'begin'"),
         ("path,start\na.mp4,1\n", None, "no column 'label'"),
         ("path,label\na.mp4,run,1\n", None, "line 2 has more or fewer values"),
+        ("path,label,labels\na.mp4,run,run\n", None, "the columns 'label' and 'labels'"),
+        ("path,labels\na.mp4,run|\n", None, r"line 2: the labels 'run\|' have an empty or repeated label"),
+        ("path,labels\na.mp4,run|hop|run\n", None, "line 2: .* empty or repeated label"),
+        ("path,labels\na.mp4,run|hop\n", ["hop", "walk"], "line 2: label 'run' is not among the 2 class names"),
+        ("path,labels\na.mp4,\nb.mp4,0|1\n", None, "the labels are numbers .line 3: 0."),
+        ("path,labels\na.mp4,\n", None, "no video has a label; set the file of class names with --labels"),
         ("path,label\na.mp4\n", None, "line 2 has more or fewer values"),
         ("path,label,path\na.mp4,run,b.mp4\n", None, "has a column twice"),
         ("path;label\na.mp4;run\n", None, "line 1: .* separated by semicolons; separate .* by commas"),
@@ -94,6 +100,17 @@ def test_a_number_can_be_a_class_name(list_file):
 def test_invalid_lists_are_rejected(list_file, text, names, message):
     with pytest.raises(UserError, match=message):
         read_list(list_file(text), names)
+
+
+def test_the_column_labels_has_any_number_of_labels_and_the_column_label_has_one(list_file):
+    path = list_file("path,labels,end\na.mp4,run | hop,1\nb.mp4,,\nc.mp4,1|run,\n")
+    assert read_list(path, ["run", "hop"]) == [
+        VideoSegment("a.mp4", "run", end_s=1.0, other_labels=("hop",)),
+        VideoSegment("b.mp4", None),
+        VideoSegment("c.mp4", "hop", other_labels=("run",)),
+    ]
+    (segment,) = read_list(list_file("path,label\na.mp4,run|hop\n"))  # a name may contain the separator
+    assert segment.labels == ("run|hop",)
 
 
 def test_comments_in_csv_keep_the_line_numbers(list_file):

@@ -26,7 +26,7 @@ RUN = RunMetadata(
         "checkpoint": {"best_metric": "top1"},
         "backbone": {"weights": "clip"},
     },
-    class_names=["push", "pull"],
+    class_names={"label": ["push", "pull"]},
     backbone={"name": "small CLIP", "fingerprint": "0123456789abcdef"},
     model={"num_frames": 4, "alpha": 2, "layers": [0]},
     num_records=20,
@@ -52,8 +52,10 @@ def test_a_run_is_read_as_it_was_written(tmp_path):
             {"config": RUN.config | {"backbone": {"weights": "clip", "quantize": "int8"}}},
             r"backbone.quantize is 'int8' \(workdir: ''\)",
         ),
-        ({"class_names": ["push", "lift"]}, r"class 1 is 'lift' \(workdir: 'pull'\)"),
-        ({"class_names": ["push"]}, r"the number of classes is 1 \(workdir: 2\)"),
+        ({"class_names": {"label": ["push", "lift"]}}, r"class 1 is 'lift' \(workdir: 'pull'\)"),
+        ({"class_names": {"label": ["push"]}}, r"the number of classes is 1 \(workdir: 2\)"),
+        ({"class_names": {"verb": ["push"], "noun": ["cup"]}}, r"the labels are verb, noun \(workdir: label\)"),
+        ({"prompt_templates": ["a {}"]}, r"the prompt templates are \['a {}'\] \(workdir: \[\]\)"),
         ({"model": RUN.model | {"num_frames": 8}}, r"model num_frames is 8 \(workdir: 4\)"),
         ({"config": RUN.config | {"seed": 1}}, r"seed is 1 \(workdir: 0\)"),
         ({"config": RUN.config | {"batch_size": 8}}, r"batch_size is 8 \(workdir: 16\)"),
@@ -75,7 +77,7 @@ def test_a_different_run_is_refused_with_both_values(tmp_path, change, message):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[1]", json.dumps({"format_version": 2, "other": 1}), json.dumps(dataclasses.asdict(RUN) | {"model": 3})],
+    ["", "[1]", json.dumps({"format_version": 3, "other": 1}), json.dumps(dataclasses.asdict(RUN) | {"model": 3})],
 )
 def test_a_damaged_file_is_refused(tmp_path, text):
     (tmp_path / RUN_FILE).write_text(text)
@@ -94,18 +96,28 @@ def test_a_missing_key_is_refused(tmp_path, part, lacks):
         read_run_metadata(tmp_path)
 
 
-@pytest.mark.parametrize("version", [None, 1, 3])
+@pytest.mark.parametrize("version", [None, 1, 4])
 def test_another_format_version_is_refused(tmp_path, version):
     content = dataclasses.asdict(RUN) | {"format_version": version}
     if version is None:  # as written before versions were recorded
         del content["format_version"]
     (tmp_path / RUN_FILE).write_text(json.dumps(content))
-    with pytest.raises(UserError, match=rf"run.json has format version {version or 1}, this dist_jax reads version 2"):
+    with pytest.raises(UserError, match=rf"run.json has format version {version or 1}, this dist_jax reads 2 and 3"):
         read_run_metadata(tmp_path)
 
 
+def test_format_version_2_has_one_list_of_class_names(tmp_path):
+    content = dataclasses.asdict(RUN) | {"format_version": 2, "class_names": ["push", "pull"]}
+    del content["prompt_templates"]
+    content["config"]["data"] = {"label_key": "verb"}
+    (tmp_path / RUN_FILE).write_text(json.dumps(content))
+    metadata = read_run_metadata(tmp_path)
+    assert metadata.class_names == {"verb": ["push", "pull"]}
+    assert (metadata.format_version, metadata.prompt_templates) == (3, [])
+
+
 def test_network_conflicts_ignore_the_training():
-    other = dataclasses.replace(RUN, class_names=["a"], num_records=1, config=RUN.config | {"seed": 5})
+    other = dataclasses.replace(RUN, class_names={"label": ["a"]}, num_records=1, config=RUN.config | {"seed": 5})
     assert RUN.network_conflicts(other) == []
     assert len(RUN.conflicts(other)) == 3
 
