@@ -154,7 +154,7 @@ def test_a_probe_predicts_the_classes_of_the_chosen_label(clip_directory, video,
     predict.main([*arguments, "--label-key", "noun"])
     classes = json.loads((tmp_path / "out.json").read_text())[0]["predictions"]
     assert {one["label"] for one in classes} == {"pan", "knife", "cup"}
-    with pytest.raises(UserError, match="has the labels verb, noun; choose one: .*--label-key"):
+    with pytest.raises(UserError, match=r"has the labels verb, noun; choose one: .*--label-key"):
         predict.main(arguments)
     with pytest.raises(UserError, match="has its own classifier, so it cannot classify other labels; remove --labels"):
         predict.main([*arguments, "--label-key", "noun", "--labels", "a,b"])

@@ -63,7 +63,7 @@ def test_an_openai_file_is_a_clip(directory, model, tmp_path):
     tensors = clip_weights.to_openai(clip_weights.load(str(directory)))
     # A scalar in the file marks OpenAI's archives: QuickGELU, heads of width 64.
     save_file(
-        {name: np.array(x) for name, x in tensors.items()} | {"input_resolution": np.array(8)},
+        {name: np.array(x, order="C") for name, x in tensors.items()} | {"input_resolution": np.array(8)},
         tmp_path / "clip.safetensors",
     )
     other = dist_jax.load(tmp_path / "clip.safetensors", num_frames=4)

@@ -1,6 +1,7 @@
 """Tests of dist_jax.load of the workdirs of probes, of several labels, of several labels per clip, and of templates."""
 
 import json
+from functools import partial
 
 import jax
 import numpy as np
@@ -12,6 +13,7 @@ import dist_jax
 from dist_jax import convert
 from dist_jax.errors import UserError
 from dist_jax.weights import clip as clip_weights
+from dist_jax.weights import model_directory
 
 VIDEO = small_models.video(2)
 TWO_LABELS = {"verb": ("cut", "wash"), "noun": ("a dog", "a cat", "pan")}
@@ -38,25 +40,16 @@ def probe(write):
     return write(network="linear_probe", class_names=TWO_LABELS)
 
 
-def test_a_probe_classifies_its_own_classes(write):
-    model = dist_jax.load(write(network="attentive_probe"))
-    assert model.class_names == CLASSES
-    trained = small_models.video_model("attentive_probe")
-    params = small_models.network_params(trained)
-    frozen = {name: small_models.clip_model().params[name] for name in ("vision", "logit_scale")}
-    expected = jax.jit(trained.embed)(params, frozen, trained.normalize(VIDEO))
-    np.testing.assert_allclose(model.logits(VIDEO), expected, rtol=1e-4, atol=1e-4)
-    np.testing.assert_allclose(model.classify(VIDEO), jax.nn.softmax(expected), rtol=1e-4, atol=1e-5)
-    assert model.features(VIDEO).shape == (1, 2, 2, 1 + 4, 128)  # the last block
-
-
 def test_the_classes_of_a_label_are_the_part_of_the_probe_for_it(probe):
-    both = np.concatenate([dist_jax.load(probe, label=label).logits(VIDEO) for label in TWO_LABELS], axis=1)
+    models = [dist_jax.load(probe, label=label) for label in TWO_LABELS]
+    assert [model.class_names for model in models] == list(TWO_LABELS.values())
     trained = small_models.video_model("linear_probe", {label: len(names) for label, names in TWO_LABELS.items()})
-    params = small_models.network_params(trained)
     frozen = {name: small_models.clip_model().params[name] for name in ("vision", "logit_scale")}
-    expected = jax.jit(trained.embed)(params, frozen, trained.normalize(VIDEO))
-    np.testing.assert_allclose(both, expected, rtol=1e-4, atol=1e-4)
+    embed = jax.jit(trained.embed)
+    expected = embed(small_models.network_params(trained), frozen, trained.normalize(VIDEO))  # [B, 2 + 3]
+    np.testing.assert_allclose(models[0].classify(VIDEO), jax.nn.softmax(expected[:, :2]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(models[1].logits(VIDEO), expected[:, 2:], rtol=1e-4, atol=1e-4)
+    assert models[1].features(VIDEO).shape == (1, 2, 2, 1 + 4, 128)  # the last block
 
 
 def test_a_probe_has_no_other_classes_embeddings_or_mixture(probe):
@@ -82,16 +75,13 @@ def test_a_run_with_two_labels_needs_a_choice(write, tmp_path):
         dist_jax.load(workdir)
     with pytest.raises(UserError, match="has no label 'action'; its labels: verb, noun"):
         dist_jax.load(workdir, label="action")
-    model = dist_jax.load(workdir, label="noun")
-    assert model.class_names == TWO_LABELS["noun"]
-    trained = small_models.video_model("dist", {"verb": 2, "noun": 3})
-    frozen = {name: small_models.clip_model().params[name] for name in ("vision", "logit_scale")}
-    output = jax.jit(trained.embed)(small_models.network_params(trained), frozen, trained.normalize(VIDEO))
-    embedding = np.asarray(output[:, 32:])  # nouns are the second label
-    expected = embedding / np.linalg.norm(embedding, axis=1, keepdims=True)
-    np.testing.assert_allclose(model.encode_video(VIDEO), expected, atol=1e-5)
+    assert dist_jax.load(workdir, label="noun").class_names == TWO_LABELS["noun"]
     convert.main(["--input", workdir, "--label-key", "noun", "--output", str(tmp_path / "model")])
-    np.testing.assert_allclose(dist_jax.load(tmp_path / "model").encode_video(VIDEO), expected, atol=1e-5)
+    model = model_directory.read(tmp_path / "model")
+    assert (model.dist, model.class_names) == (small_models.DIST, TWO_LABELS["noun"])
+    params = small_models.network_params(small_models.video_model("dist", {"verb": 2, "noun": 3}))
+    second = params | {"proj": params["proj"][:, 32:]}
+    jax.tree.map(np.testing.assert_array_equal, model.dist_params, second)
     with pytest.raises(UserError, match="has one classifier; remove the label 'noun'"):
         dist_jax.load(tmp_path / "model", label="noun")
 
@@ -108,22 +98,24 @@ def test_class_names_get_the_prompt_templates_of_the_training(write, tmp_path):
     mean = texts.reshape(3, 2, -1).mean(axis=1)
     expected = mean / np.linalg.norm(mean, axis=1, keepdims=True)
     np.testing.assert_allclose(model.encode_classes(CLASSES), expected, atol=1e-6)
-    np.testing.assert_allclose(model.classify(VIDEO), model.classify(VIDEO, expected), rtol=1e-4)
-    np.testing.assert_allclose(model.classify(VIDEO, CLASSES), model.classify(VIDEO, expected), rtol=1e-4)
+    classify = partial(model.classify, VIDEO, zero_shot_weight=1.0)  # compiles only CLIP
+    probabilities = classify(expected)
+    np.testing.assert_allclose(classify(), probabilities, rtol=1e-4)
+    np.testing.assert_allclose(classify(CLASSES), probabilities, rtol=1e-4)
     convert.main(["--input", workdir, "--output", str(tmp_path / "model")])
-    converted = dist_jax.load(tmp_path / "model")
-    np.testing.assert_allclose(converted.classify(VIDEO), model.classify(VIDEO), rtol=1e-4)
-    np.testing.assert_allclose(converted.encode_classes(CLASSES), expected, atol=1e-6)
+    converted = model_directory.read(tmp_path / "model")
+    np.testing.assert_allclose(converted.text_features, expected, atol=1e-6)
+    assert converted.prompt_templates == ("{} x", "see {}")
 
 
 def test_probabilities_of_several_labels_per_clip_are_independent(write, tmp_path):
     workdir = write()
     change_setting(workdir, "multi_label", True)
     model = dist_jax.load(workdir)
-    expected = 1 / (1 + np.exp(-np.asarray(model.logits(VIDEO))))
-    np.testing.assert_allclose(model.classify(VIDEO), expected, rtol=1e-4)
+    logits = np.asarray(model.logits(VIDEO, zero_shot_weight=1.0))
+    np.testing.assert_allclose(model.classify(VIDEO, zero_shot_weight=1.0), 1 / (1 + np.exp(-logits)), rtol=1e-4)
     convert.main(["--input", workdir, "--output", str(tmp_path / "model")])
-    np.testing.assert_allclose(dist_jax.load(tmp_path / "model").classify(VIDEO), expected, rtol=1e-4)
+    assert model_directory.read(tmp_path / "model").multi_label
 
 
 def change_setting(workdir, name, value):
@@ -146,4 +138,4 @@ def test_a_run_of_an_older_version_has_one_label_and_the_dist_network(write):
         json.dump(content, file)
     model = dist_jax.load(workdir)
     assert model.class_names == CLASSES
-    assert model.classify(VIDEO).shape == (2, 3)
+    assert not model.has_own_classes

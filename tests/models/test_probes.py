@@ -52,7 +52,7 @@ def test_a_linear_probe_does_not_depend_on_the_scale_of_the_features():
 
 def test_an_attentive_probe_equals_the_textbook_computation_with_keys_and_values():
     params, logits = run(AttentiveProbe(CONFIG))
-    attention = params["attention"]
+    attention = params["probe_attention"]
 
     def layer_norm(x, name):
         normal = (x - x.mean(axis=-1, keepdims=True)) / np.sqrt(x.var(axis=-1, keepdims=True) + 1e-5)
@@ -67,9 +67,9 @@ def test_an_attentive_probe_equals_the_textbook_computation_with_keys_and_values
     mixed = np.einsum("bhj,bjhe->bhe", weights, heads(tokens, "value"))
     x = params["video_query"] + np.einsum("bhe,hed->bd", mixed, attention["out"]["kernel"]) + attention["out"]["bias"]
     linear = lambda x, layer: x @ layer["kernel"] + layer["bias"]
-    hidden = linear(layer_norm(x, "ln_mlp"), params["mlp"]["fc"])
+    hidden = linear(layer_norm(x, "ln_mlp"), params["probe_mlp"]["fc"])
     gelu = hidden * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2))) / 2
-    expected = linear(x + linear(gelu, params["mlp"]["proj"]), params["classifier"])
+    expected = linear(x + linear(gelu, params["probe_mlp"]["proj"]), params["classifier"])
     np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -78,7 +78,7 @@ def test_equal_tokens_have_equal_weights():
     probe, tokens = AttentiveProbe(CONFIG), np.broadcast_to(FEATURES[:, :1, :, :1], FEATURES.shape)
     params, logits = run(probe, tokens)
     for name in ("query", "key"):
-        params["attention"][name]["kernel"] = -2 * params["attention"][name]["kernel"]
+        params["probe_attention"][name]["kernel"] = -2 * params["probe_attention"][name]["kernel"]
     changed = jax.jit(probe.apply)({"params": params}, tokens, tokens[-1, :, :, 0], PIXELS)
     np.testing.assert_allclose(changed, logits, rtol=1e-4, atol=1e-4)
 
@@ -120,7 +120,7 @@ def test_every_parameter_has_a_gradient_except_the_bias_of_the_keys(network, tin
     loss = lambda params: jnp.sum(jnp.sin(model.embed(params, tiny_frozen, video)))
     grads = small_models.table.flatten(jax.jit(jax.grad(loss))(params))
     without = {path for path, grad in grads.items() if not np.abs(grad).max() > 0}
-    assert without == ({"attention/key/bias"} if network == "attentive_probe" else set())
+    assert without == ({"probe_attention/key/bias"} if network == "attentive_probe" else set())
 
 
 def test_sharded_clips_have_the_same_logits_and_gradients(tiny_frozen):
