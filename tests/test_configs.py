@@ -22,15 +22,14 @@ ROOT = Path(__file__).parents[1]
 MODULES = {file.stem: load_module(file) for file in sorted(ROOT.glob("configs/*.py"))}
 
 # NAME:ARGUMENT -> trainable parameters, 10^9 multiply-adds of the forward pass of one clip. CLIP needs 17.6 (B/16) and
-# 81.1 (L/14) of these for each of the S frames; the rest is the trained network. DiST has tokens and positions for every
-# frame, and a projection of 384 x 512 or 384 x 768 for every label.
+# 81.1 (L/14) of these for each of the S frames; the rest is the trained network. DiST has tokens and positions for
+# every frame, and a projection of 384 x 512 for every label. Not every argument: tracing takes seconds.
 EXPECTED = {
     "demo:network=dist": (1_261_344, 0.0462),
-    "demo:network=linear_probe": (51_600, 0.0),
-    "demo:network=attentive_probe": (249_872, 0.0),
-    "demo:network=none": (0, 0.0),
+    "demo:network=linear_probe": (51_600, 0.0222),
+    "demo:network=attentive_probe": (250_000, 0.0224),
+    "demo:network=none": (0, 0.0222),
     "epic100:model=vitb,frames=32": (26_350_944, 322.1),
-    "epic100:model=vitl,frames=64": (40_162_656, 2818.3),
     "finetune:model=vitb,frames=16": (26_105_184, 161.0),
     "finetune:model=vitb,frames=32": (26_154_336, 322.1),
     "finetune:model=vitb,frames=64": (26_252_640, 644.2),
@@ -46,13 +45,10 @@ EXPECTED = {
     "k400_vitl:init=random": (39_867_744, 2818.3),
     "k710_vitl": (39_867_744, 2818.3),
     "ssv2_vitb:frames=16": (19_001_184, 161.0),
-    "ssv2_vitb:frames=32": (19_044_192, 322.1),
-    "ssv2_vitb:frames=64": (19_130_208, 644.2),
     "ssv2_vitl": (32_745_312, 2818.3),
     "zero_shot:dataset=k600,model=vitb,frames=16": (26_105_184, 161.0),
 }
 NUM_CLASSES = 400
-PUBLISHED = sorted(name for name in EXPECTED if name.startswith(("k400_vit", "k710", "ssv2")))
 # What differs between the published experiments. Everything else is the recipe, which are the defaults.
 EXPERIMENT = {
     "augment.hflip_label_pairs",
@@ -72,13 +68,14 @@ def every_argument(module: ModuleType) -> list[str]:
     return [",".join(combination) for combination in itertools.product(*pairs)]
 
 
+ALL = [":".join(filter(None, (name, a))) for name, module in MODULES.items() for a in every_argument(module)]
+PUBLISHED = sorted(name for name in ALL if name.startswith(("k400_vit", "k710", "ssv2")))
+
+
 def resolve(name: str) -> ml_collections.ConfigDict:
     """The configuration NAME or NAME:ARGUMENT."""
     name, *argument = name.split(":")
     return MODULES[name].get_config(*argument)
-
-
-ALL = [":".join(filter(None, (name, a))) for name, module in MODULES.items() for a in every_argument(module)]
 
 
 def test_the_table_has_every_file_and_only_existing_arguments():
