@@ -67,7 +67,8 @@ def _add_inputs(inputs: argparse._ArgumentGroup) -> None:
     inputs.add_argument(
         "--split",
         default="train",
-        help="split of --dataset: train, val; Kinetics, epic100: also test; UCF101, HMDB51: train1, test1 (to 3)",
+        help="split of --dataset: train, val; Kinetics, epic100: also test; UCF101, HMDB51: train1, test1 (to 3), or "
+        "train, test for the union of the three",
     )
     inputs.add_argument(
         "--trimmed", action="store_true", help="Kinetics: ID.mp4 is the 10 s segment, not the full YouTube video"

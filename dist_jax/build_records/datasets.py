@@ -30,6 +30,9 @@ class Annotations:
     skipped: list[SkippedFile] | None = None  # the files that are no videos; only if each class is a folder
 
 
+Reader = Callable[[str, VideoFiles, str], Annotations]  # folder of the annotations, videos, split
+
+
 def read(
     dataset: str,
     annotations: str,
@@ -150,6 +153,19 @@ def _epic100(annotations: str, files: VideoFiles, split: str) -> Annotations:
     )
 
 
+def _of_three_splits(read_split: Reader) -> Reader:
+    """The reader of a data set with three official splits. The splits train and test are the unions of the three."""
+
+    def read_union(annotations: str, files: VideoFiles, split: str) -> Annotations:
+        if split not in ("train", "test"):
+            return read_split(annotations, files, split)
+        parts = [read_split(annotations, files, f"{split}{number}") for number in (1, 2, 3)]
+        segments = {segment.key: segment for part in parts for segment in part.segments}  # each video once
+        return dataclasses.replace(parts[0], segments=list(segments.values()))
+
+    return read_union
+
+
 def _ucf101(annotations: str, files: VideoFiles, split: str) -> Annotations:
     kind, number = _official_split(split)
     path = find_file(annotations, rf"{kind}list0?{number}\.txt")
@@ -192,11 +208,11 @@ def _hmdb51(annotations: str, files: VideoFiles, split: str) -> Annotations:
     return Annotations(segments, class_names)
 
 
-_READERS: dict[str, Callable[[str, VideoFiles, str], Annotations]] = {
+_READERS: dict[str, Reader] = {
     "ssv2": _ssv2,
     "epic100": _epic100,
-    "ucf101": _ucf101,
-    "hmdb51": _hmdb51,
+    "ucf101": _of_three_splits(_ucf101),
+    "hmdb51": _of_three_splits(_hmdb51),
 }
 DATASETS = (*kinetics.SETS, "kinetics710", *_READERS)
 
@@ -209,7 +225,10 @@ def _check_split(split: str, splits: Sequence[str]) -> None:
 def _official_split(split: str) -> tuple[str, str]:
     match = re.fullmatch(r"(train|test)0?([123])", split)
     if not match:
-        raise UserError(f"--split {split!r}: expected train1, train2, train3, test1, test2 or test3 (official splits)")
+        raise UserError(
+            f"--split {split!r}: expected train1, train2, train3, test1, test2 or test3 (official splits), or train or "
+            "test (their unions)"
+        )
     return match[1], match[2]
 
 

@@ -1,8 +1,8 @@
-"""Plots of an evaluation: the confused classes and the accuracy of each class."""
+"""Plots of evaluations: the confused classes, the accuracy of each class, several runs as points."""
 
 import io
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +21,7 @@ MAX_CLASS_BARS = 60  # more classes: the worst and the best of them
 NUM_EXTREMES = 20  # worst classes and best classes that are shown
 NAME_LENGTH = 40  # characters of a class name
 BAR_INCHES = 0.22  # height of a bar with its name
+LABEL_INCHES = 0.2  # height of a label of a point
 CHARACTER_INCHES = 0.11  # width of the widest characters of a name
 TITLE_INCHES = 5.5  # minimum width of a figure
 TITLE_LENGTH = 70  # characters of a line of the title
@@ -78,6 +79,55 @@ def plot_classes(
             axes.axvline(mean, color="0.3", linewidth=0.8, linestyle="--")
     _set_title(figure, *lines)
     save(figure, file)
+
+
+def plot_points(file: epath.Path, points: Mapping[str, tuple[float, float]], x_label: str, y_label: str) -> None:
+    """Writes a PNG of labelled points. The labels are a column at the right, with lines to the points.
+
+    Args:
+        file: the PNG.
+        points: label -> (x, y); at least one.
+        x_label: horizontal axis.
+        y_label: vertical axis.
+
+    Raises:
+        UserError: `file` cannot be written.
+    """
+    axes_inches = max(3.5, LABEL_INCHES * len(points))
+    figure = _figure(9, axes_inches + 0.8)
+    axes = figure.subplots()
+    names = sorted(points, key=lambda name: (points[name][1], points[name][0]))
+    x, y = (np.asarray([points[name][axis] for name in names]) for axis in (0, 1))
+    axes.scatter(x, y, color=BLUE, zorder=3)
+    axes.margins(0.1)
+    axes.set(xlabel=x_label, ylabel=y_label)
+    axes.grid(alpha=0.3)
+    low, high = axes.get_ylim()
+    heights = spread((y - low) / (high - low), LABEL_INCHES / axes_inches)
+    line = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "relpos": (0, 0.5)}  # to the left end of a label
+    for name, point, height in zip(names, zip(x, y, strict=True), heights, strict=True):
+        axes.annotate(
+            _short(name),
+            point,
+            xytext=(1.04, height),
+            textcoords="axes fraction",
+            va="center",
+            fontsize=8,
+            arrowprops=line,
+            parse_math=False,
+        )
+    save(figure, file)
+
+
+def spread(positions: np.ndarray, gap: float) -> np.ndarray:
+    """Moves increasing positions [n], 0 to 1, apart to a distance of at least `gap`, which is at most 1 / n."""
+    moved = np.array(positions, np.float64)
+    for i in range(1, len(moved)):
+        moved[i] = max(moved[i], moved[i - 1] + gap)
+    moved[-1] = min(moved[-1], 1)
+    for i in range(len(moved) - 2, -1, -1):
+        moved[i] = min(moved[i], moved[i + 1] - gap)
+    return moved
 
 
 def save(figure: "Figure", file: epath.Path) -> None:
@@ -144,7 +194,7 @@ def _pair_bars(confusion: np.ndarray, class_names: Sequence[str], title: str) ->
 
 def _draw_bars(axes: "Axes", names: Sequence[str], values: np.ndarray, texts: Sequence[str], limit: float) -> None:
     """Horizontal bars, the first one at the top, with `texts` at their ends. `limit` is the largest possible value."""
-    positions = np.arange(len(names))
+    positions = range(len(names))
     axes.barh(positions, values, height=0.7, color=BLUE)
     for position, value, text in zip(positions, values, texts, strict=True):
         box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}  # covers the line of the mean

@@ -94,7 +94,7 @@ def label_text(labels: np.ndarray | None, row: int, class_names: Sequence[str]) 
     if labels is None:
         return ""
     classes = [labels[row]] if labels.ndim == 1 else np.flatnonzero(labels[row])
-    return "|".join(class_names[k] for k in classes)
+    return "|".join(class_names[int(k)] for k in classes)
 
 
 def _class_statistics(scores: Scores, class_names: list[str]) -> dict[str, Any]:

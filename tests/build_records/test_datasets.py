@@ -213,11 +213,20 @@ def test_ucf101_splits_and_class_names(write_files):
 def test_invalid_ucf101_splits_and_files_are_rejected(write_files):
     videos = write_files({}, "videos")
     with pytest.raises(UserError, match="expected train1, train2"):
-        datasets.read("ucf101", write_files(UCF101), videos, "train")
+        datasets.read("ucf101", write_files(UCF101), videos, "val")
     with pytest.raises(UserError, match="one `NUMBER NAME` per line"):
         datasets.read("ucf101", write_files(UCF101 | {"classInd.txt": "1 Apply Eye\n"}, "three_words"), videos, "test1")
     with pytest.raises(UserError, match=r"is not a class in classInd\.txt"):
         datasets.read("ucf101", write_files(UCF101 | {"testlist01.txt": "Golf/v_x.avi\n"}), videos, "test1")
+
+
+def test_the_union_of_three_splits_has_every_video_once(write_files):
+    lists = {"testlist02.txt": "TaiChi/v_b.avi\nTaiChi/v_TaiChi_g01_c01.avi\n", "testlist03.txt": "TaiChi/v_b.avi\n"}
+    result = datasets.read("ucf101", write_files(UCF101 | lists), write_files({}, "videos"), "test")
+    assert [segment.path for segment in result.segments] == ["TaiChi/v_TaiChi_g01_c01.avi", "TaiChi/v_b.avi"]
+    assert result.class_names == ["Apply Eye Makeup", "Tai Chi"]
+    with pytest.raises(UserError, match="testlist"):
+        datasets.read("ucf101", write_files(UCF101), write_files({}, "videos"), "test")
 
 
 HMDB51 = {
