@@ -13,11 +13,11 @@ def texts(lists: Lists, videos_per_split: int) -> dict[str, str]:
     num_ucf, num_hmdb = (actions.NUM_SPLITS * videos_per_split * len(x) for x in (actions.UCF101, actions.HMDB51))
     stages = {
         "records_k710_train": [
-            f"kinetics710 train: {num_train} videos of {len(MERGED)} classes",
+            f"kinetics710 train: {num_train:,} videos of {len(MERGED)} classes",
             *(f"  {name.removesuffix('_2020')}: {_counts(counts[name])}" for name in (K700, K600, K400)),
             *_records(num_train, missing=1),
         ],
-        "records_k710_val": [f"kinetics710 val: {num_val} videos of {len(MERGED)} classes", *_records(num_val)],
+        "records_k710_val": [f"kinetics710 val: {num_val:,} videos of {len(MERGED)} classes", *_records(num_val)],
         "records_k400_train": _records(len(lists.train[K400]), missing=1),
         "records_k400_val": _records(num_k400_val),
         "evaluate_k400": [f"{num_k400_val} videos, 9 views"],
@@ -33,9 +33,9 @@ def texts(lists: Lists, videos_per_split: int) -> dict[str, str]:
 
 
 def _counts(count: dict[str, int]) -> str:
-    return ", ".join(f"{count[key]} {key.replace('_', ' ')}" for key in ("listed", "held_out", "duplicate", "kept"))
+    return ", ".join(f"{count[key]:,} {key.replace('_', ' ')}" for key in ("listed", "held_out", "duplicate", "kept"))
 
 
 def _records(num_videos: int, missing: int = 0) -> list[str]:
-    lines = [f": {num_videos - missing} videos, "]
+    lines = [f": {num_videos - missing:,} videos, "]
     return lines + ([f"unreadable videos: {missing} of {num_videos}; "] if missing else [])
