@@ -15,7 +15,6 @@ from dist_jax import config as settings
 def get_config() -> ml_collections.ConfigDict:
     """A small network without Mixup and CutMix, which only help in longer training."""
     config = settings.defaults()
-    config.seed = 2  # with some seeds, e.g. 0 and 1, training stops at 50 to 60 %: opposite motions stay confused
     config.batch_size = 16
     config.epochs = 20.0
     config.backbone.weights = "demo/clip"
@@ -34,7 +33,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.mix.group_size = 1
     config.mix.label_smoothing = 0.0
     config.optimizer.learning_rate = 1e-3
-    config.optimizer.warmup_epochs = 1.0
+    # With one epoch, the result depends on the seed: seeds 0 and 1 confuse opposite motions and stop at 50 to 60 %.
+    config.optimizer.warmup_epochs = 4.0
     config.optimizer.grad_clip_norm = 1.0
     config.eval.every_epochs = 6.0
     config.eval.batch_size = 24

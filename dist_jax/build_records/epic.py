@@ -35,13 +35,12 @@ def read_segments(
         UserError: a file is missing or invalid, or a narration id occurs twice.
     """
     path = find_file(annotations, FILES[split])
-    columns = ("narration_id", "video_id")
-    if split != "test":
-        columns = ("video_id", "narration", "verb_class", "noun_class")
+    labels = () if split == "test" else ("narration", "verb_class", "noun_class")
+    columns = ["video_id", *(labels or ("narration_id",))]  # ids are optional in the splits with labels
     segments = []
     for line, row in csv_rows(path, read_text(path), columns):
         segment = _segment(row, f"{path}, line {line}", files)
-        segments.append(segment if split == "test" else _labelled(segment, row, f"{path}, line {line}", verbs, nouns))
+        segments.append(segment if not labels else _labelled(segment, row, f"{path}, line {line}", verbs, nouns))
     _check_narration_ids(path, segments)
     return segments
 

@@ -56,7 +56,7 @@ def select(
     """
     name = single_label(data, "data.shots_per_class" if data.shots_per_class else "data.classes_file")
     numbers = np.array([class_names.index(other) for other in (class_names if listed is None else listed)])
-    readable, classes = first_labels(source, name, split)
+    readable, classes = first_labels(source, name, split, data.num_threads or num_cores())
     chosen = readable[np.isin(classes, numbers)]
     if split == "train" and data.shots_per_class:
         by_class = {number: readable[classes == number] for number in numbers.tolist()}
@@ -69,7 +69,7 @@ def select(
     return choose_records(source, chosen, name, numbers)
 
 
-def first_labels(source: Source, name: str, split: str) -> tuple[np.ndarray, np.ndarray]:
+def first_labels(source: Source, name: str, split: str, num_threads: int) -> tuple[np.ndarray, np.ndarray]:
     """The readable records, and the class number of the first label of each: int64 [m] each.
 
     Reads all n records, without decoding their frames. Prints a warning with the number of unreadable records.
@@ -77,10 +77,10 @@ def first_labels(source: Source, name: str, split: str) -> tuple[np.ndarray, np.
     Raises:
         UserError: a record has no label or a label outside the classes.
     """
-    labels = _read_labels(source, name, np.arange(source.size))
+    labels = _read_labels(source, name, np.arange(source.size), num_threads)
     unread = np.setdiff1d(np.arange(source.size), [*labels])
     if len(unread):
-        labels |= _read_labels(source, name, unread)  # an error of the file system can be temporary
+        labels |= _read_labels(source, name, unread, num_threads)  # an error of the file system can be temporary
     records = np.array(sorted(labels), np.int64)
     classes = np.array([labels[record] for record in records.tolist()], np.int64)
     for position in np.flatnonzero((classes < 0) | (classes >= source.num_classes[name]))[:1]:
@@ -145,7 +145,7 @@ def choose_records(source: Source, records: np.ndarray, name: str, numbers: np.n
     )
 
 
-def _read_labels(source: Source, name: str, records: np.ndarray) -> dict[int, int]:
+def _read_labels(source: Source, name: str, records: np.ndarray, num_threads: int) -> dict[int, int]:
     """Record -> class number of its first label, for the readable ones of `records`.
 
     -1 for a record without labels. A label outside the classes takes precedence over the first.
@@ -157,7 +157,7 @@ def _read_labels(source: Source, name: str, records: np.ndarray) -> dict[int, in
         return record, tf.concat([outside, labels, [-1]], 0)[0]
 
     dataset = tf.data.Dataset.from_tensor_slices(records.astype(np.int64))
-    dataset = dataset.map(read_label, num_parallel_calls=num_cores()).ignore_errors()
+    dataset = dataset.map(read_label, num_parallel_calls=num_threads).ignore_errors()
     return {int(record): int(number) for record, number in dataset.as_numpy_iterator()}
 
 

@@ -46,6 +46,16 @@ if builders:
             if not keep_all:
                 self.filter_builder.add_filter_fn(lambda _: tf.constant(True), builders.Phase.PARSE)
 
+    class VerbNounFactory(UserFactory):
+        """Parses the labels of EPIC-KITCHENS."""
+
+        def _build(self, num_frames=4):
+            super()._build(num_frames)
+            for name in ("verb", "noun"):
+                self.parser_builder.parse_feature(
+                    f"clip/{name}/index", tf.io.FixedLenFeature((), tf.int64), name, is_context=True
+                )
+
 
 @pytest.fixture
 def pattern(tmp_path):
@@ -166,6 +176,21 @@ def test_an_invalid_factory_or_invalid_arguments_are_an_error(pattern, tmp_path,
         config.update_from_flattened_dict({name: value})
     with pytest.raises(UserError, match=message):
         sources.open_source(config.data, "train")
+
+
+@needs_dmvr
+def test_a_factory_that_parses_verb_and_noun_gives_both(tmp_path):
+    clips = [records.make_example([jpeg(picture(0, 0))], None, None, "v", 0, 1, verb=n, noun=4 - n) for n in range(4)]
+    write_shards(tmp_path, clips, shards=2)
+    config = make_config(tmp_path)
+    config.data.label_key = "verb,noun"
+    config.data.class_names_file = f"{tmp_path / 'labels.txt'},{tmp_path / 'labels.txt'}"
+    with pytest.raises(UserError, match=r"\['noun', 'verb'\] is missing"):
+        sources.open_source(config.data, "val")
+    config.data.dmvr_factory = f"{__name__}:VerbNounFactory"
+    (batch,) = pipeline.eval_batches(config, sources.open_source(config.data, "val"), slice(0, 4), 8)
+    assert batch["labels"]["verb"].tolist() == [0, 2, 1, 3]  # by shard
+    assert batch["labels"]["noun"].tolist() == [4, 2, 3, 1]
 
 
 @needs_dmvr

@@ -220,7 +220,7 @@ def failing_source(labels, failures):
 
 def test_unreadable_records_are_left_out_with_one_warning(capsys):
     source = failing_source([0, 1, 0, 1, 0], {1: 9, 4: 9})
-    readable, classes = subset.first_labels(source, "label", "train")
+    readable, classes = subset.first_labels(source, "label", "train", 2)
     assert (readable.tolist(), classes.tolist()) == ([0, 2, 3], [0, 0, 1])
     assert capsys.readouterr().err == (
         "warning: data.train: 2 of 5 records are unreadable and left out, first clip 1\n"
@@ -228,6 +228,6 @@ def test_unreadable_records_are_left_out_with_one_warning(capsys):
 
 
 def test_a_record_that_fails_once_is_not_left_out(capsys):
-    readable, _ = subset.first_labels(failing_source([0, 1, 0], {1: 1}), "label", "train")
+    readable, _ = subset.first_labels(failing_source([0, 1, 0], {1: 1}), "label", "train", 2)
     assert readable.tolist() == [0, 1, 2]
     assert capsys.readouterr().err == ""

@@ -26,6 +26,12 @@ def words(number: int) -> list[str]:
     return [chr(97 + i // 676) + chr(97 + i // 26 % 26) + chr(97 + i % 26) for i in range(number)]
 
 
+def read_rows(file: Path) -> list[list[str]]:
+    """The rows of a CSV file without its head."""
+    with file.open() as stream:
+        return [*csv.reader(stream)][1:]
+
+
 def clip(number: int, **labels: object) -> bytes:
     images = [small_records.jpeg(small_records.picture(number, frame)) for frame in range(6)]
     label = labels.pop("label", None)
@@ -69,8 +75,8 @@ def test_a_run_with_verbs_and_nouns_evaluates_actions(epic_data, tmp_path, capsy
     assert {"verb_top1", "noun_top5", "action_top1"} <= summary.keys()
     written = json.loads((tmp_path / "run" / "results" / "val.json").read_text())
     assert written["action_top5"] == summary["action_top5"]
-    rows = [*csv.reader((tmp_path / "run" / "results" / "val_noun.csv").open())]
-    assert [row[0] for row in rows[1:]] == [f"P{1 + i % 2:02}_01_{i}" for i in range(8, 8 + NUM_VAL)]
+    rows = read_rows(tmp_path / "run" / "results" / "val_noun.csv")
+    assert [row[0] for row in rows] == [f"P{1 + i % 2:02}_01_{i}" for i in range(8, 8 + NUM_VAL)]
 
     # The command computes the same accuracies from the saved scores.
     scores = str(tmp_path / "run" / "results" / "val_scores.npz")
@@ -106,5 +112,5 @@ def test_a_run_with_several_labels_per_video_reports_the_mean_average_precision(
     summary = run(folder, tmp_path / "run", SINGLE_DEVICE, **SHORT_RUN, **settings)
     assert summary["videos"] == len(labels)
     assert 0 < summary["mean_average_precision"] <= 1
-    rows = [*csv.reader((tmp_path / "run" / "results" / "val.csv").open())]
-    assert [row[1] for row in rows[1:]] == ["aaa", "aab|aac", "aad", "", "aaa|aad", "aac", "aab", "aae"]
+    rows = read_rows(tmp_path / "run" / "results" / "val.csv")
+    assert [row[1] for row in rows] == ["aaa", "aab|aac", "aad", "", "aaa|aad", "aac", "aab", "aae"]
