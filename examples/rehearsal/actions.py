@@ -7,7 +7,7 @@ the CLIP has seen, and no training of DiST.
 import itertools
 
 from examples.demo import scenes
-from examples.rehearsal.clips import Clip
+from examples.rehearsal.clips import Clip, Part
 
 UCF101 = {  # folder -> motion
     "Growing": "growing",
@@ -74,7 +74,7 @@ def hmdb51_files(videos_per_split: int) -> dict[str, str]:
 def ucf101_clips(videos_per_split: int) -> list[Clip]:
     """One clip per listed video."""
     return [
-        Clip(f"{folder}/{name.removesuffix('.avi')}.mp4", motion)
+        Clip(f"{folder}/{name.removesuffix('.avi')}.mp4", (Part(motion),))
         for folder, motion in UCF101.items()
         for names in ucf101_names(folder, videos_per_split)
         for name in names
@@ -85,7 +85,7 @@ def hmdb51_clips(videos_per_split: int) -> list[Clip]:
     """One clip per listed video. The motions take turns."""
     motions = list(scenes.MOTIONS)
     return [
-        Clip(f"{folder}/{name.removesuffix('.avi')}.mp4", motions[number % len(motions)], look)
+        Clip(f"{folder}/{name.removesuffix('.avi')}.mp4", (Part(motions[number % len(motions)], look),))
         for folder, look in HMDB51.items()
         for number, name in enumerate(itertools.chain(*hmdb51_names(folder, videos_per_split)))
     ]

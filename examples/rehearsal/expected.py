@@ -1,16 +1,21 @@
 """Lines that the stages of scripts/rehearsal.sh must print, from the construction of the data sets."""
 
+from collections import Counter
+from collections.abc import Sequence
+
 from examples.rehearsal import actions
+from examples.rehearsal.epic import Segment
 from examples.rehearsal.kinetics import CLASSES, K400, K600, K700, MERGED, Lists
 
 
-def texts(lists: Lists, videos_per_split: int) -> dict[str, str]:
+def texts(lists: Lists, videos_per_split: int, segments: Sequence[Segment]) -> dict[str, str]:
     """STAGE.txt -> lines, each a part of the output of the stage."""
     counts = lists.train_counts()
     num_train = sum(count["kept"] for count in counts.values())
     num_val = len({video for videos in lists.val.values() for video in videos})
     num_k400_val = len(lists.val[K400])
     num_ucf, num_hmdb = (actions.NUM_SPLITS * videos_per_split * len(x) for x in (actions.UCF101, actions.HMDB51))
+    epic = Counter(segment.split for segment in segments)
     stages = {
         "records_k710_train": [
             f"kinetics710 train: {num_train:,} videos of {len(MERGED)} classes",
@@ -26,6 +31,10 @@ def texts(lists: Lists, videos_per_split: int) -> dict[str, str]:
         "zero_shot_ucf101": [f"{num_ucf} videos, 3 views", "| plain CLIP |"],
         "zero_shot_hmdb51": [f"{num_hmdb} videos, 3 views", "| plain CLIP |"],
         "plain_clip_k400": [f"{num_k400_val} videos, 3 views"],
+        **{f"records_epic_{split}": _records(number) for split, number in epic.items()},
+        "evaluate_epic": [f"{epic['val']} videos, 3 views", "action_top1", "unseen_action_top1", "tail_action_top1"],
+        "evaluate_epic_test": [f"{epic['test']} videos, 3 views: no labels, no metrics"],
+        "challenge_epic": [f": the scores of {epic['test']} segments"],
         "labels_k710": MERGED,
         "labels_k400": sorted(CLASSES[K400]),
     }

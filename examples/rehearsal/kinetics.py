@@ -20,7 +20,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Sequence
 
-from examples.rehearsal.clips import SECONDS, Clip
+from examples.rehearsal.clips import SECONDS, Clip, Part
 
 CLASSES = {  # set -> class name -> motion
     "kinetics400": {
@@ -73,10 +73,10 @@ class Video:
     def clip(self) -> Clip:
         """Its file."""
         if self.set_name == K600:
-            return Clip(f"{K600}/{self.youtube_id}.mp4", self.motion, still_s=self.start_s)
+            return Clip(f"{K600}/{self.youtube_id}.mp4", (Part(self.motion),), still_s=self.start_s)
         folder = label_of(self.set_name, self.motion).replace(" ", "_")
         times = f"{self.start_s:06d}_{self.start_s + SECONDS:06d}"
-        return Clip(f"{self.set_name}/{folder}/{self.youtube_id}_{times}.mp4", self.motion)
+        return Clip(f"{self.set_name}/{folder}/{self.youtube_id}_{times}.mp4", (Part(self.motion),))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Renders stand-ins of Kinetics-400, -600, -700, UCF101 and HMDB51 in their published layouts.
+"""Renders stand-ins of Kinetics-400, -600, -700, UCF101, HMDB51 and EPIC-KITCHENS-100 in their published layouts.
 
     python -m examples.rehearsal.render --output rehearsal/data
 
@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 
 from dist_jax.errors import UserError, exit_with_message
-from examples.rehearsal import actions, clips, expected, kinetics
+from examples.rehearsal import actions, clips, epic, expected, kinetics
 
 SEED = 0
 SIZES = {  # --short or not
@@ -19,6 +19,7 @@ SIZES = {  # --short or not
     False: kinetics.Sizes(train=(90, 42, 42), val=(24, 4, 4), shared=5),
 }
 VIDEOS_PER_SPLIT = {True: 1, False: 6}  # test videos per class and split of UCF101 and HMDB51
+SEGMENTS = {True: 4, False: 60}  # per video of EPIC-KITCHENS-100
 
 
 def main() -> None:
@@ -32,11 +33,14 @@ def main() -> None:
     write_files(output / "annotations" / "kinetics", kinetics.annotation_files(lists))
     write_files(output / "annotations" / "ucf101", actions.ucf101_files(count))
     write_files(output / "annotations" / "hmdb51", actions.hmdb51_files(count))
-    write_files(output / "expected", expected.texts(lists, count))
+    segments = epic.make_segments(SEGMENTS[args.short], SEED)
+    write_files(output / "annotations" / "epic100", epic.annotation_files(segments))
+    write_files(output / "expected", expected.texts(lists, count, segments))
     videos = {
         "kinetics": lists.clips,
         "ucf101": actions.ucf101_clips(count),
         "hmdb51": actions.hmdb51_clips(count),
+        "epic100": epic.clips(segments),
     }
     all_clips = [clips.in_folder(clip, name) for name, of_set in videos.items() for clip in of_set]
     clips.render_all(all_clips, output / "videos", SEED)

@@ -9,11 +9,12 @@ from helpers.launchers import ROOT
 
 from dist_jax.build_records import datasets
 from dist_jax.errors import UserError
+from dist_jax.evaluation.epic_annotations import read_groups
 from examples.demo import scenes
 from examples.demo.render_videos import FPS, NUM_FRAMES
-from examples.rehearsal import actions, clips, expected, kinetics, render
+from examples.rehearsal import actions, clips, epic, expected, kinetics, render
 
-# 2 of 5, 2 of 4 and 0 of 4 training videos of each class are also in the next set.
+# Two training videos of each class are also in the list of the next set.
 SIZES = kinetics.Sizes(train=(5, 4, 4), val=(3, 2, 2), shared=2)
 
 
@@ -29,10 +30,12 @@ def output(tmp_path_factory, lists) -> Path:
     render.write_files(folder / "annotations/kinetics", kinetics.annotation_files(lists))
     render.write_files(folder / "annotations/ucf101", actions.ucf101_files(videos_per_split=2))
     render.write_files(folder / "annotations/hmdb51", actions.hmdb51_files(videos_per_split=2))
+    render.write_files(folder / "annotations/epic100", epic.annotation_files(epic.make_segments(3, seed=0)))
     videos = {
         "kinetics": lists.clips,
         "ucf101": actions.ucf101_clips(videos_per_split=2),
         "hmdb51": actions.hmdb51_clips(videos_per_split=2),
+        "epic100": epic.clips(epic.make_segments(3, seed=0)),
     }
     for name, of_set in videos.items():
         render.write_files(folder / "videos" / name, {clip.path: "" for clip in of_set})
@@ -63,7 +66,7 @@ def test_the_union_of_the_training_lists_has_the_videos_and_classes_counted_by_h
 
 
 def test_the_stages_of_the_rehearsal_expect_the_lines_that_build_records_prints(output, lists):
-    lines = expected.texts(lists, videos_per_split=2)
+    lines = expected.texts(lists, 2, epic.make_segments(3, seed=0))
     for split in ("train", "val"):
         summary = read(output, "kinetics710", split, "kinetics", "kinetics").summary
         wanted = [line for line in lines[f"records_k710_{split}.txt"].splitlines() if "kinetics" in line]
@@ -127,8 +130,21 @@ def test_action_sets_have_classes_that_are_not_in_kinetics(output):
     }
 
 
+def test_epic_has_97_verbs_300_nouns_and_the_listed_segments(output):
+    train, val, test = (read(output, "epic100", split, "epic100", "epic100") for split in ("train", "val", "test"))
+    assert [len(text.splitlines()) for text in train.extra_files.values()] == [97, 300]
+    assert [len(split.segments) for split in (train, val, test)] == [6, 6, 3]
+    assert all(missing(split, output / "videos/epic100") == [] for split in (train, val, test))
+    second = val.segments[1]
+    assert (second.narration_id, second.start_s, second.end_s) == ("P01_02_1", 2.0, 4.0)
+    assert {segment.verb for segment in test.segments} == {None}
+    groups = read_groups(str(output / "annotations/epic100"))
+    assert groups.unseen_participants == {"P02"}
+    assert groups.tail_verbs < set(range(8)) and groups.tail_nouns < set(range(40))
+
+
 def test_a_complete_video_begins_with_seconds_without_motion():
-    frames = clips.render(clips.Clip("x.mp4", "moving left", still_s=1), seed=(0, 1))
+    frames = clips.render(clips.Clip("x.mp4", (clips.Part("moving left"),), still_s=1), seed=(0, 1))
     shape_x = [np.argwhere(frame.max(axis=-1) > 200)[:, 1].mean() for frame in frames]
     assert len(frames) == FPS + NUM_FRAMES
     assert np.ptp(shape_x[:FPS]) < 1 < shape_x[FPS] - shape_x[-1]
@@ -136,7 +152,7 @@ def test_a_complete_video_begins_with_seconds_without_motion():
 
 @pytest.mark.parametrize("colour", ["red", "white"])
 def test_a_look_sets_the_colour_of_the_shape(colour):
-    frames = clips.render(clips.Clip("x.mp4", "growing", look=(colour, "circle")), seed=(0, 2))
+    frames = clips.render(clips.Clip("x.mp4", (clips.Part("growing", (colour, "circle")),)), seed=(0, 2))
     body = frames[-1][frames[-1].max(axis=-1) > 200]
     assert np.abs(np.median(body, axis=0) - scenes.COLOURS[colour]).max() <= 2
 
