@@ -20,7 +20,9 @@ def setup() -> ModelSetup:
     config = small_models.make_config()
     config.model.num_frames, config.model.integration_width, config.model.num_pooling_layers = 4, 64, 1
     config.mix.mixup_alpha = config.mix.cutmix_alpha = 0.0
-    return abstract_setup(config, make_mesh(config.mesh, jax.devices()[:1]), small_models.VISION, num_classes=5)
+    return abstract_setup(
+        config, make_mesh(config.mesh, jax.devices()[:1]), small_models.VISION, num_classes={"label": 5}
+    )
 
 
 @pytest.mark.usefixtures("standard_promotion")

@@ -113,7 +113,6 @@ def write_workdir(
     clip_directory: str,
     network: str = "dist",
     class_names: Mapping[str, Sequence[str]] | None = None,
-    prompt_templates: Sequence[str] = (),
     **model_entries: object,
 ) -> str:
     """Writes the workdir of a training of `video_model(network)` with the parameters `network_params`.
@@ -130,9 +129,7 @@ def write_workdir(
     sizes = dataclasses.asdict(trained.dist) | {"layers": list(trained.dist.layers), "resolution": VISION.resolution}
     sizes |= model_entries
     backbone = {"name": clip_directory, "fingerprint": clip_weights.load(clip_directory).fingerprint}
-    write_run_metadata(
-        directory, RunMetadata(settings.to_dict(), class_names, backbone, sizes, 10, list(prompt_templates))
-    )
+    write_run_metadata(directory, RunMetadata(settings.to_dict(), class_names, backbone, sizes, num_records=10))
     manager = checkpoints.Checkpoints(directory, max_to_keep=1, best_metric="top1")
     params = jax.tree.map(jnp.asarray, network_params(trained))
     state = TrainState(jnp.asarray(3, jnp.int32), params, {"count": jnp.zeros(())}, None)

@@ -1,6 +1,7 @@
 """Tests of dist_jax.load of the workdirs of probes, of several labels, of several labels per clip, and of templates."""
 
 import json
+import shutil
 from functools import partial
 
 import jax
@@ -32,6 +33,21 @@ def clip_directory(tmp_path_factory):
 def write(clip_directory, tmp_path_factory):
     """`small_models.write_workdir` in a new folder."""
     return lambda **options: small_models.write_workdir(tmp_path_factory.mktemp("run"), clip_directory, **options)
+
+
+@pytest.fixture(scope="module")
+def dist_run(write):
+    """The workdir of a DiST network with one label."""
+    return write()
+
+
+def with_changes(workdir, folder, change):
+    """A copy of a workdir in `folder`, in which the function `change` has changed the content of run.json."""
+    shutil.copytree(workdir, folder / "run")
+    content = json.loads((folder / "run" / "run.json").read_text())
+    change(content)
+    (folder / "run" / "run.json").write_text(json.dumps(content))
+    return str(folder / "run")
 
 
 @pytest.fixture(scope="module")
@@ -91,8 +107,9 @@ def test_num_frames_is_only_for_plain_clip(probe):
         dist_jax.load(probe, num_frames=2)
 
 
-def test_class_names_get_the_prompt_templates_of_the_training(write, tmp_path):
-    workdir = write(prompt_templates=("{} x", "see {}"))
+def test_class_names_get_the_prompt_templates_of_the_training(dist_run, tmp_path):
+    templates = {"prompt_templates": ["{} x", "see {}"]}
+    workdir = with_changes(dist_run, tmp_path, lambda content: content.update(templates))
     model = dist_jax.load(workdir)
     texts = np.asarray(model.encode_text([text for name in CLASSES for text in (f"{name} x", f"see {name}")]))
     mean = texts.reshape(3, 2, -1).mean(axis=1)
@@ -108,9 +125,8 @@ def test_class_names_get_the_prompt_templates_of_the_training(write, tmp_path):
     assert converted.prompt_templates == ("{} x", "see {}")
 
 
-def test_probabilities_of_several_labels_per_clip_are_independent(write, tmp_path):
-    workdir = write()
-    change_setting(workdir, "multi_label", True)
+def test_probabilities_of_several_labels_per_clip_are_independent(dist_run, tmp_path):
+    workdir = with_changes(dist_run, tmp_path, lambda content: content["config"]["data"].update({"multi_label": True}))
     model = dist_jax.load(workdir)
     logits = np.asarray(model.logits(VIDEO, zero_shot_weight=1.0))
     np.testing.assert_allclose(model.classify(VIDEO, zero_shot_weight=1.0), 1 / (1 + np.exp(-logits)), rtol=1e-4)
@@ -118,24 +134,12 @@ def test_probabilities_of_several_labels_per_clip_are_independent(write, tmp_pat
     assert model_directory.read(tmp_path / "model").multi_label
 
 
-def change_setting(workdir, name, value):
-    """Changes config.data.NAME in run.json."""
-    with open(f"{workdir}/run.json", encoding="utf-8") as file:
-        content = json.load(file)
-    content["config"]["data"][name] = value
-    with open(f"{workdir}/run.json", "w", encoding="utf-8") as file:
-        json.dump(content, file)
+def test_a_run_of_an_older_version_has_one_label_and_the_dist_network(dist_run, tmp_path):
+    def make_older(content):
+        content |= {"class_names": list(CLASSES), "format_version": 2}
+        del content["prompt_templates"], content["config"]["model"]["network"], content["config"]["data"]["multi_label"]
+        del content["model"]["num_labels"], content["model"]["num_classes"]
 
-
-def test_a_run_of_an_older_version_has_one_label_and_the_dist_network(write):
-    workdir = write()
-    with open(f"{workdir}/run.json", encoding="utf-8") as file:
-        content = json.load(file)
-    content |= {"class_names": list(CLASSES), "format_version": 2}
-    del content["prompt_templates"], content["config"]["model"]["network"], content["config"]["data"]["multi_label"]
-    del content["model"]["num_labels"], content["model"]["num_classes"]
-    with open(f"{workdir}/run.json", "w", encoding="utf-8") as file:
-        json.dump(content, file)
-    model = dist_jax.load(workdir)
+    model = dist_jax.load(with_changes(dist_run, tmp_path, make_older))
     assert model.class_names == CLASSES
     assert not model.has_own_classes
