@@ -5,16 +5,26 @@
 makes the videos, the CLIP and the records, and then runs
 
     python -m dist_jax.main --config=configs/demo.py --workdir=demo/run
+
+Argument: network=dist (default), linear_probe, attentive_probe, or none, which is plain CLIP and only evaluates. The
+probes do not see the order of the frames, in which some classes differ.
+
+    python -m dist_jax.main --config=configs/demo.py:network=attentive_probe --workdir=demo/run_attentive
+    python -m dist_jax.main --config=configs/demo.py:network=none --workdir=demo/plain_clip --evaluate
 """
 
 import ml_collections
 
 from dist_jax import config as settings
+from dist_jax import config_arguments
+
+ARGUMENTS = {"network": ("dist", "linear_probe", "attentive_probe", "none")}
 
 
-def get_config() -> ml_collections.ConfigDict:
+def get_config(argument: str = "") -> ml_collections.ConfigDict:
     """A small network without Mixup and CutMix, which only help in longer training."""
     config = settings.defaults()
+    config.model.network = config_arguments.parse(argument, ARGUMENTS)["network"]
     config.batch_size = 16
     config.epochs = 20.0
     config.backbone.weights = "demo/clip"

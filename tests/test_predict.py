@@ -14,6 +14,7 @@ from helpers.video_files import write_video
 
 from dist_jax import convert, predict
 from dist_jax.errors import UserError
+from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import model_directory
 
 
@@ -125,3 +126,35 @@ def test_a_model_without_class_names_needs_labels(video, tmp_path):
     model_directory.write(tmp_path / "model", small_models.model())
     with pytest.raises(UserError, match="has no class names; use --labels"):
         predict.main(["--model", str(tmp_path / "model"), "--video", video])
+
+
+@pytest.fixture
+def clip_directory(tmp_path):
+    """A plain CLIP as a Hugging Face directory with tokenizer."""
+    clip_weights.save_huggingface(small_models.clip_model(), tmp_path / "clip")
+    small_models.write_tokenizer(tmp_path / "clip")
+    return str(tmp_path / "clip")
+
+
+def test_plain_clip_classifies_any_labels(clip_directory, video, tmp_path, capsys):
+    arguments = ["--model", clip_directory, "--video", video, "--json", str(tmp_path / "out.json")]
+    predict.main([*arguments, "--labels", "a dog,a cat"])
+    assert "grey.mp4 (3 views of 8 frames)" in capsys.readouterr().out
+    classes = json.loads((tmp_path / "out.json").read_text())[0]["predictions"]
+    assert {one["label"] for one in classes} == {"a dog", "a cat"}
+    assert sum(one["probability"] for one in classes) == pytest.approx(1)
+    with pytest.raises(UserError, match="has no class names; use --labels"):
+        predict.main(arguments)
+
+
+def test_a_probe_predicts_the_classes_of_the_chosen_label(clip_directory, video, tmp_path):
+    class_names = {"verb": ("cut", "wash"), "noun": ("pan", "knife", "cup")}
+    workdir = small_models.write_workdir(tmp_path / "run", clip_directory, "linear_probe", class_names)
+    arguments = ["--model", workdir, "--video", video, "--json", str(tmp_path / "out.json")]
+    predict.main([*arguments, "--label-key", "noun"])
+    classes = json.loads((tmp_path / "out.json").read_text())[0]["predictions"]
+    assert {one["label"] for one in classes} == {"pan", "knife", "cup"}
+    with pytest.raises(UserError, match=r"has the labels verb, noun; choose one: .*--label-key"):
+        predict.main(arguments)
+    with pytest.raises(UserError, match="has its own classifier, so it cannot classify other labels; remove --labels"):
+        predict.main([*arguments, "--label-key", "noun", "--labels", "a,b"])

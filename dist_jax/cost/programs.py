@@ -57,7 +57,7 @@ def _trace_frozen_forward(setup: ModelSetup) -> Traced:
     """The features of a batch of clips: (frozen parameters, video) -> features [L_selected, S, B, 1+N, D]."""
     model = setup.model
     train_step = make_train_step(setup, lr_schedule(setup.config.optimizer, 1.0, 1.0))
-    video = batch_shapes(train_step, setup.mesh)["video"]
+    video = batch_shapes(train_step, setup.mesh, setup.num_classes)["video"]
 
     def frozen_forward(frozen: dict, video: jax.Array) -> jax.Array:
         return model.features(frozen, model.normalize(video))

@@ -51,10 +51,10 @@ PARTITIONS: tuple[tuple[str, PartitionSpec], ...] = (
     (r"class_projection/(kernel|bias)$", PartitionSpec()),
     (r"(^|/)(spatial_query|video_query|proj|ln_post/(scale|bias))$", PartitionSpec()),
     # Probes. Their attention kernels are [D, heads, head width], out [heads, head width, D].
-    (r"(^|/)(attention/(query|key|value)|mlp/fc|classifier)/kernel$", PartitionSpec("fsdp")),
-    (r"(^|/)attention/out/kernel$", PartitionSpec(None, None, "fsdp")),
-    (r"(^|/)mlp/proj/kernel$", PartitionSpec(None, "fsdp")),
-    (r"(^|/)(attention/(query|key|value|out)|mlp/(fc|proj)|classifier|ln_(tokens|mlp))/(bias|scale)$", PartitionSpec()),
+    (r"(probe_attention/(query|key|value)|probe_mlp/fc|classifier)/kernel$", PartitionSpec("fsdp")),
+    (r"probe_attention/out/kernel$", PartitionSpec(None, None, "fsdp")),
+    (r"probe_mlp/proj/kernel$", PartitionSpec(None, "fsdp")),
+    (r"(probe_(attention|mlp)/\w+|classifier|ln_(tokens|mlp))/(bias|scale)$", PartitionSpec()),
     # Step counters of the training state and of the optimizer.
     (r"(^|/)(step|count)$", PartitionSpec()),
 )

@@ -18,6 +18,7 @@ from dist_jax.cost.collectives import collectives
 from dist_jax.distributed import sharding
 from dist_jax.distributed.mesh import make_mesh
 from dist_jax.errors import UserError
+from dist_jax.models.networks import NETWORKS
 from dist_jax.training.optimizer import lr_schedule, make_optimizer
 from dist_jax.training.train_step import TrainStep
 from dist_jax.weights import frozen as frozen_weights
@@ -103,7 +104,7 @@ def all_placed_trees():
     shapes = {path: leaf.shape for path, leaf in table.flatten(frozen).items()}
     place = partial(frozen_weights.abstract, mesh_of(8), jnp.float32, "int8")
     quantized = table.unflatten({path: place(path, shape) for path, shape in shapes.items()})
-    params = small_models.model().dist_params
+    params = {network: small_models.network_params(small_models.video_model(network)) for network in NETWORKS}
     optimizer = make_optimizer(settings.defaults().optimizer)
     step = jnp.zeros((), jnp.int32)
     state = {"params": params, "ema": params, "opt_state": jax.eval_shape(optimizer.init, params), "step": step}

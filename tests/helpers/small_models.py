@@ -3,7 +3,7 @@
 import dataclasses
 import json
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -15,9 +15,12 @@ import pytest
 import dist_jax
 from dist_jax import config
 from dist_jax.inference.predictor import Predictor
+from dist_jax.models.backbones.clip import ClipBackbone
 from dist_jax.models.backbones.clip_text import TextConfig
 from dist_jax.models.backbones.clip_vision import VisionConfig
 from dist_jax.models.dist_network import DistConfig
+from dist_jax.models.networks import has_own_classes, reads_last_layer
+from dist_jax.models.video_model import VideoModel
 from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import dist_official, model_directory, table
 from dist_jax.weights.clip import ClipModel
@@ -90,18 +93,48 @@ def predictor(model: model_directory.Model, **options: object) -> Predictor:
         return dist_jax.load(Path(folder) / "model", **options)
 
 
-def write_workdir(directory: Path, clip_directory: str, **model_entries: object) -> str:
-    """Writes the workdir of a training of `model()`; `model_entries` are added to "model" in run.json."""
+def video_model(network: str = "dist", num_classes: Mapping[str, int] | None = None) -> VideoModel:
+    """A model on the CLIP of `clip_model()`; `num_classes` of each label, default: those of CLASSES."""
+    num_classes = num_classes or {"label": len(CLASSES)}
+    own_classes = sum(num_classes.values()) if has_own_classes(network) else 0
+    layers = DIST.layers[-1:] if reads_last_layer(network) else DIST.layers
+    dist = dataclasses.replace(DIST, layers=layers, num_labels=len(num_classes), num_classes=own_classes)
+    return VideoModel(ClipBackbone(VISION), dist, network_name=network, label_names=tuple(num_classes))
+
+
+def network_params(model: VideoModel, seed: int = 1) -> dict:
+    """Random NumPy parameters of the network of a model, as those of `model()`."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0))
+    return random_params({path: leaf.shape for path, leaf in table.flatten(shapes).items()}, seed)
+
+
+def write_workdir(
+    directory: Path,
+    clip_directory: str,
+    network: str = "dist",
+    class_names: Mapping[str, Sequence[str]] | None = None,
+    prompt_templates: Sequence[str] = (),
+    **model_entries: object,
+) -> str:
+    """Writes the workdir of a training of `video_model(network)` with the parameters `network_params`.
+
+    `class_names` are by label name, default: CLASSES. `model_entries` are added to "model" in run.json.
+    """
+    class_names = {name: list(names) for name, names in (class_names or {"label": CLASSES}).items()}
+    trained = video_model(network, {name: len(names) for name, names in class_names.items()})
     settings = config.defaults()
     settings.backbone.weights = clip_directory
-    settings.eval.num_views, settings.eval.zero_shot_weight = 2, 0.25
-    sizes = dataclasses.asdict(DIST) | {"layers": list(DIST.layers), "resolution": VISION.resolution} | model_entries
+    settings.model.network = network
+    settings.data.label_key = ",".join(class_names)
+    settings.eval.num_views, settings.eval.zero_shot_weight = 2, 0.0 if trained.has_own_classes else 0.25
+    sizes = dataclasses.asdict(trained.dist) | {"layers": list(trained.dist.layers), "resolution": VISION.resolution}
+    sizes |= model_entries
     backbone = {"name": clip_directory, "fingerprint": clip_weights.load(clip_directory).fingerprint}
     write_run_metadata(
-        directory, RunMetadata(settings.to_dict(), {"label": list(CLASSES)}, backbone, sizes, num_records=10)
+        directory, RunMetadata(settings.to_dict(), class_names, backbone, sizes, 10, list(prompt_templates))
     )
     manager = checkpoints.Checkpoints(directory, max_to_keep=1, best_metric="top1")
-    params = jax.tree.map(jnp.asarray, model().dist_params)
+    params = jax.tree.map(jnp.asarray, network_params(trained))
     state = TrainState(jnp.asarray(3, jnp.int32), params, {"count": jnp.zeros(())}, None)
     manager.save(3, state, {"top1": 0.5})
     manager.close()

@@ -70,6 +70,42 @@ def test_only_parameters_with_frames_change():
     )
 
 
+def test_the_projection_is_repeated_for_every_label():
+    params = small_models.model().dist_params
+    two = adapt(params, DIST, dataclasses.replace(DIST, num_labels=2))
+    np.testing.assert_array_equal(two["proj"], np.concatenate([params["proj"], params["proj"]], axis=1))
+    jax.tree.map(np.testing.assert_array_equal, two["layers"], params["layers"])
+    assert two["proj"].shape == dist_official.param_shapes(dataclasses.replace(DIST, num_labels=2))["proj"]
+    with pytest.raises(UserError, match="num_labels is 2, must be 1"):
+        adapt(two, dataclasses.replace(DIST, num_labels=2), DIST)
+
+
+def test_frames_and_labels_change_together():
+    target = dataclasses.replace(DIST, num_frames=8, num_labels=3)
+    adapted = table.flatten(adapt(small_models.model().dist_params, DIST, target))
+    assert {path: leaf.shape for path, leaf in adapted.items()} == dict(dist_official.param_shapes(target))
+
+
+def test_the_network_must_be_the_same(tmp_path):
+    clip_weights.save_huggingface(small_models.clip_model(), tmp_path / "clip")
+    probe = small_models.write_workdir(tmp_path / "run", str(tmp_path / "clip"), network="linear_probe")
+    model_directory.write(tmp_path / "model", small_models.model())
+    dist = small_models.video_model("linear_probe").dist
+    fingerprint = clip_weights.load(str(tmp_path / "clip")).fingerprint
+    params = load_initial(probe, "linear_probe", dist, BACKBONE | {"fingerprint": fingerprint}, same_backbone=True)
+    assert params["classifier"]["kernel"].shape == (128, 3)
+    for path, network, other in (
+        (probe, "dist", "linear_probe"),
+        (probe, "attentive_probe", "linear_probe"),
+        (tmp_path / "model", "linear_probe", "dist"),
+    ):
+        message = f"init_from={path}: it contains the network {other}, but model.network is {network}"
+        with pytest.raises(UserError, match=message):
+            load_initial(path, network, dist, BACKBONE, same_backbone=False)
+    with pytest.raises(UserError, match="num_classes is 3, must be 4"):
+        load_initial(probe, "linear_probe", dataclasses.replace(dist, num_classes=4), BACKBONE, same_backbone=False)
+
+
 def test_other_sizes_must_be_equal():
     target = dataclasses.replace(DIST, alpha=1, temporal_width=16, layers=(0, 1))
     with pytest.raises(UserError) as error:
