@@ -2,8 +2,9 @@
 
     python -m dist_jax.compare RUN [RUN ...] [--results val] [--output comparison]
 
-RUN is the workdir of a training run or of an evaluation. Prints a Markdown table with one row per run. --output NAME also writes NAME.md,
-NAME.csv and NAME.png (accuracy against operations). A cell is empty if the workdir does not contain its value.
+RUN is the workdir of a training run or of an evaluation. Prints a Markdown table with one row per run. With
+--output NAME, it also writes NAME.md, NAME.csv and NAME.png (accuracy against operations). A cell is empty if the
+workdir does not contain its value.
 """
 
 import argparse
