@@ -3,11 +3,12 @@
 #
 #   bash scripts/rehearsal.sh [--short] [--output DIR]
 #
-# Kinetics-710 -> Kinetics-400 -> evaluation with 3 views and 3 crops -> zero-shot evaluation on UCF101 and HMDB51. The
-# annotations have the published layouts. Each stage must print the lines of DIR/data/expected/STAGE.txt.
+# Kinetics-710 -> Kinetics-400 -> evaluation with 3 views and 3 crops -> zero-shot evaluation on UCF101 and HMDB51 ->
+# EPIC-KITCHENS-100. The annotations have the published layouts. A stage must print the lines of
+# DIR/data/expected/STAGE.txt.
 #
 #   --output DIR  output folder (default: rehearsal); finished stages are skipped
-#   --short       the same stages with few videos and steps: a functional check, with accuracy near chance
+#   --short       few videos and steps, and no EPIC-KITCHENS-100: a functional check, with accuracy near chance
 #
 # Requires bash and Python 3.11 to 3.13 (PYTHON=... selects one).
 # Takes under ten minutes on two CPU cores after the installation.
@@ -34,7 +35,7 @@ while (($#)); do
   shift
 done
 
-render=() clip=() builder=() pretraining=(--config.steps=1000) finetuning=(--config.steps=300)
+render=() clip=() builder=() pretraining=(--config.steps=1000) finetuning=(--config.steps=300) epic_steps=100
 if "$short"; then
   output="${output:-rehearsal/short}"
   render=(--short)
@@ -127,19 +128,18 @@ training=(
 stage "pre-training on Kinetics-710, 4+8 frames"
 run python -m dist_jax.main --config=configs/k710_vitl.py --workdir="$output/k710" \
   "--config.data.train=$records/k710/train@8" "--config.data.val=$records/k710/val@2" \
-  "${training[@]}" --config.model.num_frames=8 --config.augment.hflip_label_pairs=3,4 "${pretraining[@]}"
+  "${training[@]}" --config.model.num_frames=8 "--config.augment.hflip_label_pairs=3,4" "${pretraining[@]}"
 
 stage "fine-tuning on Kinetics-400, 8+16 frames: interpolated time"
 k400=(
-  --config=configs/k400_vitl.py --workdir="$output/k400" "--config.data.val=$records/k400/val@2"
-  "${training[@]}" --config.model.num_frames=16
+  --config=configs/k400_vitl.py --workdir="$output/k400" "--config.init_from=$output/k710"
+  "--config.data.train=$records/k400/train@4" "--config.data.val=$records/k400/val@2"
+  "${training[@]}" --config.model.num_frames=16 "--config.augment.hflip_label_pairs=2,3" "${finetuning[@]}"
 )
-run python -m dist_jax.main "${k400[@]}" "--config.init_from=$output/k710" \
-  "--config.data.train=$records/k400/train@4" --config.augment.hflip_label_pairs=2,3 "${finetuning[@]}"
+run python -m dist_jax.main "${k400[@]}"
 
 stage "evaluation with 3 views and 3 crops"
-checked evaluate_k400 python -m dist_jax.main "${k400[@]}" "--config.init_from=$output/k710" --evaluate \
-  "--config.data.class_names_file=$records/k400/labels.txt" --config.eval.num_crops=3
+checked evaluate_k400 python -m dist_jax.main "${k400[@]}" --evaluate --config.eval.num_crops=3
 
 stage "zero-shot evaluation on UCF101 and HMDB51"
 zero_shot() { # DATASET LISTS: the union of the test videos of three splits
@@ -159,7 +159,29 @@ checked plain_clip_k400 python -m dist_jax.main --config=configs/k400_vitl.py:in
   "--config.data.class_names_file=$records/k400/labels.txt" "${model[@]}" --config.model.num_frames=16 \
   --config.model.network=none
 
+epic100() { # DiST on verbs and nouns, its accuracies and the file for the challenge
+  local split folder="$annotations/epic100" scores="$output/epic100/results" epic=(
+    --config=configs/epic100.py:frames=16 --workdir="$output/epic100" "--config.init_from=$output/k400"
+    "--config.data.train=$records/epic100/train@2" "${training[@]}" "--config.steps=$epic_steps"
+  )
+  for split in train val test; do
+    build "epic_$split" epic100 "$split" "$folder" "$videos/epic100" epic100 2
+  done
+  run python -m dist_jax.main "${epic[@]}" "--config.data.val=$records/epic100/val@2"
+  checked evaluate_epic python -m dist_jax.main "${epic[@]}" "--config.data.val=$records/epic100/val@2" --evaluate \
+    "--config.eval.epic_annotations=$folder"
+  checked evaluate_epic_test python -m dist_jax.main "${epic[@]}" "--config.data.val=$records/epic100/test@2" --evaluate \
+    --results=test --config.eval.has_labels=False
+  run python -m dist_jax.epic --scores "$scores/evaluate_scores.npz" --annotations "$folder/EPIC_100_validation.csv"
+  checked challenge_epic python -m dist_jax.epic --scores "$scores/test_scores.npz" --output "$output/epic_test.zip" \
+    --annotations "$folder/EPIC_100_test_timestamps.csv" --sls-pt 2 --sls-tl 3 --sls-td 3
+}
+if ! "$short"; then
+  stage "EPIC-KITCHENS-100: verbs and nouns"
+  epic100
+fi
+
 stage "comparison of the runs"
-run python -m dist_jax.compare "$output/k710" "$output/k400" --output "$output/comparison"
+run python -m dist_jax.compare "$output/k710" "$output/k400" "$output/plain_clip_k400" --output "$output/comparison"
 echo
 echo "done in ${SECONDS} s; all results are in $output/"
