@@ -148,6 +148,24 @@ def test_evaluation_of_a_run_accepts_only_the_init_from_of_its_training(training
     assert evaluate(config, str(workdir), make_mesh(config.mesh), "again")["videos"] == NUM_VAL
 
 
+def test_evaluation_with_another_network_is_refused(training_data, finished_run):
+    workdir, _ = finished_run
+    config = make_config(training_data, SINGLE_DEVICE, model__network="linear_probe")
+    with pytest.raises(UserError, match=r"model network is linear_probe \(workdir: dist\)"):
+        evaluate(config, str(workdir), make_mesh(config.mesh, jax.devices()[:1]), "probe")
+
+
+def test_novel_classes_must_not_contain_base_classes(training_data, finished_run, tmp_path):
+    workdir, _ = finished_run
+    metadata = read_run_metadata(workdir)  # as written by a training on two of the five classes
+    metadata.config["data"]["classes_file"] = "base.txt"
+    write_run_metadata(tmp_path, dataclasses.replace(metadata, class_names={"label": ["push", "pull"]}))
+    (tmp_path / "novel.txt").write_text("lift\npull\n")
+    config = make_config(training_data, SINGLE_DEVICE, data__classes_file=str(tmp_path / "novel.txt"))
+    with pytest.raises(UserError, match=r"1 of 2 classes are among those of the training: pull; base and novel"):
+        evaluate(config, str(tmp_path), make_mesh(config.mesh, jax.devices()[:1]), "novel")
+
+
 @pytest.mark.parametrize(("epochs", "steps", "setting"), [(6.0, 0, "epochs"), (36.0, 120, "steps")])
 def test_a_warmup_as_long_as_the_training_is_refused(epochs, steps, setting):
     config = settings.defaults()
