@@ -2,8 +2,9 @@
 
     python -m dist_jax.compare RUN [RUN ...] [--results val] [--output comparison]
 
-RUN is the workdir of a training run. Prints a Markdown table with one row per run. --output NAME also writes NAME.md,
-NAME.csv and NAME.png (accuracy against operations). A cell is empty if the workdir does not contain its value.
+RUN is the workdir of a training run or of an evaluation. Prints a Markdown table with one row per run. With
+--output NAME, it also writes NAME.md, NAME.csv and NAME.png (accuracy against operations). A cell is empty if the
+workdir does not contain its value.
 """
 
 import argparse
@@ -128,13 +129,10 @@ def as_markdown(rows: Sequence[Row]) -> str:
 def notes(rows: Sequence[Row]) -> list[str]:
     """What makes the runs incomparable, and why values are unknown."""
     found = []
-    for what, values in (
-        ("numbers of videos", {row.name: row.run.videos for row in rows}),
-        ("numbers of views", {row.name: row.run.views for row in rows}),
-    ):
-        if len({value for value in values.values() if value is not None}) > 1:
-            listed = ", ".join(f"{name}: {value}" for name, value in values.items() if value is not None)
-            found.append(f"the runs are evaluated on different {what} ({listed})")
+    for what, values in (("videos", [row.run.videos for row in rows]), ("views", [row.run.views for row in rows])):
+        different = sorted({value for value in values if value is not None})
+        if len(different) > 1:
+            found.append(f"the runs are evaluated on different numbers of {what}: {', '.join(map(str, different))}")
     if len({json.dumps(row.run.classes) for row in rows if row.run.classes is not None}) > 1:
         found.append("the runs are evaluated on different classes")
     return found + [f"{row.name}: {row.problem}" for row in rows if row.problem]
@@ -166,7 +164,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m dist_jax.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("runs", type=user_path, nargs="+", metavar="RUN", help="workdir of a training run")
+    parser.add_argument(
+        "runs", type=user_path, nargs="+", metavar="RUN", help="workdir of a training run or an evaluation"
+    )
     parser.add_argument(
         "--results", default="val", help="name of a file in RUN/results without .json; default val: of the training"
     )

@@ -16,7 +16,7 @@ ROOT = pathlib.Path(dist_jax.__file__).parent
 
 # Packages and top-level modules, highest layer first. A module may import from its own layer and from lower layers.
 LAYERS = (
-    {"main", "predict", "convert", "plan", "show_clips", "compare"},  # commands
+    {"main", "predict", "convert", "plan", "show_clips", "compare", "epic"},  # commands
     {"__init__"},  # dist_jax.load
     {"cost"},
     {"build_records", "training", "inference"},

@@ -14,6 +14,7 @@ from helpers import small_models, training_run
 
 from dist_jax import compare
 from dist_jax.errors import UserError
+from dist_jax.evaluation.metrics import compute_metrics
 from dist_jax.evaluation.results import Scores, write_results
 
 
@@ -37,7 +38,9 @@ def make_run(tmp_path, run_file):
         labels = rng.integers(0, classes, videos, dtype=np.int32)
         scores = Scores(rng.random((videos, classes), np.float32), labels, ["x.mp4"] * videos, {})
         file = epath.Path(workdir) / "results" / f"{results}.json"
-        write_results(file, scores, [f"class {k}" for k in range(classes)], views, 3)
+        summary = {"videos": len(scores.ids), **compute_metrics(scores.scores, scores.labels)}
+        names = [f"class {k}" for k in range(classes)]
+        write_results(file, scores, summary, names, views, 3, data="val@2", plots=False)
         return str(workdir)
 
     return make
@@ -113,8 +116,8 @@ def test_multi_label_runs_have_their_own_metric_and_empty_cells(make_run, capsys
 def test_runs_on_different_videos_and_views_get_a_note(make_run, capsys):
     compare.main([make_run("a"), make_run("b", videos=9, views=3), make_run("c")])
     assert notes(capsys.readouterr().out) == [
-        "Note: the runs are evaluated on different numbers of videos (a: 6, b: 9, c: 6).",
-        "Note: the runs are evaluated on different numbers of views (a: 2, b: 3, c: 2).",
+        "Note: the runs are evaluated on different numbers of videos: 6, 9.",
+        "Note: the runs are evaluated on different numbers of views: 2, 3.",
     ]
 
 
@@ -175,7 +178,7 @@ def test_runs_with_the_same_folder_name_are_named_by_their_path(make_run, capsys
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["empty"], r"^empty has no run\.json; name the --workdir of a training run$"),
+        (["empty"], r"^empty has no run\.json; name the --workdir of a training run or an evaluation$"),
         (["run", "--results=zs"], r"^run/results/zs\.json does not exist; use --results with one of other, val$"),
         (["unevaluated"], r"^unevaluated has no results; evaluate it: python -m dist_jax\.main --evaluate$"),
         (["run", "--results=../val"], r"^--results \.\./val: must be the name of a file in RUN/results"),

@@ -6,7 +6,7 @@ import re
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """Number of videos and classes."""
+    """Number of videos and classes (of the label with the most classes)."""
 
     label: str
     train_videos: int
@@ -15,10 +15,12 @@ class Dataset:
 
 
 # Kinetics-400: the lists of mmaction2. Kinetics-710: the list of VideoMAE V2. Something-Something: its web page.
+# EPIC-KITCHENS-100: its annotation files; action segments, noun classes.
 DATASETS = {
     "k400": Dataset("Kinetics-400", 240_436, 19_796, 400),
     "k710": Dataset("Kinetics-710", 658_340, 66_803, 710),
     "ssv2": Dataset("Something-Something v2", 168_913, 24_777, 174),
+    "epic100": Dataset("EPIC-KITCHENS-100", 67_217, 9_668, 300),
 }
 
 

@@ -12,12 +12,10 @@ from dist_jax.errors import UserError
 from dist_jax.models.backbones.clip import ClipBackbone
 from dist_jax.models.backbones.clip_vision import VisionConfig
 from dist_jax.models.dist_network import DistConfig, input_shapes
-from dist_jax.models.networks import NETWORKS
+from dist_jax.models.networks import NETWORKS, NO_NETWORK
 from dist_jax.models.video_model import VideoModel
 from dist_jax.weights.clip_sizes import vision_shapes
 from dist_jax.workdir.run_metadata import RunMetadata
-
-PLAIN_CLIP = "none"  # value of model.network without a trained network
 
 
 def count_trainable(metadata: RunMetadata) -> int:
@@ -48,7 +46,7 @@ def _forward_operations(name: str, dist: DistConfig, vision: VisionConfig) -> in
     model = VideoModel(ClipBackbone(vision, None), dist, network_name=name)
     frozen = {"vision": vision_shapes(vision), "logit_scale": jax.ShapeDtypeStruct((), jnp.float32)}
     video = jax.ShapeDtypeStruct((1, dist.num_frames, vision.resolution, vision.resolution, 3), jnp.float32)
-    if name == PLAIN_CLIP:
+    if name == NO_NETWORK:
         return flops.count(jax.make_jaxpr(model.features)(frozen, video))
     params = _network_params(name, dist, vision.resolution)
     return flops.count(jax.make_jaxpr(model.embed)(params, frozen, video))
@@ -57,7 +55,7 @@ def _forward_operations(name: str, dist: DistConfig, vision: VisionConfig) -> in
 @functools.cache
 def _network_params(name: str, dist: DistConfig, resolution: int) -> dict:
     """The parameter tree of the network: ShapeDtypeStructs."""
-    if name == PLAIN_CLIP:
+    if name == NO_NETWORK:
         return {}
     num_tokens = 1 + (resolution // dist.patch_size) ** 2  # the parameters do not depend on it
     shapes = input_shapes(dist, num_tokens, resolution)
@@ -66,7 +64,7 @@ def _network_params(name: str, dist: DistConfig, resolution: int) -> dict:
 
 def _network_name(metadata: RunMetadata) -> str:
     name = metadata.config.get("model", {}).get("network")
-    if name not in (*NETWORKS, PLAIN_CLIP):
+    if name not in (*NETWORKS, NO_NETWORK):
         raise UserError(f"the network {name!r} is not in dist_jax.models.networks.NETWORKS")
     return name
 

@@ -17,7 +17,7 @@ from dist_jax.distributed import sharding
 from dist_jax.errors import UserError
 from dist_jax.evaluation import epic, epic_annotations, zero_shot
 from dist_jax.evaluation.eval_step import MODEL
-from dist_jax.evaluation.metrics import METRICS, MULTI_LABEL_METRICS
+from dist_jax.evaluation.metrics import METRICS, MULTI_LABEL_METRICS, compute_metrics
 from dist_jax.evaluation.results import Scores, summary_line, write_results
 from dist_jax.evaluation.run_scores import LABELS, write_run_scores
 from dist_jax.evaluation.scoring import VideoLogits, compute_logits, make_eval_function
@@ -28,7 +28,13 @@ from dist_jax.files import write_text
 from dist_jax.models.networks import NO_NETWORK
 from dist_jax.weights.init_from import load_initial
 from dist_jax.workdir.checkpoints import load_params
-from dist_jax.workdir.run_metadata import RunMetadata, make_workdir, raise_if_conflicts, read_run_metadata
+from dist_jax.workdir.run_metadata import (
+    RunMetadata,
+    make_workdir,
+    raise_if_conflicts,
+    read_run_metadata,
+    write_run_metadata,
+)
 
 _LISTED = 5  # class names in a message
 
@@ -62,6 +68,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh, name: 
     evaluator = Evaluator(experiment, source, workdir, name, is_final=True)
     result = evaluator(step, sharding.place_tree(mesh, params))
     if jax.process_index() == 0:
+        if read_run_metadata(workdir) is None:  # not a training run: compare needs the settings
+            write_run_metadata(evaluator.file.parent, experiment.run_metadata(0), f"{name}_run.json")
         views = f"{evaluator.num_views} view{'s' if evaluator.num_views > 1 else ''}"
         line = f"step {step}, {result.summary['videos']} videos, {views}"
         print(f"{line}: {summary_line(result.summary)}; {evaluator.file}")
@@ -162,9 +170,9 @@ class Evaluator:
         for label, scores in views.items():
             file = self.file if len(views) == 1 else self.file.with_stem(f"{self.file.stem}_{label}")
             of_label = Scores(sum_views(scores), logits.labels.get(label), logits.ids, logits.bad)
-            write_results(
-                file, of_label, class_names[label], self.num_views, step, data=config.data.val, plots=self._is_final
-            )
+            summary = result.summary if len(views) == 1 else _label_summary(of_label)
+            names, data = class_names[label], config.data.val
+            write_results(file, of_label, summary, names, self.num_views, step, data=data, plots=self._is_final)
         if len(views) > 1:
             write_text(str(self.file), json.dumps({"step": step, "views": self.num_views, **result.summary}, indent=1))
         if set(views) <= set(LABELS):
@@ -172,6 +180,12 @@ class Evaluator:
         if len(result.splits) > 1 or (result.splits and len(result.splits[0].metrics) > 1):
             weight = self._experiment.config.eval.zero_shot_weight
             zero_shot.write_splits(self.file.with_name(f"{self.file.stem}_splits.json"), result.splits, weight)
+
+
+def _label_summary(scores: Scores) -> dict[str, float]:
+    """Number of videos, and the metrics of one of two labels if the videos have labels."""
+    metrics = {} if scores.labels is None else compute_metrics(scores.scores, scores.labels)
+    return {"videos": len(scores.ids), **metrics}
 
 
 def bad_records_file(workdir: str) -> epath.Path:

@@ -121,6 +121,11 @@ def plot_points(file: epath.Path, points: Mapping[str, tuple[float, float]], x_l
 
 def spread(positions: np.ndarray, gap: float) -> np.ndarray:
     """Moves increasing positions [n], 0 to 1, apart to a distance of at least `gap`, which is at most 1 / n."""
+    return (_push_up(positions, gap) + 1 - _push_up(1 - positions[::-1], gap)[::-1]) / 2
+
+
+def _push_up(positions: np.ndarray, gap: float) -> np.ndarray:
+    """As `spread`, but moves positions down only at the upper end."""
     moved = np.array(positions, np.float64)
     for i in range(1, len(moved)):
         moved[i] = max(moved[i], moved[i - 1] + gap)

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from dist_jax.evaluation import result_plots
 from dist_jax.evaluation.metrics import (
     class_accuracies,
     class_average_precisions,
-    compute_metrics,
     confusion_matrix,
     top_classes,
 )
@@ -35,27 +34,27 @@ class Scores:
     bad: dict[str, float]  # number of unreadable videos by kind (see `data.bad_records.KINDS`)
 
 
-def summarize(scores: Scores) -> dict[str, float]:
-    """`videos` (their number) and the metrics of `metrics.compute_metrics`; without labels no metrics."""
-    metrics = {} if scores.labels is None else compute_metrics(scores.scores, scores.labels)
-    return {"videos": len(scores.scores), **metrics}
+def is_metric(name: str) -> bool:
+    """Whether an entry of a summary is a metric. The others are numbers of videos: videos, missing, unseen_videos."""
+    return name != "missing" and not name.endswith("videos")
 
 
 def summary_line(summary: dict[str, float]) -> str:
     """The metrics of a summary for the terminal: "top1 95.4%, top5 100.0%"."""
-    metrics = ", ".join(f"{name} {value:.1%}" for name, value in summary.items() if name != "videos")
+    metrics = ", ".join(f"{name} {value:.1%}" for name, value in summary.items() if is_metric(name))
     return metrics or "no labels, no metrics"
 
 
 def write_results(
     file: epath.Path,
     scores: Scores,
+    summary: Mapping[str, float],
     class_names: list[str],
     num_views: int,
     step: int,
     *,
-    data: str = "",
-    plots: bool = False,
+    data: str,
+    plots: bool,
 ) -> None:
     """Writes the files of an evaluation. NAME is the name of `file` without ".json".
 
@@ -67,6 +66,7 @@ def write_results(
     Args:
         file: the JSON file, in the folder `results` of a workdir.
         scores: of all videos, n > 0.
+        summary: `videos` (their number) and metrics. With splits, these are means over the splits.
         class_names: K names.
         num_views: V * crops.
         step: the training step of the parameters.
@@ -77,9 +77,8 @@ def write_results(
         UserError: a file cannot be written.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
-    summary = summarize(scores)
     statistics = _class_statistics(scores, class_names)
-    report = {"step": step, "views": num_views} | _without_nan(summary) | statistics
+    report = {"step": step, "views": num_views} | _without_nan(dict(summary)) | statistics
     write_text(str(file), json.dumps(report, indent=1))
     _write_csv(file.with_suffix(".csv"), scores, class_names, num_views)
     run = os.path.basename(os.path.abspath(file.parent.parent))
@@ -135,9 +134,9 @@ def _write_csv(file: epath.Path, scores: Scores, class_names: list[str], num_vie
             writer.writerow([video, label, *(cell for pair in pairs for cell in pair)])
 
 
-def _table_row(run: str, data: str, num_views: int, summary: dict[str, float]) -> str:
-    metrics = {name: f"{value:.1%}" for name, value in summary.items() if name != "videos"}
-    cells = {"run": run, "data": data, "views": str(num_views), "videos": str(summary["videos"])} | metrics
+def _table_row(run: str, data: str, num_views: int, summary: Mapping[str, float]) -> str:
+    cells = {name: f"{value:.1%}" if is_metric(name) else str(value) for name, value in summary.items()}
+    cells = {"run": run, "data": data, "views": str(num_views)} | cells
     return markdown_table(list(cells), [list(cells.values())])
 
 

@@ -6,6 +6,7 @@ float32 [n, V, 97], `noun` float32 [n, V, 300].
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -19,7 +20,8 @@ LABELS = ("verb", "noun")
 def write_run_scores(file: epath.Path, narration_ids: Sequence[str], scores: Mapping[str, np.ndarray]) -> None:
     """Writes the scores of the labels of a run, float32 [n, V, K] each."""
     stream = io.BytesIO()
-    np.savez_compressed(stream, narration_ids=np.array(narration_ids), **scores)
+    arrays: dict[str, Any] = {"narration_ids": np.array(narration_ids), **scores}
+    np.savez_compressed(stream, **arrays)
     file.write_bytes(stream.getvalue())
 
 

@@ -9,10 +9,11 @@ from typing import Any
 from etils import epath
 
 from dist_jax.errors import UserError
+from dist_jax.evaluation.results import is_metric
 from dist_jax.files import is_remote, read_text
 from dist_jax.workdir.run_metadata import RUN_FILE, RunMetadata, read_run_metadata
 
-NOT_METRICS = ("step", "views", "videos")  # other numbers in results/NAME.json
+COUNTS = ("step", "views", "videos")  # numbers in results/NAME.json that are not metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +49,14 @@ def read_run(workdir: str, results: str) -> RunSummary:
     Raises:
         UserError: no workdir of a run, no such evaluation, or a damaged file.
     """
-    metadata = read_run_metadata(workdir)
-    if metadata is None:
-        raise UserError(f"{workdir} has no {RUN_FILE}; name the --workdir of a training run")
+    folder = epath.Path(workdir) / "results"
+    if not (epath.Path(workdir) / RUN_FILE).exists() and not any(folder.glob("*_run.json")):
+        raise UserError(f"{workdir} has no {RUN_FILE}; name the --workdir of a training run or an evaluation")
     report = _read_report(workdir, results)
+    # An evaluation without training writes its settings next to its results.
+    metadata = read_run_metadata(workdir) or read_run_metadata(folder, f"{results}_run.json")
+    if metadata is None:
+        raise UserError(f"{folder / results}_run.json is missing; evaluate again")
     lines = _read_metrics(epath.Path(workdir) / "metrics.jsonl")
     speeds = [line["clips_per_second"] for line in lines if line.get("clips_per_second")]
     peaks = [line["device_memory_peak"] for line in lines if "device_memory_peak" in line]
@@ -59,8 +64,8 @@ def read_run(workdir: str, results: str) -> RunSummary:
     return RunSummary(
         name=os.path.basename((workdir if is_remote(workdir) else os.path.abspath(workdir)).rstrip("/")),
         metadata=metadata,
-        metrics={name: float(value) for name, value in numbers.items() if name not in NOT_METRICS},
-        **{name: numbers.get(name) for name in NOT_METRICS},
+        metrics={name: float(value) for name, value in numbers.items() if name not in COUNTS and is_metric(name)},
+        **{name: numbers.get(name) for name in COUNTS},
         classes=report.get("classes"),
         step_seconds=metadata.config["batch_size"] / statistics.median(speeds) if speeds else None,
         memory=int(max(peaks)) if peaks else None,
@@ -72,7 +77,8 @@ def _read_report(workdir: str, results: str) -> dict[str, Any]:
     folder = epath.Path(workdir) / "results"
     file = folder / f"{results}.json"
     if not file.exists():
-        names = sorted(path.stem for path in folder.glob("*.json")) if folder.exists() else []
+        names = [path.stem for path in folder.glob("*.json")] if folder.exists() else []
+        names = sorted(name for name in names if not name.endswith(("_run", "_splits")))
         if not names:
             raise UserError(f"{workdir} has no results; evaluate it: python -m dist_jax.main --evaluate")
         raise UserError(f"{file} does not exist; use --results with one of {', '.join(names)}")

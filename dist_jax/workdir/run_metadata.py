@@ -81,13 +81,13 @@ def make_workdir(workdir: epath.PathLike) -> None:
         raise UserError(f"--workdir={workdir}: cannot create this folder ({first_line(error)}); use another") from error
 
 
-def read_run_metadata(workdir: epath.PathLike) -> RunMetadata | None:
-    """Reads run.json; None if the workdir has none.
+def read_run_metadata(folder: epath.PathLike, name: str = RUN_FILE) -> RunMetadata | None:
+    """Reads the run metadata in a folder, by default run.json in a workdir; None if the file does not exist.
 
     Raises:
-        UserError: run.json is damaged, incomplete or of another format version.
+        UserError: the file is damaged, incomplete or of another format version.
     """
-    file = epath.Path(workdir) / RUN_FILE
+    file = epath.Path(folder) / name
     if not file.exists():
         return None
     try:
@@ -118,9 +118,9 @@ def read_run_metadata(workdir: epath.PathLike) -> RunMetadata | None:
     return metadata
 
 
-def write_run_metadata(workdir: epath.PathLike, metadata: RunMetadata) -> None:
-    """Writes run.json atomically."""
-    file = epath.Path(workdir) / RUN_FILE
+def write_run_metadata(folder: epath.PathLike, metadata: RunMetadata, name: str = RUN_FILE) -> None:
+    """Writes run metadata atomically: by default run.json of a workdir."""
+    file = epath.Path(folder) / name
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(".tmp")
     unfinished.write_text(json.dumps(dataclasses.asdict(metadata), indent=1))

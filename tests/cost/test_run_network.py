@@ -24,13 +24,13 @@ B16 = DistConfig(
 )
 
 
-def metadata(without: tuple[str, ...] = (), network: str = "dist") -> RunMetadata:
-    """A run with the sizes of B16, read from JSON: lists instead of tuples."""
+def metadata(without: tuple[str, ...] = (), network: str = "dist", **changes: object) -> RunMetadata:
+    """A run with the sizes of B16 and changes, read from JSON: lists instead of tuples."""
     config = settings.defaults().to_dict()
     config["model"]["network"] = network
     sizes = dataclasses.asdict(B16) | {"layers": list(B16.layers), "resolution": 224, "activations": ["quick_gelu"]}
-    sizes = {name: size for name, size in sizes.items() if name not in without}
-    return RunMetadata(config, ["a", "b"], {"name": "clip", "fingerprint": "0"}, sizes, num_records=10)
+    sizes = {name: size for name, size in (sizes | changes).items() if name not in without}
+    return RunMetadata(config, {"label": ["a", "b"]}, {"name": "clip", "fingerprint": "0"}, sizes, num_records=10)
 
 
 def test_the_figures_of_the_published_network():
@@ -47,6 +47,13 @@ def test_plain_clip_has_no_trained_parameters_and_needs_the_backbone_only():
     run = metadata(network="none")
     assert run_network.count_trainable(run) == 0
     assert run_network.count_operations(run) / 2e9 == pytest.approx(8 * 17.6, rel=5e-3)  # 17.6 per frame: ViT-B/16
+
+
+def test_a_linear_probe_has_the_parameters_of_one_linear_layer():
+    run = metadata(network="linear_probe", layers=[11], num_classes=400)
+    assert run_network.count_trainable(run) == 768 * 400 + 400
+    backbone = run_network.count_operations(metadata(network="none"))
+    assert run_network.count_operations(run) == pytest.approx(backbone + 2 * 768 * 400, rel=1e-6)
 
 
 @pytest.mark.parametrize(("name", "message"), [("alpha", "'alpha'"), ("resolution", "resolution is missing")])

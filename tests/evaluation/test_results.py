@@ -9,7 +9,8 @@ import pytest
 from etils import epath
 
 from dist_jax.errors import UserError
-from dist_jax.evaluation.results import Scores, label_text, summarize, summary_line, write_results
+from dist_jax.evaluation.metrics import compute_metrics
+from dist_jax.evaluation.results import Scores, label_text, summary_line, write_results
 
 NAMES = ["push", "pull | drag", "lift"]
 IDS = ["a.mp4", "b, c.mp4", "d.mp4"]
@@ -22,7 +23,8 @@ SEVERAL = np.asarray([[True, False, True], [False, True, False], [False, False, 
 def write(folder: Path, labels: np.ndarray | None, plots: bool = False) -> tuple[dict, list[list[str]], str]:
     """Writes results. Returns the JSON, the rows of the CSV, and the Markdown."""
     file = epath.Path(folder) / "my run" / "results" / "val.json"
-    write_results(file, Scores(SCORES, labels, IDS, {}), NAMES, 2, 70, data="records/val@2", plots=plots)
+    summary = {"videos": len(IDS)} | ({} if labels is None else compute_metrics(SCORES, labels))
+    write_results(file, Scores(SCORES, labels, IDS, {}), summary, NAMES, 2, 70, data="records/val@2", plots=plots)
     rows = list(csv.reader(file.with_suffix(".csv").read_text().splitlines()))
     return json.loads(file.read_text()), rows, file.with_suffix(".md").read_text()
 
@@ -83,7 +85,7 @@ def test_results_without_labels_have_no_metrics(tmp_path):
     ]
     assert table.splitlines()[0] == "| run    | data          | views | videos |"
     assert files(tmp_path) == {"val.json", "val.csv", "val.md"}
-    assert summary_line(summarize(Scores(SCORES, None, IDS, {}))) == "no labels, no metrics"
+    assert summary_line({"videos": 3}) == "no labels, no metrics"
 
 
 def test_videos_without_any_class_have_no_average_precision(tmp_path):
