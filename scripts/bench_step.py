@@ -98,7 +98,7 @@ def measure_program(settings: dict, name: str, num_steps: int) -> dict:
     setup = abstract.setup(config, make_mesh(config.mesh))
     try:
         if name == torch_step.PROGRAM:
-            num_classes = setup.text_features[config.data.label_key].shape[0]
+            num_classes = sum(setup.num_classes.values())
             vision = abstract.vision_sizes(config.backbone)
             result = torch_step.measure(vision, setup.model.dist, config.batch_size, num_classes, num_steps)
         else:

@@ -19,7 +19,7 @@ def test_run_metadata_has_the_absolute_path_and_the_activations_of_clip(tmp_path
         model = VideoModel(ClipBackbone(VISION), DIST)
         backbone = {"name": weights, "fingerprint": "0"}
         activations = ["gelu", "gelu"]
-        return Experiment(frozen_settings, None, model, {}, {}, [], backbone, activations).run_metadata(10)
+        return Experiment(frozen_settings, None, model, {}, {}, {}, [], backbone, activations).run_metadata(10)
 
     clip_directory = tmp_path / "clip"
     clip_directory.mkdir()
