@@ -68,8 +68,7 @@ run python -m dist_jax.build_records --videos "$output/videos" --list "$output/v
 run python -m dist_jax.build_records --videos "$output/videos" --list "$output/videos/val.txt" \
   --output "$output/records" --name val --shards 2 --labels "$output/records/labels.txt"
 
-config=(
-  --config=configs/demo.py
+settings=(
   "--config.backbone.weights=$output/clip"
   "--config.data.train=$output/records/train@8"
   "--config.data.val=$output/records/val@2"
@@ -77,12 +76,17 @@ config=(
 )
 
 stage "DiST: training and evaluation"
-run python -m dist_jax.main "${config[@]}" --workdir="$output/run"
+run python -m dist_jax.main --config=configs/demo.py "${settings[@]}" --workdir="$output/run"
 
-stage "baseline with the frozen CLIP, and the report"
-run python -m examples.demo.baseline "${config[@]}" --output="$output/baseline.json"
-run python -m examples.demo.report --run "$output/run" --baseline "$output/baseline.json" \
-  --videos "$output/videos" --output "$output/report.png"
+stage "baselines on the same frozen CLIP: no training, and a linear probe"
+run python -m dist_jax.main --config=configs/demo.py:network=none "${settings[@]}" --workdir="$output/plain_clip" \
+  --evaluate --results=val
+run python -m dist_jax.main --config=configs/demo.py:network=linear_probe "${settings[@]}" \
+  --workdir="$output/linear_probe"
+run python -m dist_jax.compare "$output/plain_clip" "$output/linear_probe" "$output/run" --output "$output/comparison"
+
+stage "the report"
+run python -m examples.demo.report --run "$output/run" --videos "$output/videos" --output "$output/report.png"
 
 stage "one prediction, as for your own video"
 run python -m dist_jax.predict --model "$output/run" --video "$output/videos/val/00000.mp4" --top 3

@@ -1,6 +1,6 @@
 """Report of the demo: a table of accuracies; a picture with training curves and predictions.
 
-python -m examples.demo.report --run demo/run --baseline demo/baseline.json --videos demo/videos --output report.png
+python -m examples.demo.report --run demo/run --videos demo/videos --output report.png
 """
 
 import argparse
@@ -26,24 +26,22 @@ def main() -> None:
     """Prints the table and writes the picture."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="workdir of the training run")
-    parser.add_argument("--baseline", type=Path, required=True, help="output file of examples.demo.baseline")
     parser.add_argument("--videos", type=Path, required=True, help="folder of the rendered videos")
     parser.add_argument("--output", type=Path, required=True, help="output file of the picture")
     args = parser.parse_args()
-    for file in (args.run / "metrics.jsonl", args.run / "results" / "val.json", args.baseline):
+    for file in (args.run / "metrics.jsonl", args.run / "results" / "val.json"):
         if not file.is_file():
-            raise UserError(f"{file} is missing: finish the training run and the baseline first")
+            raise UserError(f"{file} is missing: finish the training run first")
     result = json.loads((args.run / "results" / "val.json").read_text())
-    print(table(json.loads(args.baseline.read_text())["top1"], result))
+    print(table(result))
     draw(args.run, result, args.videos, args.output)
     print(f"picture: {args.output}")
 
 
-def table(baseline: float, result: dict) -> str:
-    """Table of the accuracies of chance, the baseline and DiST, and of DiST per class."""
+def table(result: dict) -> str:
+    """Table of the accuracies of chance and DiST, and of DiST per class."""
     rows = [
         ("chance", 1 / len(result["classes"])),
-        ("frozen tiny CLIP, frames averaged", baseline),
         ("DiST", result["top1"]),
         *((f"  {name}", accuracy) for name, accuracy in result["class_accuracy"].items() if accuracy is not None),
     ]
