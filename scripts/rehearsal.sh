@@ -35,7 +35,7 @@ while (($#)); do
   shift
 done
 
-render=() clip=() builder=() pretraining=(--config.steps=1000) finetuning=(--config.steps=300) epic_steps=100
+render=() clip=() builder=() pretraining=(--config.steps=700) finetuning=(--config.steps=200) epic_steps=100
 if "$short"; then
   output="${output:-rehearsal/short}"
   render=(--short)
