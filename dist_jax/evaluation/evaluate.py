@@ -16,7 +16,7 @@ from dist_jax.data.sources import open_source
 from dist_jax.distributed import sharding
 from dist_jax.errors import UserError
 from dist_jax.evaluation import epic, epic_annotations, zero_shot
-from dist_jax.evaluation.eval_step import MODEL
+from dist_jax.evaluation.eval_step import MODEL, PLAIN, TRAINED
 from dist_jax.evaluation.metrics import METRICS, MULTI_LABEL_METRICS, compute_metrics
 from dist_jax.evaluation.results import Scores, summary_line, write_results
 from dist_jax.evaluation.run_scores import LABELS, write_run_scores
@@ -37,6 +37,7 @@ from dist_jax.workdir.run_metadata import (
 )
 
 _LISTED = 5  # class names in a message
+_OTHER_CLASSIFIERS = (f"{TRAINED}_", f"{PLAIN}_")  # their metrics are in the table of the splits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,9 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh, name: 
             write_run_metadata(evaluator.file.parent, experiment.run_metadata(0), f"{name}_run.json")
         views = f"{evaluator.num_views} view{'s' if evaluator.num_views > 1 else ''}"
         line = f"step {step}, {result.summary['videos']} videos, {views}"
-        print(f"{line}: {summary_line(result.summary)}; {evaluator.file}")
+        of_model = {name: value for name, value in result.summary.items() if not name.endswith("_std")}
+        of_model = {name: value for name, value in of_model.items() if not name.startswith(_OTHER_CLASSIFIERS)}
+        print(f"{line}: {summary_line(of_model)}; {evaluator.file}")
         print_splits(result.splits, config.eval.zero_shot_weight)
     return result.summary
 
@@ -82,7 +85,7 @@ def print_splits(splits: Sequence[zero_shot.SplitMetrics], zero_shot_weight: flo
     for note in filter(None, (result.split.note for result in splits)):
         print(note)
     if len(splits) > 1 or (splits and len(splits[0].metrics) > 1):
-        print(zero_shot.as_table(splits, zero_shot_weight))
+        print(zero_shot.as_table(splits, zero_shot_weight), end="")
 
 
 def check_best_metric(config: ml_collections.ConfigDict) -> None:

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
-from dist_jax.evaluation.eval_step import MODEL
+from dist_jax.evaluation.eval_step import MODEL, PLAIN, TRAINED
 from dist_jax.evaluation.metrics import compute_metrics
 from dist_jax.evaluation.splits import Split
+from dist_jax.evaluation.tables import markdown_table
 from dist_jax.evaluation.view_scores import sum_views, to_scores
 from dist_jax.files import write_text
 
@@ -36,8 +37,9 @@ def metrics_of_splits(
         labels: int32 [n], or bool [n, K].
         splits: at least one.
     """
+    classifiers = [name for name in (MODEL, TRAINED, PLAIN) if name in logits]
     return [
-        SplitMetrics(split, {name: _split_metrics(views, labels, split) for name, views in logits.items()})
+        SplitMetrics(split, {name: _split_metrics(logits[name], labels, split) for name in classifiers})
         for split in splits
     ]
 
@@ -59,38 +61,42 @@ def summarize_splits(results: Sequence[SplitMetrics]) -> dict[str, float]:
     """
     summary: dict[str, float] = {"videos": len(np.unique(np.concatenate([r.split.rows for r in results])))}
     for classifier, metrics in results[0].metrics.items():
-        prefix = "" if classifier == MODEL else f"{classifier}_"
         for name in metrics:
             values = [result.metrics[classifier][name] for result in results]
-            summary[prefix + name] = float(np.mean(values))
+            summary[_prefix(classifier) + name] = float(np.mean(values))
             if len(results) > 1:
-                summary[f"{prefix}{name}_std"] = float(np.std(values))
+                summary[f"{_prefix(classifier)}{name}_std"] = float(np.std(values))
     return summary
 
 
 def as_table(results: Sequence[SplitMetrics], zero_shot_weight: float) -> str:
-    """A Markdown table: one row per classifier, one column per split and metric, percent, and mean ± deviation."""
+    """A Markdown table, percent: a row per classifier, a column per split, and mean ± deviation if there are several.
+
+    The cell of a split has the first two metrics: "68.3 / 90.1".
+    """
     summary = summarize_splits(results)
-    names = list(results[0].metrics[MODEL])
-    titles = {
-        "model": f"{1 - zero_shot_weight:g} DiST + {zero_shot_weight:g} CLIP",
-        "dist": "DiST",
-        "clip": "plain CLIP",
-    }
-    if len(results[0].metrics) == 1:
-        titles["model"] = "model"
-    head = ["classifier", *(f"{result.split.name} {name}" for name in names for result in results)]
+    names = list(results[0].metrics[MODEL])[:2]
+    head = ["classifier", *(f"{result.split.name} {' / '.join(names)}" for result in results)]
     head += [f"mean {name}" for name in names] if len(results) > 1 else []
     rows = []
     for classifier in results[0].metrics:
-        prefix = "" if classifier == MODEL else f"{classifier}_"
-        cells = [f"{100 * result.metrics[classifier][name]:.1f}" for name in names for result in results]
+        cells = [" / ".join(f"{100 * r.metrics[classifier][name]:.1f}" for name in names) for r in results]
         if len(results) > 1:
-            cells += [
-                f"{100 * summary[prefix + name]:.1f} ± {100 * summary[f'{prefix}{name}_std']:.1f}" for name in names
-            ]
-        rows.append([titles[classifier], *cells])
-    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ["---"] * len(head), *rows))
+            means = [_prefix(classifier) + name for name in names]
+            cells += [f"{100 * summary[mean]:.1f} ± {100 * summary[f'{mean}_std']:.1f}" for mean in means]
+        rows.append([_title(classifier, zero_shot_weight if len(results[0].metrics) > 1 else None), *cells])
+    return markdown_table(head, rows)
+
+
+def _prefix(classifier: str) -> str:
+    return "" if classifier == MODEL else f"{classifier}_"
+
+
+def _title(classifier: str, zero_shot_weight: float | None) -> str:
+    """The name of a classifier in the table. Without weight, there is only one."""
+    if classifier == MODEL and zero_shot_weight is not None:
+        return f"{1 - zero_shot_weight:g} DiST + {zero_shot_weight:g} CLIP"
+    return {MODEL: "model", TRAINED: "DiST", PLAIN: "plain CLIP"}[classifier]
 
 
 def write_splits(file: epath.Path, results: Sequence[SplitMetrics], zero_shot_weight: float) -> None:
@@ -107,4 +113,4 @@ def write_splits(file: epath.Path, results: Sequence[SplitMetrics], zero_shot_we
     ]
     content = {"zero_shot_weight": zero_shot_weight, "summary": summarize_splits(results), "splits": splits}
     write_text(str(file), json.dumps(content, indent=1) + "\n")
-    write_text(str(file.with_suffix(".md")), as_table(results, zero_shot_weight) + "\n")
+    write_text(str(file.with_suffix(".md")), as_table(results, zero_shot_weight))
