@@ -9,25 +9,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-fail() {
-  echo "error: $1" >&2
-  exit 1
-}
-
-output=""
-short=false
-while (($#)); do
-  case "$1" in
-    --short) short=true ;;
-    --output)
-      (($# > 1)) || fail "--output needs a folder"
-      output="$2"
-      shift
-      ;;
-    *) fail "unknown argument $1; usage: bash scripts/quickstart.sh [--short] [--output DIR]" ;;
-  esac
-  shift
-done
+source scripts/stages.sh
+parse_arguments "$@"
 
 videos=() clip=() training=()
 if "$short"; then
@@ -44,18 +27,6 @@ make_environment requirements.txt
 export JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=2 MPLBACKEND=agg # .venv does not have the notebook backend
 
 SECONDS=0
-stage() {
-  echo
-  echo "== $1 (${SECONDS} s since the start)"
-}
-
-run() {
-  printf '$'
-  printf ' %q' "$@"
-  echo
-  "$@"
-}
-
 stage "videos: moving shapes as H.264 mp4 files, and their lists"
 run python -m examples.demo.render_videos --output "$output/videos" ${videos[@]+"${videos[@]}"}
 

@@ -15,25 +15,8 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-fail() {
-  echo "error: $1" >&2
-  exit 1
-}
-
-output=""
-short=false
-while (($#)); do
-  case "$1" in
-    --short) short=true ;;
-    --output)
-      (($# > 1)) || fail "--output needs a folder"
-      output="$2"
-      shift
-      ;;
-    *) fail "unknown argument $1; usage: bash scripts/rehearsal.sh [--short] [--output DIR]" ;;
-  esac
-  shift
-done
+source scripts/stages.sh
+parse_arguments "$@"
 
 render=() clip=() builder=() pretraining=(--config.steps=700) finetuning=(--config.steps=200) epic_steps=100
 if "$short"; then
@@ -51,17 +34,6 @@ make_environment requirements.txt
 export JAX_PLATFORMS=cpu TF_CPP_MIN_LOG_LEVEL=2 MPLBACKEND=agg # .venv does not have the notebook backend
 
 SECONDS=0
-stage() {
-  echo
-  echo "== $1 (${SECONDS} s since the start)"
-}
-
-run() {
-  printf '$'
-  printf ' %q' "$@"
-  echo
-  "$@"
-}
 
 # checked STAGE COMMAND...: runs the command and checks that it prints the lines of expected/STAGE.txt.
 checked() {

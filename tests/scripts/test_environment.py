@@ -73,7 +73,8 @@ class Checkout:
 
     def quickstart(self, *arguments):
         """Runs quickstart.sh with stubs. Returns the words of each Python command."""
-        shutil.copy(SCRIPTS / "quickstart.sh", self.folder / "scripts")
+        for name in ("quickstart.sh", "stages.sh"):
+            shutil.copy(SCRIPTS / name, self.folder / "scripts")
         environment = {"PATH": str(self.bin), "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
         result = subprocess.run(
             [BASH, "scripts/quickstart.sh", *arguments],

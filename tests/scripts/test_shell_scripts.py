@@ -105,6 +105,7 @@ BASH_4 = {  # syntax that bash 3.2 of macOS does not have
         "environment.sh",
         "quickstart.sh",
         "rehearsal.sh",
+        "stages.sh",
         "test.sh",
         *(f"launch/{name}.sh" for name in ("common", "tpu", "gke", "slurm")),
     ],
