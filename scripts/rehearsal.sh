@@ -154,6 +154,7 @@ if ! "$short"; then
 fi
 
 stage "comparison of the runs"
-run python -m dist_jax.compare "$output/k710" "$output/k400" "$output/plain_clip_k400" --output "$output/comparison"
+run python -m dist_jax.compare "$output/k400" "$output/plain_clip_k400" --results evaluate \
+  --output "$output/comparison"
 echo
 echo "done in ${SECONDS} s; all results are in $output/"
