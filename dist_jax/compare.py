@@ -1,6 +1,6 @@
 """Compares runs: accuracy, trained parameters, operations, time of a training step, memory, epochs.
 
-    python -m dist_jax.compare RUN [RUN ...] [--results val] [--output comparison]
+    python -m dist_jax.compare RUN [RUN ...] [--results NAME] [--output comparison]
 
 RUN is the workdir of a training run or of an evaluation. Prints a Markdown table with one row per run. With
 --output NAME, it also writes NAME.md, NAME.csv and NAME.png (accuracy against operations). A cell is empty if the
@@ -49,7 +49,7 @@ Cell = str | int | float | None
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command with the arguments `argv`; default: those of the process."""
     args = _parser().parse_args(argv)
-    if os.path.basename(args.results) != args.results or not args.results:
+    if os.path.basename(args.results) != args.results:
         raise UserError(f"--results {args.results}: must be the name of a file in RUN/results, without .json")
     jax.config.update("jax_platforms", "cpu")  # the accelerators of this machine may be in use
     rows = read_rows(args.runs, args.results)
@@ -168,7 +168,9 @@ def _parser() -> argparse.ArgumentParser:
         "runs", type=user_path, nargs="+", metavar="RUN", help="workdir of a training run or an evaluation"
     )
     parser.add_argument(
-        "--results", default="val", help="name of a file in RUN/results without .json; default val: of the training"
+        "--results",
+        default="",
+        help="name of a file in RUN/results, without .json; default: val (of the training), or else evaluate",
     )
     parser.add_argument("--output", type=user_path, default="", help="NAME of NAME.md, NAME.csv and NAME.png")
     return parser

@@ -175,6 +175,11 @@ def test_runs_with_the_same_folder_name_are_named_by_their_path(make_run, capsys
     assert [row["run"] for row in table(capsys.readouterr().out)] == runs
 
 
+def test_without_val_the_results_of_the_command_evaluate_are_shown(make_run, capsys):
+    compare.main([make_run("trained"), make_run("evaluated", videos=7, results="evaluate")])
+    assert [row["videos"] for row in table(capsys.readouterr().out)] == ["6", "7"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

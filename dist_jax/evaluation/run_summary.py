@@ -44,7 +44,11 @@ class RunSummary:
 
 
 def read_run(workdir: str, results: str) -> RunSummary:
-    """Reads a workdir and its evaluation `results`, the name of a file in WORKDIR/results without ".json".
+    """Reads a workdir and one of its evaluations.
+
+    Args:
+        workdir: of a training run or an evaluation.
+        results: name of a file in WORKDIR/results without ".json". Empty: "val", or "evaluate" if there is no "val".
 
     Raises:
         UserError: no workdir of a run, no such evaluation, or a damaged file.
@@ -52,6 +56,9 @@ def read_run(workdir: str, results: str) -> RunSummary:
     folder = epath.Path(workdir) / "results"
     if not (epath.Path(workdir) / RUN_FILE).exists() and not any(folder.glob("*_run.json")):
         raise UserError(f"{workdir} has no {RUN_FILE}; name the --workdir of a training run or an evaluation")
+    if not results:
+        has_only_evaluate = (folder / "evaluate.json").exists() and not (folder / "val.json").exists()
+        results = "evaluate" if has_only_evaluate else "val"
     report = _read_report(workdir, results)
     # An evaluation without training writes its settings next to its results.
     metadata = read_run_metadata(workdir) or read_run_metadata(folder, f"{results}_run.json")
