@@ -80,16 +80,26 @@ def compute_logits(
                 jax.block_until_ready(results[-_BATCHES_AHEAD][1])
             if should_stop():
                 return None
-    return _gather(results, rows, bad_records, config.eval.has_labels)
+    return gather(results, rows, bad_records, config.eval.has_labels)
 
 
-def _gather(
+def gather(
     results: list[tuple[pipeline.Batch, ViewLogits]],
     rows: np.ndarray,
     bad_records: BadRecords,
     has_labels: bool,
 ) -> VideoLogits:
-    """Collects the results of all hosts in the order of the records, without padding."""
+    """Collects the results of all hosts in the order of the records, without padding.
+
+    Args:
+        results: batches of `pipeline.eval_batches` without video, and the logits of the global batch.
+        rows: the rows of the global batch that this host reads.
+        bad_records: of this host.
+        has_labels: False: the labels are left out.
+
+    Raises:
+        UserError: no record could be read.
+    """
     batches, logits = zip(*results, strict=True)
     local = {name: np.concatenate([batch[name] for batch in batches]) for name in ("record", "mask")}
     local["labels"] = jax.tree.map(lambda *parts: np.concatenate(parts), *(batch["labels"] for batch in batches))

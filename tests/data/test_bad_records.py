@@ -15,7 +15,7 @@ from dist_jax import config as settings
 from dist_jax.data import pipeline, record_index, records, sources
 from dist_jax.data.bad_records import BadRecords, Problem
 from dist_jax.errors import UserError
-from dist_jax.evaluation import evaluate
+from dist_jax.evaluation import scoring
 
 
 def example_with_damaged_images(record):
@@ -344,7 +344,8 @@ def test_a_record_with_a_damaged_header_is_listed(tmp_path):
 def test_evaluation_counts_unreadable_records_by_kind(pattern):
     config, bad_records = make_config(pattern), BadRecords("val")
     batches = list(pipeline.eval_batches(config, sources.open_source(config.data, "val"), slice(None), 8, bad_records))
-    scores = np.eye(NUM_CLASSES, dtype=np.float32)
-    gathered = evaluate._gather([(batch, scores) for batch in batches], slice(None), "label", bad_records)
-    assert len(gathered.labels) == 15
+    logits = {"model": {"label": np.eye(NUM_CLASSES, dtype=np.float32)[:, None]}}  # [B, V, K]
+    gathered = scoring.gather([(batch, logits) for batch in batches], np.arange(NUM_CLASSES), bad_records, True)
+    assert gathered.logits["model"]["label"].shape == (15, 1, NUM_CLASSES)
+    assert len(gathered.labels["label"]) == len(gathered.ids) == 15
     assert gathered.bad == {"image": 1, "checksum": 2, "record": 2}
