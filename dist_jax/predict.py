@@ -19,7 +19,7 @@ from pathlib import Path
 import jax
 
 import dist_jax
-from dist_jax import class_names
+from dist_jax import class_names, compilation_cache
 from dist_jax.errors import UserError, exit_with_message
 from dist_jax.files import user_path
 from dist_jax.inference.evidence_plots import EvidencePictures
@@ -145,4 +145,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    compilation_cache.enable("auto")
     exit_with_message(main)

@@ -1,6 +1,8 @@
 """The Python API of a trained model: `dist_jax.load(path)` returns a `Predictor`."""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -19,7 +21,7 @@ from dist_jax.models.quantization import check_quantize
 from dist_jax.models.video_model import VideoModel
 from dist_jax.text.prompt_templates import encode_classes
 from dist_jax.typing import PyTree
-from dist_jax.weights import frozen, plain_clip
+from dist_jax.weights import frozen, plain_clip, table
 from dist_jax.weights.clip import Texts
 from dist_jax.weights.init_from import adapt
 from dist_jax.weights.model_directory import EvalProtocol, Model
@@ -136,6 +138,31 @@ class Predictor:
     def num_frames(self) -> int:
         """T, frames per clip."""
         return self._model.dist.num_frames
+
+    @property
+    def embed_dim(self) -> int:
+        """E, size of the video and text embeddings."""
+        return self._model.dist.embed_dim
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of everything that decides embeddings: equal models in equal formats of numbers have the same one."""
+        model = self._model
+        settings = {
+            "network": model.network,
+            "dist": dataclasses.asdict(model.dist),
+            "vision": dataclasses.asdict(model.clip_model.vision),
+            "clip": model.clip_model.fingerprint,
+            "eval_protocol": dataclasses.asdict(model.eval_protocol),
+            "prompt_templates": model.prompt_templates,
+            "dtype": str(self._dtype),
+            "quantize": model.quantize,
+        }
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        for path, leaf in sorted(table.flatten(model.dist_params).items()):
+            digest.update(path.encode())
+            digest.update(np.ascontiguousarray(leaf))
+        return digest.hexdigest()
 
     @property
     def resolution(self) -> int:
