@@ -161,7 +161,7 @@ def _read(file: Path, embed_dim: int) -> Embeddings:
     try:
         rows = list(csv.reader(io.StringIO(files.read_text(str(table)))))
         spans = [Span(path, float(start), float(end)) for path, start, end in rows[1 : len(vectors) + 1]]
-    except ValueError as error:
+    except (ValueError, csv.Error) as error:
         raise UserError(f"{table} is not a table of embeddings ({error}); restore it") from error
     if vectors.shape != (len(spans), embed_dim) or digest != _digest(spans):
         raise UserError(f"{table} was changed: its rows are not those of the vectors in {file.name}; restore it")
@@ -170,9 +170,10 @@ def _read(file: Path, embed_dim: int) -> Embeddings:
 
 def _to_csv(spans: Sequence[Span]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+    # Quotes around every path: without them, the reader rejects a carriage return in a file name.
+    writer = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC)
     writer.writerow(COLUMNS)
-    writer.writerows((span.path, f"{span.start_s:.3f}", f"{span.end_s:.3f}") for span in spans)
+    writer.writerows((span.path, round(float(span.start_s), 3), round(float(span.end_s), 3)) for span in spans)
     return text.getvalue()
 
 
