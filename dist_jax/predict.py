@@ -37,7 +37,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.top < 1:
         raise UserError(f"--top {args.top}: must be at least 1")
     model = dist_jax.load(args.model, label=args.label_key)
-    names, text_features = _class_texts(model, args)
+    names = read_labels(args.labels) if args.labels else model.class_names
+    if not names:
+        raise UserError(f'{args.model} has no class names; use --labels "a,b,c" or --labels FILE')
+    if args.labels and model.has_own_classes:
+        raise UserError(f"{args.model} has its own classifier, so it cannot classify other labels; remove --labels")
+    text_features = model.encode_classes(names) if args.labels else None
+    classify_videos(args, model, names, text_features)
+
+
+def classify_videos(
+    args: argparse.Namespace, model: Predictor, names: Sequence[str], text_features: jax.Array | None
+) -> None:
+    """Prints and writes the predictions for each video.
+
+    Raises:
+        UserError: some videos cannot be read, after the others.
+    """
     pages = PredictionPages(args.plot) if args.plot else None
     evidence = EvidencePictures(model, args.explain) if args.explain else None
     results, errors = [], []
@@ -59,16 +75,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         pages.finish()
     if errors:
         raise UserError(f"{len(errors)} of {len(args.video)} videos could not be read: {'; '.join(errors)}")
-
-
-def _class_texts(model: Predictor, args: argparse.Namespace) -> tuple[Sequence[str], jax.Array | None]:
-    """The class names, and their text features if they are not those of the model."""
-    names = read_labels(args.labels) if args.labels else model.class_names
-    if not names:
-        raise UserError(f'{args.model} has no class names; use --labels "a,b,c" or --labels FILE')
-    if args.labels and model.has_own_classes:
-        raise UserError(f"{args.model} has its own classifier, so it cannot classify other labels; remove --labels")
-    return names, model.encode_classes(names) if args.labels else None
 
 
 def read_labels(labels: str) -> list[str]:
