@@ -77,7 +77,9 @@ def plot_evidence(evidence: Evidence, path: str) -> None:
             picture.set_xlim(0, columns * (width + GAP))
             picture.set_title(title, loc="left", fontsize=9)
             picture.axis("off")
-    figure.suptitle(f"{Path(evidence.path).name}: attention of the last pooling layer", x=0.01, ha="left")
+    figure.suptitle(
+        f"{Path(evidence.path).name}: attention of the last pooling layer", x=0.01, ha="left", parse_math=False
+    )
     figure.colorbar(
         ScalarMappable(scale, COLOURS), ax=axes[2::3].tolist(), fraction=0.02, label="weight of a patch, 1: equal share"
     )

@@ -123,7 +123,7 @@ def test_each_video_has_a_picture(model, tmp_path):
     pictures = evidence_plots.EvidencePictures(model, str(tmp_path / "out.png"))
     views = small_models.video(num_clips=1)
     for _ in range(2):
-        pictures.add(Prediction("a $x.mp4", np.zeros((1, 4), int), views, ["a"], np.ones(1, np.float32)))
+        pictures.add(Prediction("a $x$\\y{.mp4", np.zeros((1, 4), int), views, ["a"], np.ones(1, np.float32)))
     assert {file.name for file in tmp_path.iterdir()} == {"out.png", "out-2.png"}
     assert matplotlib.image.imread(tmp_path / "out.png")[..., :3].min() < 0.5
 
