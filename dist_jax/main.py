@@ -4,12 +4,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-import jax
 import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from dist_jax import command_line
+from dist_jax import command_line, compilation_cache
 from dist_jax import config as settings
 from dist_jax.distributed import multihost
 from dist_jax.distributed.mesh import make_mesh
@@ -46,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
     silence_library_logs()
     if COORDINATOR.value or DISTRIBUTED.value:
         multihost.initialize(COORDINATOR.value, PROCESSES.value, PROCESS.value)
-    use_compilation_cache(config.compilation_cache)
+    compilation_cache.enable(config.compilation_cache)
     with multihost.share_failures():
         mesh = make_mesh(config.mesh)
         if EVALUATE.value:
@@ -82,16 +81,6 @@ def silence_library_logs() -> None:
     """Hides the log lines of libraries below errors, unless --verbosity is set."""
     if not flags.FLAGS["verbosity"].present:
         logging.set_verbosity(logging.ERROR)
-
-
-def use_compilation_cache(folder: str) -> None:
-    """Caches compiled programs in `folder` ("auto": the user's cache directory; "": no cache)."""
-    if folder == "auto":
-        cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-        folder = os.path.join(cache, "dist_jax", "compiled")
-    if folder:
-        jax.config.update("jax_compilation_cache_dir", folder)
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
 
 def parse_flags(argv: list[str]) -> list[str]:

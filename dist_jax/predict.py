@@ -2,11 +2,12 @@
 
     python -m dist_jax.predict --model DIR --video x.mp4 [--video y.mp4]
         [--labels "a,b,c" | --labels labels.txt] [--label-key verb] [--top 5] [--json out.json] [--plot out.png]
-        [--no-square-pixels]
+        [--explain out.png] [--no-square-pixels]
     python -m dist_jax.predict --model openai/clip-vit-base-patch16 --labels "a,b,c" --video x.mp4
 
 Views and crops are those of the evaluation protocol; their probabilities are averaged. Unreadable videos are skipped
 and listed at the end; the exit status is then 1. A long plot continues in out-2.png, out-3.png, ...
+--explain draws attention weights over the frames and patches, one picture per video (docs/evidence.md).
 """
 
 import argparse
@@ -15,11 +16,15 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
+
 import dist_jax
-from dist_jax import class_names
+from dist_jax import class_names, compilation_cache
 from dist_jax.errors import UserError, exit_with_message
 from dist_jax.files import user_path
+from dist_jax.inference.evidence_plots import EvidencePictures
 from dist_jax.inference.plots import PredictionPages
+from dist_jax.inference.predictor import Predictor
 from dist_jax.inference.video_classifier import Prediction, classify_video
 from dist_jax.video.decoding import VideoError
 
@@ -38,7 +43,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.labels and model.has_own_classes:
         raise UserError(f"{args.model} has its own classifier, so it cannot classify other labels; remove --labels")
     text_features = model.encode_classes(names) if args.labels else None
+    classify_videos(args, model, names, text_features)
+
+
+def classify_videos(
+    args: argparse.Namespace, model: Predictor, names: Sequence[str], text_features: jax.Array | None
+) -> None:
+    """Prints and writes the predictions for each video.
+
+    Raises:
+        UserError: some videos cannot be read, after the others.
+    """
     pages = PredictionPages(args.plot) if args.plot else None
+    evidence = EvidencePictures(model, args.explain) if args.explain else None
     results, errors = [], []
     for path in args.video:
         try:
@@ -50,6 +67,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         results.append(as_dict(prediction))
         if pages:
             pages.add(prediction)
+        if evidence:
+            evidence.add(prediction)
     if args.json:
         _write_json(args.json, results)
     if pages:
@@ -120,6 +139,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", type=user_path, default="", help="output file for the predictions")
     parser.add_argument("--plot", type=user_path, default="", help="output file for a plot (.png, .pdf, .svg)")
     parser.add_argument(
+        "--explain", type=user_path, default="", help="output file for attention weights; video n: FILE-n (DiST only)"
+    )
+    parser.add_argument(
         "--square-pixels",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -129,4 +151,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    compilation_cache.enable("auto")
     exit_with_message(main)

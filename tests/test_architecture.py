@@ -16,7 +16,7 @@ ROOT = pathlib.Path(dist_jax.__file__).parent
 
 # Packages and top-level modules, highest layer first. A module may import from its own layer and from lower layers.
 LAYERS = (
-    {"main", "predict", "convert", "plan", "show_clips", "compare", "epic"},  # commands
+    {"main", "predict", "embed", "convert", "plan", "show_clips", "compare", "epic"},  # commands
     {"__init__"},  # dist_jax.load
     {"cost"},
     {"build_records", "training", "inference"},
@@ -30,7 +30,7 @@ LAYERS = (
     {"models"},
     {"distributed"},
     {"command_line"},
-    {"config", "config_arguments", "files", "hub", "class_names"},
+    {"config", "config_arguments", "files", "hub", "class_names", "compilation_cache"},
     {"errors", "typing"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

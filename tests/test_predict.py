@@ -39,6 +39,7 @@ def test_the_command_prints_a_table_and_writes_json_and_a_plot(directory, video,
     short = write_video(tmp_path / "short.mp4", frames=3)
     command = [sys.executable, "-m", "dist_jax.predict", "--model", directory, "--video", video, "--video", short]
     outputs = ["--json", str(tmp_path / "out.json"), "--plot", str(tmp_path / "out.png")]
+    outputs += ["--explain", str(tmp_path / "evidence.png")]
     process = subprocess.run([*command, *outputs, "--top", "2"], capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
     first, second = json.loads((tmp_path / "out.json").read_text())
@@ -53,6 +54,7 @@ def test_the_command_prints_a_table_and_writes_json_and_a_plot(directory, video,
     image = matplotlib.image.imread(tmp_path / "out.png")
     assert image.shape[1] == 12 * 110
     assert image[..., :3].min() < 0.3
+    assert {file.name for file in tmp_path.glob("evidence*")} == {"evidence.png", "evidence-2.png"}
 
 
 def test_labels_replace_the_classes_of_the_model(directory, video, capsys):

@@ -12,6 +12,7 @@ from dist_jax.inference.video_classifier import Prediction
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 DPI = 110
 PAGE_INCHES = 150  # maximum height of a page with more than one video
@@ -61,10 +62,15 @@ def plot_predictions(predictions: Sequence[Prediction], path: str) -> None:
         left.set_title(f"{Path(prediction.path).name}: {prediction.views_summary}", loc="left")
         left.axis("off")
         _draw_bars(right, prediction)
+    save(figure, path, height, "--plot")
+
+
+def save(figure: "Figure", path: str, height: float, option: str) -> None:
+    """Writes a figure of `height` inches. Raises UserError with the name of the `option` if `path` is not possible."""
     try:
         figure.savefig(path, dpi=DPI * min(1, MAX_INCHES / height))
     except (ValueError, OSError) as error:
-        raise UserError(f"--plot {path}: {error}") from error
+        raise UserError(f"{option} {path}: {error}") from error
 
 
 def montage(views: np.ndarray, columns: int = 8, gap: int = 4) -> np.ndarray:

@@ -1,9 +1,12 @@
 """The Python API of a trained model: `dist_jax.load(path)` returns a `Predictor`."""
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from functools import cached_property, partial
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,7 +21,7 @@ from dist_jax.models.quantization import check_quantize
 from dist_jax.models.video_model import VideoModel
 from dist_jax.text.prompt_templates import encode_classes
 from dist_jax.typing import PyTree
-from dist_jax.weights import frozen, plain_clip
+from dist_jax.weights import frozen, plain_clip, table
 from dist_jax.weights.clip import Texts
 from dist_jax.weights.init_from import adapt
 from dist_jax.weights.model_directory import EvalProtocol, Model
@@ -92,6 +95,15 @@ def _place(mesh: Mesh, dtype: jnp.dtype, quantize: str, path: str, value: np.nda
     return sharding.place(np.asarray(value).astype(np.float32), array_sharding)
 
 
+class AttentionMaps(NamedTuple):
+    """Attention weights of the P pooling layers of a DiST network, means over the heads."""
+
+    frames: jax.Array  # of the video query over the frames of CLIP, float32 [B, P, S]; a row sums to 1
+    patches: (
+        jax.Array
+    )  # of the spatial query of each frame, float32 [B, P, S, h, w]; the rest to 1 is the class token's
+
+
 _OWN_CLASSES = "{} has its own classifier, so it cannot classify other texts; remove them"
 
 
@@ -128,6 +140,31 @@ class Predictor:
         return self._model.dist.num_frames
 
     @property
+    def embed_dim(self) -> int:
+        """E, size of the video and text embeddings."""
+        return self._model.dist.embed_dim
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of everything that decides embeddings: equal models in equal formats of numbers have the same one."""
+        model = self._model
+        settings = {
+            "network": model.network,
+            "dist": dataclasses.asdict(model.dist),
+            "vision": dataclasses.asdict(model.clip_model.vision),
+            "clip": model.clip_model.fingerprint,
+            "eval_protocol": dataclasses.asdict(model.eval_protocol),
+            "prompt_templates": model.prompt_templates,
+            "dtype": str(self._dtype),
+            "quantize": model.quantize,
+        }
+        digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+        for path, leaf in sorted(table.flatten(model.dist_params).items()):
+            digest.update(path.encode())
+            digest.update(np.ascontiguousarray(leaf))
+        return digest.hexdigest()
+
+    @property
     def resolution(self) -> int:
         """H = W, height and width of a frame in pixels."""
         return self._model.clip_model.vision.resolution
@@ -156,6 +193,20 @@ class Predictor:
             [L_selected, B, S, 1+N, D] in the `dtype` of `dist_jax.load`; the class token is first.
         """
         return self._run(_features, video, batch_axis=1)
+
+    def attention(self, video: np.ndarray | jax.Array) -> AttentionMaps:
+        """Attention weights of the pooling layers for clips: pixels 0..255, uint8 [B, T, H, W, 3].
+
+        Raises:
+            UserError: the network is not DiST; only DiST has these layers.
+        """
+        if self._model.network != "dist":
+            raise UserError(f"the network {self._model.network!r} has no pooling layers of DiST, so no attention maps")
+        frames, tokens = self._run(_attention, video)
+        backbone = self._video_model.backbone
+        side = backbone.resolution // self._model.dist.patch_size
+        patches = tokens[..., backbone.num_prefix_tokens :]
+        return AttentionMaps(frames, patches.reshape(*patches.shape[:-1], side, side))
 
     def encode_text(self, texts: Texts) -> jax.Array:
         """Text embeddings: strings, or token ids int [K, any length] -> float32 [K, E], unit length.
@@ -252,9 +303,7 @@ class Predictor:
             )
         return self._run(_output, video)
 
-    def _run(
-        self, function: Callable, video: np.ndarray | jax.Array, *rest: jax.Array, batch_axis: int = 0
-    ) -> jax.Array:
+    def _run(self, function: Callable, video: np.ndarray | jax.Array, *rest: jax.Array, batch_axis: int = 0) -> PyTree:
         """Runs a jitted function on clips. Pads the batch to a multiple of the devices that share it."""
         self._check_video(video)
         num_clips = len(video)
@@ -264,7 +313,9 @@ class Predictor:
         video = jax.device_put(video, sharding.batch_sharding(self._mesh))
         with matmul_precision(self._dtype):
             result = function(self._video_model, self._model.dist_params, self._frozen, video, *rest)
-        return jax.lax.slice_in_dim(result, 0, num_clips, axis=batch_axis) if padding else result
+        if not padding:
+            return result
+        return jax.tree.map(lambda array: jax.lax.slice_in_dim(array, 0, num_clips, axis=batch_axis), result)
 
     def _check_video(self, video: np.ndarray | jax.Array) -> None:
         size = self.resolution
@@ -287,6 +338,11 @@ def _embed(model: VideoModel, params: dict, frozen: dict, video: jax.Array) -> j
 @partial(jax.jit, static_argnums=0)
 def _output(model: VideoModel, params: dict, frozen: dict, video: jax.Array) -> jax.Array:
     return model.embed(params, frozen, model.normalize(video))
+
+
+@partial(jax.jit, static_argnums=0)
+def _attention(model: VideoModel, params: dict, frozen: dict, video: jax.Array) -> tuple[jax.Array, jax.Array]:
+    return model.attention(params, frozen, model.normalize(video))
 
 
 @partial(jax.jit, static_argnums=0)

@@ -152,7 +152,7 @@ class DistNetwork(nn.Module):
         video = self.param("video_query", TOKEN_INIT, (width,)).astype(self.dtype)
         pooling = nn.scan(
             PoolingLayer,
-            variable_axes={"params": 0},
+            variable_axes={"params": 0, "intermediates": 0},
             split_rngs={"params": True},
             in_axes=nn.broadcast,
             length=c.num_pooling_layers,

@@ -166,8 +166,11 @@ class Attention(nn.Module):
         if causal:
             visible = jnp.tril(jnp.ones(scores.shape[-2:], bool))  # [I, J]
             scores = jnp.where(jnp.broadcast_to(visible, scores.shape), scores, -jnp.inf)
-        weights = nn.softmax(scores).astype(self.dtype)
-        mixed = jnp.einsum("...qk,...kd->...qd", weights, v).swapaxes(-2, -3)  # [..., I, heads, head_dim]
+        weights = nn.softmax(scores)
+        self.sow("intermediates", "weights", weights)  # read by VideoModel.attention; no effect without `mutable`
+        mixed = jnp.einsum("...qk,...kd->...qd", weights.astype(self.dtype), v).swapaxes(
+            -2, -3
+        )  # [..., I, heads, head_dim]
         if self.quantize:
             shape = (*mixed.shape[-2:], width)
             out = QuantizedLinear(shape, 2, self.quantize, TOKEN_INIT, self.dtype, name="out")

@@ -125,6 +125,7 @@ class SingleQueryAttention(nn.Module):
         tokens = tokens.astype(jnp.float32)
         scores = jnp.stack([jnp.sum(tokens * q[h][None], axis=-1) for h in range(self.num_heads)])  # [H, 1+N, S, B]
         weights = nn.softmax(scores, axis=1)
+        self.sow("intermediates", "weights", weights)  # read by VideoModel.attention; no effect without `mutable`
         pooled = jnp.stack([jnp.sum(tokens * weights[h][..., None], axis=0) for h in range(self.num_heads)])
         pooled = pooled * last_axis(scale, pooled) + last_axis(bias, pooled)  # [H, S, B, C]
         values = jnp.einsum("hsbc,chd->sbhd", pooled.astype(self.dtype), value_kernel)

@@ -88,6 +88,23 @@ class VideoModel:
             return jnp.mean(unit(self._frame_embeddings(frozen, video)), axis=0)
         return self._embed_features(params, frozen, self.features(frozen, video), video)
 
+    def attention(self, params: dict, frozen: dict, video: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Attention weights of the DiST network's pooling layers for normalised clips [B, T, H, W, 3].
+
+        Each is the mean over the attention heads. Only the network "dist" has pooling layers.
+
+        Returns:
+            Of the video query over the S frames: float32 [B, P, S]; a row sums to 1.
+            Of the spatial query over the tokens of each frame: float32 [B, P, S, 1+N]; a row sums to 1.
+        """
+        features = self.features(frozen, video)
+        summary = self.backbone.frame_summary(frozen, features[-1])
+        _, sown = self.network.apply({"params": params}, features, summary, video, mutable="intermediates")
+        layers = sown["intermediates"]["pooling"]
+        (tokens,) = layers["spatial"]["attention"]["weights"]  # [P, heads, 1+N, S, B]
+        (frames,) = layers["temporal"]["attention"]["weights"]  # [P, B, heads, 1, S]
+        return jnp.mean(frames[:, :, :, 0], axis=2).swapaxes(0, 1), jnp.mean(tokens, axis=1).transpose(3, 0, 2, 1)
+
     def logits(self, params: dict, frozen: dict, text_features: TextFeatures, video: jax.Array) -> Logits:
         """Class logits of the trained network.
 

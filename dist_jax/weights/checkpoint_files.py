@@ -81,6 +81,15 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: d
     path.chmod(mode)
 
 
+def safetensors_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file; empty if it has none or cannot be read."""
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return file.metadata() or {}
+    except (SafetensorError, OSError):
+        return {}
+
+
 def _open_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         file = safe_open(path, framework="numpy")  # memory-mapped; reads no values

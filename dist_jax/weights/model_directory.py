@@ -9,6 +9,7 @@ tokenizer files      copied from the CLIP directory (optional; without them, the
 """
 
 import dataclasses
+import hashlib
 import json
 import os
 import shutil
@@ -35,6 +36,7 @@ CONFIG, TENSORS, LABELS = "config.json", "model.safetensors", "labels.txt"
 FORMAT = "dist_jax model 3"
 # Format 2 (dist_jax 0.2) has no mlp_dim, which was 4 * width. Format 1 had other names of sizes and is not read.
 _READ_FORMATS = ("dist_jax model 2", FORMAT)
+_SIZES = "sizes"  # metadata of TENSORS: hash of the sizes that the file was written for
 _FORMAT_PREFIX = "dist_jax model "  # of all formats
 
 
@@ -95,7 +97,7 @@ def write(directory: str | Path, model: Model) -> None:
     (unfinished / CONFIG).write_text(json.dumps(_config(model), indent=1) + "\n")
     # safetensors ignores the strides of transposed views, so the arrays must be contiguous.
     tensors = {name: np.asarray(leaf, order="C") for name, leaf in _leaves(model).items()}
-    checkpoint_files.write_safetensors(unfinished / TENSORS, tensors)
+    checkpoint_files.write_safetensors(unfinished / TENSORS, tensors, {_SIZES: _sizes_digest(model)})
     if model.class_names:
         (unfinished / LABELS).write_text(labels, encoding="utf-8")
     if model.clip_model.tokenizer is not None:
@@ -127,17 +129,15 @@ def read(directory: str | Path, place: Place = keep) -> Model:
     directory = Path(directory)
     model = _read_config(directory / CONFIG)
     names = _read_class_names(directory)
-    clip_model = model.clip_model
-    shapes = param_shapes(model.dist, clip_model.vision, clip_model.text, len(names))
-    tree = table.unflatten(read_tensors(directory / TENSORS, shapes, place))
+    model = dataclasses.replace(model, class_names=names)
+    tree = table.unflatten(read_tensors(directory / TENSORS, _shapes(directory / TENSORS, model), place))
     clip_model = dataclasses.replace(
-        clip_model, params=tree["clip"], tokenizer=tokenizer.find_next_to(directory / CONFIG)
+        model.clip_model, params=tree["clip"], tokenizer=tokenizer.find_next_to(directory / CONFIG)
     )
     return dataclasses.replace(
         model,
         dist_params=tree["dist"],
         clip_model=clip_model,
-        class_names=names,
         text_features=tree.get("text_features"),
     )
 
@@ -182,6 +182,24 @@ def read_tensors(
     rows = tuple(table.Entry(name, (name,)) for name in shapes)
     table.check(rows, shapes, {name: tensor.shape for name, tensor in tensors.items()}, str(file))
     return {name: place(name, np.asarray(tensors[name])) for name in shapes if name.startswith(prefix)}
+
+
+def _shapes(file: Path, model: Model) -> table.Shapes:
+    """The shapes that the tensors of a model directory must have.
+
+    Computing them means tracing both towers and the network, a third of the time that a prediction of a small model
+    takes. If `file` was written for these sizes, its own shapes are right.
+    """
+    if checkpoint_files.safetensors_metadata(file).get(_SIZES) == _sizes_digest(model):
+        return {name: tensor.shape for name, tensor in checkpoint_files.open_tensors(file).items()}
+    return param_shapes(model.dist, model.clip_model.vision, model.clip_model.text, len(model.class_names))
+
+
+def _sizes_digest(model: Model) -> str:
+    """Hash of all sizes that decide the shapes of the parameters."""
+    config = _config(model)
+    sizes = [config["dist"], config["vision"], config["text"], len(model.class_names)]
+    return hashlib.sha256(json.dumps(sizes, sort_keys=True).encode()).hexdigest()
 
 
 def _leaves(model: Model) -> Mapping[str, jax.Array | np.ndarray]:

@@ -93,9 +93,18 @@ def balanced_motions(split: str, count: int, seed: int) -> list[str]:
 
 def render_clip(split: str, number: int, motion: str, seed: int) -> np.ndarray:
     """Frames of one video, uint8 [NUM_FRAMES, HEIGHT, WIDTH, 3]. Deterministic in the arguments."""
+    return scenes.draw(*_scene_and_poses(split, number, motion, seed), HEIGHT, WIDTH)
+
+
+def shape_mask(split: str, number: int, motion: str, seed: int) -> np.ndarray:
+    """Coverage of each pixel by the shape in `render_clip`: float32 [NUM_FRAMES, HEIGHT, WIDTH] in [0, 1]."""
+    return scenes.shape_mask(*_scene_and_poses(split, number, motion, seed), HEIGHT, WIDTH)
+
+
+def _scene_and_poses(split: str, number: int, motion: str, seed: int) -> tuple[scenes.Scene, np.ndarray]:
     rng = np.random.default_rng([seed, SPLITS.index(split), number])
     poses = scenes.random_poses(rng, motion, NUM_FRAMES)
-    return scenes.draw(scenes.random_scene(rng), poses, HEIGHT, WIDTH)
+    return scenes.random_scene(rng), poses
 
 
 def write_mp4(path: str, frames: np.ndarray) -> None:

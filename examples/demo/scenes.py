@@ -103,6 +103,11 @@ def draw(scene: Scene, poses: np.ndarray, height: int, width: int) -> np.ndarray
     return np.clip(frames + 0.5, 0, 255).astype(np.uint8)
 
 
+def shape_mask(scene: Scene, poses: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Coverage of each pixel by the shape: poses [F, 4] -> float32 [F, height, width] in [0, 1]."""
+    return _coverage(scene.shape, poses, height, width)[0]
+
+
 def _texture(rng: np.random.Generator) -> np.ndarray:
     """Smooth periodic noise: low frequencies with random phases, float32 [TEXTURE, TEXTURE] in [0, 1]."""
     frequency = np.abs(np.fft.fftfreq(TEXTURE, 1 / TEXTURE))

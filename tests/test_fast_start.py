@@ -1,0 +1,56 @@
+"""Tests of the start of a prediction: what it imports, the compilation cache, model directories without tracing."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+from helpers import small_models
+from helpers.small_models import CLASSES
+from helpers.video_files import write_video
+
+from dist_jax import convert
+from dist_jax.errors import UserError
+from dist_jax.weights import model_directory
+
+SLOW = ("tensorflow", "orbax", "matplotlib.pyplot", "transformers", "torch", "optax")
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("fast")
+    tokenizer = small_models.write_tokenizer(folder / "tokenizer")
+    model_directory.write(folder / "model", convert.with_classes(small_models.model(tokenizer=tokenizer), CLASSES))
+    return folder / "model"
+
+
+def test_a_prediction_imports_no_slow_packages_and_fills_the_cache(directory, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    arguments = ["predict", "--model", str(directory), "--video", write_video(tmp_path / "x.mp4")]
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = {arguments}\n"
+        "try:\n    runpy.run_module('dist_jax.predict', run_name='__main__')\n"
+        "except SystemExit as end:\n    assert not end.code, end.code\n"
+        f"print([name for name in {SLOW} if name in sys.modules])"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stderr
+    assert "a dog" in process.stdout
+    assert process.stdout.splitlines()[-1] == "[]"
+    assert any((tmp_path / "dist_jax" / "compiled").iterdir())
+
+
+def test_a_model_directory_is_checked_against_its_sizes(directory, tmp_path):
+    config = json.loads((directory / "config.json").read_text())
+    config["dist"]["temporal_width"] += 1
+    for file in directory.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    model_directory.read(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match="temporal_stem"):
+        model_directory.read(tmp_path)
+    (tmp_path / "config.json").write_bytes((directory / "config.json").read_bytes())
+    (tmp_path / "labels.txt").write_text("a\nb\n")  # two names, three text features
+    with pytest.raises(UserError, match="text_features"):
+        model_directory.read(tmp_path)
