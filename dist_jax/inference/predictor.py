@@ -143,6 +143,11 @@ class Predictor:
         """How clips are sampled from a video at test time."""
         return self._model.eval_protocol
 
+    @property
+    def clip_seconds(self) -> float | None:
+        """Mean length of the training clips, seconds; None: unknown."""
+        return self._model.clip_seconds
+
     def encode_video(self, video: np.ndarray | jax.Array) -> jax.Array:
         """Video embeddings: pixels 0..255, uint8 [B, T, H, W, 3] -> float32 [B, E], unit length.
 

@@ -28,6 +28,7 @@ class Window:
     start: Fraction  # seconds from the start of the file
     end: Fraction  # seconds
     probabilities: np.ndarray  # float32 [K]
+    frame: np.ndarray  # pixels of the middle frame, uint8 [H, W, 3]
 
 
 def make_grid(
@@ -170,8 +171,9 @@ class WindowAssembler:
             self.num_classified += len(self._batch)
             done, self._batch = self._batch, []
             self._release()
-            for window, row in zip(done, probabilities, strict=True):
-                yield Window(self._grid.start_of(window), self._grid.end_of(window), row)
+            middle = self._grid.num_frames // 2
+            for window, row, video in zip(done, probabilities, videos, strict=True):
+                yield Window(self._grid.start_of(window), self._grid.end_of(window), row, video[middle].copy())
 
     def _encode(self, times: Sequence[Fraction]) -> None:
         """Runs the backbone on the frames that have no features yet."""

@@ -21,7 +21,7 @@ from dist_jax.video import geometry
 from dist_jax.video.file_end import FileEnd
 from dist_jax.video.frame_clock import FrameClock
 from dist_jax.video.geometry import FrameGeometry
-from dist_jax.video.opening import OpenVideo, VideoError, open_video
+from dist_jax.video.opening import OpenVideo, VideoError, open_live, open_video
 from dist_jax.video.packet_times import PacketTimes
 
 _CACHED_FILES = 4096  # frame times of one file take about 10 kB
@@ -81,6 +81,24 @@ def decode_from(path: str, start_s: float | None) -> Iterator[DecodedFrame]:
                     return
     with open_video(path) as video:
         yield from _decode_packets(video, is_at_start=True)
+
+
+def decode_live(name: str, timeout_s: float) -> Iterator[DecodedFrame]:
+    """Decodes a live stream until it ends. Damaged packets are skipped. Times count from the start of the stream.
+
+    Args:
+        name: see `open_live`.
+        timeout_s: see `open_live`.
+
+    Raises:
+        VideoError: the stream cannot be opened or read.
+    """
+    with open_live(name, timeout_s) as video:
+        clock = FrameClock(video)
+        for packet in video.container.demux(video.stream):
+            clock.add_packet(packet)
+            for frame in _decode(packet, clock, must_decode=False):
+                yield DecodedFrame(*clock.next_time(frame), frame, _pixel_aspect(video.stream))
 
 
 @functools.lru_cache(maxsize=_CACHED_FILES)
