@@ -49,8 +49,9 @@ class FrameFeed:
         points: the times to sample.
         settings: of the frames.
         capacity: maximum number of sampled frames in the queue.
-        drop: what happens if the queue is full. False: decoding waits. True (live): frames are dropped until the queue
-          is empty, so that the frames between two drops are consecutive.
+        drop: what happens if the queue is full. False: decoding waits. True (live): it waits while it is ahead of real
+          time, as for a stream from a file. Then frames are dropped until the queue is empty, so that the frames
+          between two drops are consecutive.
         stall_s: maximum time without a decoded frame, seconds; None: no limit.
     """
 
@@ -70,6 +71,7 @@ class FrameFeed:
         self._items: deque[SampledFrame | FeedEnd] = deque()
         self._is_closed, self._is_dropping, self._num_dropped = False, False, 0
         self._last_activity = time.monotonic()
+        self._stream_start: float | None = None  # when time 0 of the stream was, by time.monotonic()
         self._thread = threading.Thread(target=self._fill, name="frame feed", daemon=True)
 
     @property
@@ -150,14 +152,21 @@ class FrameFeed:
             yield frame
 
     def _has_room(self, point: GridPoint) -> bool:
-        """Waits until the queue has room. False: it is full, and the frame is dropped; or the feed is closed."""
+        """Waits until the queue has room. False: the frame is dropped, or the feed is closed."""
         with self._changed:
             if not self._drop:
                 self._changed.wait_for(lambda: self._is_closed or len(self._items) < self._capacity)
                 return not self._is_closed
-            self._is_dropping = len(self._items) >= self._capacity or (self._is_dropping and bool(self._items))
-            self._num_dropped += self._is_dropping and point.is_frame
-            return not self._is_dropping
+            self._stream_start = self._stream_start or time.monotonic() - float(point.time)
+            ahead_s = self._stream_start + float(point.time) - time.monotonic()
+            has_room = self._changed.wait_for(self._can_continue, max(ahead_s, 0))
+            self._is_dropping = not has_room
+            self._num_dropped += not has_room and point.is_frame
+            return has_room and not self._is_closed
+
+    def _can_continue(self) -> bool:
+        limit = 1 if self._is_dropping else self._capacity
+        return self._is_closed or len(self._items) < limit
 
 
 def _times(points: Iterable[GridPoint], pending: deque[GridPoint]) -> Iterator[Fraction]:

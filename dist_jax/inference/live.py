@@ -51,8 +51,8 @@ class LiveStream:
     @property
     def summary(self) -> str:
         """For example "12 windows; 0 frames dropped, 0 windows skipped"."""
-        windows = self._windows
-        return f"{windows.num_classified} windows; {self.num_dropped} frames dropped, {windows.num_skipped} windows skipped"
+        done, skipped = self._windows.num_classified, self._windows.num_skipped
+        return f"{done} windows; {self.num_dropped} frames dropped, {skipped} windows skipped"
 
     def windows(self) -> Iterator[Window]:
         """The windows of the stream until it ends. Compiles before it opens the stream.

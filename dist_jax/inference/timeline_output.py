@@ -27,7 +27,7 @@ class TimelineOutput(ABC):
         """Writes a segment."""
         del segment
 
-    def finish(self) -> None:
+    def finish(self) -> None:  # noqa: B027 (most outputs are complete)
         """Completes the output."""
 
 

@@ -1,5 +1,6 @@
 """Plot of a timeline: class probabilities over time, the segments as a band, and some frames."""
 
+import itertools
 import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -100,7 +101,7 @@ def _draw_band(axes: "Axes", starts: np.ndarray, ends: np.ndarray, best: np.ndar
     middles = (ends[:-1] + starts[1:]) / 2  # of the overlap of two windows
     edges = [starts[0], *middles, ends[-1]]
     changes = [0, *(np.flatnonzero(np.diff(best)) + 1), len(best)]
-    for first, last in zip(changes[:-1], changes[1:], strict=True):
+    for first, last in itertools.pairwise(changes):
         axes.axvspan(edges[first], edges[last], color=colors.get(int(best[first]), OTHER_COLOR), lw=0)
     axes.set(xlim=(starts[0], ends[-1]), yticks=[], xlabel="seconds", ylabel="top class")
     axes.yaxis.label.set(rotation=0, ha="right", va="center")
