@@ -157,7 +157,8 @@ class FrameFeed:
             if not self._drop:
                 self._changed.wait_for(lambda: self._is_closed or len(self._items) < self._capacity)
                 return not self._is_closed
-            self._stream_start = self._stream_start or time.monotonic() - float(point.time)
+            if self._stream_start is None:
+                self._stream_start = time.monotonic() - float(point.time)
             ahead_s = self._stream_start + float(point.time) - time.monotonic()
             has_room = self._changed.wait_for(self._can_continue, max(ahead_s, 0))
             self._is_dropping = not has_room
