@@ -62,7 +62,7 @@ def test_all_outputs_have_the_windows_and_segments(folder, tmp_path, capsys):
     run(folder, "--video", folder / "numbers.mp4", "--timeline", "--window", "1s", "--hop", "500ms", *outputs)
     windows = expected_windows(folder)
     assert len(windows) == 3  # 0 to 1, 0.5 to 1.5, 1 to 2; the video ends at 2.4 s
-    rows = list(csv.DictReader((tmp_path / "o.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "o.csv").read_text().splitlines()))
     assert [(row["start"], row["end"]) for row in rows] == [("0", "1"), ("0.5", "1.5"), ("1", "2")]
     document = json.loads((tmp_path / "o.json").read_text())
     assert document["classes"] == list(CLASSES)

@@ -69,7 +69,8 @@ class TimelinePlot(TimelineOutput):
         colors = _class_colors(probabilities)
         centres = (starts + ends) / 2
         for k, color in colors.items():
-            lines.plot(centres, probabilities[:, k], color=color, label=_short(self._names[k]), lw=1.5)
+            marker = "." if len(centres) < 20 else None
+            lines.plot(centres, probabilities[:, k], color=color, label=_short(self._names[k]), lw=1.5, marker=marker)
         lines.set(xlim=(starts[0], ends[-1]), ylim=(0, 1.02), ylabel="probability")
         lines.grid(alpha=0.3)
         lines.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9, frameon=False)

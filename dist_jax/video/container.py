@@ -104,7 +104,7 @@ def decode_live(name: str, timeout_s: float) -> Iterator[DecodedFrame]:
 
 
 def _live_packets(video: OpenVideo, timeout_s: float) -> Iterator[av.Packet]:
-    """The packets of a stream until it ends or its connection is lost; the last one is empty and flushes the decoder."""
+    """The packets of a stream until it ends or is cut; the last one is empty and flushes the decoder."""
     try:
         yield from (packet for packet in video.container.demux(video.stream) if packet.size)
     except (av.ExitError, av.error.TimeoutError) as error:
