@@ -12,7 +12,6 @@ videos are listed at the end; the exit status is then 1. A search uses the model
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Sequence
 
@@ -27,6 +26,7 @@ from dist_jax.inference.contact_sheet import draw_sheet, format_span, read_strip
 from dist_jax.inference.embedding_store import EmbeddingStore
 from dist_jax.inference.embeddings import Match, Windows, embed_span, embed_videos, search, split
 from dist_jax.inference.predictor import Predictor
+from dist_jax.inference.times import parse_time
 from dist_jax.video import decoding
 from dist_jax.video.decoding import VideoError
 from dist_jax.video.suffixes import has_video_suffix
@@ -44,9 +44,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def run_embedding(args: argparse.Namespace) -> None:
     """Embeds a folder. Raises UserError at the end if videos could not be read."""
+    windows = read_windows(args.window, args.hop)
     paths, unreadable = find_videos(args.videos)
     model = load_model(args.model)
-    windows = Windows(args.window, args.hop)
     settings = {
         "model": _full_path(args.model),
         "fingerprint": model.fingerprint,
@@ -149,12 +149,14 @@ def load_model(path: str) -> Predictor:
     return model
 
 
-def duration(text: str) -> float:
-    """Seconds of "10s", "10" or "0.5s". Raises ArgumentTypeError if it is not above 0."""
-    number = re.fullmatch(r"(\d+\.?\d*|\.\d+)s?", text)
-    if not number or float(number[1]) <= 0:
-        raise argparse.ArgumentTypeError(f"{text}: must be seconds above 0, e.g. 10s")
-    return float(number[1])
+def read_windows(window: str, hop: str) -> Windows:
+    """The windows of --window and --hop; empty texts: one window per video. Raises UserError for 0 or no time."""
+    seconds = {"--window": window, "--hop": hop}
+    values = {option: float(parse_time(option, text)) if text else None for option, text in seconds.items()}
+    for option, value in values.items():
+        if value == 0:
+            raise UserError(f"{option} {seconds[option]}: must be above 0")
+    return Windows(values["--window"], values["--hop"])
 
 
 def _full_path(model: str) -> str:
@@ -189,8 +191,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--videos", type=user_path, default="", help="folder of the videos, with its subfolders")
     parser.add_argument("--output", type=user_path, default="", help="folder for the embeddings; may be unfinished")
-    parser.add_argument("--window", type=duration, help="one vector per window of this length; default: per video")
-    parser.add_argument("--hop", type=duration, help="seconds between the starts of windows; default: as --window")
+    parser.add_argument("--window", default="", help="one vector per window of this length; default: per video")
+    parser.add_argument("--hop", default="", help="time between the starts of windows; default: as --window")
     parser.add_argument("--save-every", type=int, default=100, help="videos between two saves; default 100")
     parser.add_argument(
         "--square-pixels",

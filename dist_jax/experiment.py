@@ -31,8 +31,8 @@ class Experiment(ModelSetup):
     backbone_weights: dict[str, str]  # their "name" and "fingerprint"
     backbone_activations: list[str]  # of the backbone's towers; the fingerprint does not include them
 
-    def run_metadata(self, num_records: int) -> RunMetadata:
-        """The metadata of a run of this experiment on `num_records` training records."""
+    def run_metadata(self, num_records: int, clip_seconds: float | None = None) -> RunMetadata:
+        """The metadata of a run of this experiment on `num_records` training records of this mean length."""
         sizes = dataclasses.asdict(self.model.dist) | {"resolution": self.model.backbone.resolution}
         sizes |= {"layers": list(self.model.dist.layers), "activations": self.backbone_activations}
         sizes |= {"network": self.model.network_name}
@@ -40,7 +40,15 @@ class Experiment(ModelSetup):
         weights = os.path.expanduser(settings["backbone"]["weights"])
         if os.path.exists(weights):  # absolute, so that the model loads from any folder; a hub id stays
             settings["backbone"]["weights"] = os.path.abspath(weights)
-        return RunMetadata(settings, self.class_names, self.backbone_weights, sizes, num_records, self.prompt_templates)
+        return RunMetadata(
+            settings,
+            self.class_names,
+            self.backbone_weights,
+            sizes,
+            num_records,
+            self.prompt_templates,
+            clip_seconds=clip_seconds,
+        )
 
 
 def build(config: ml_collections.ConfigDict, mesh: Mesh) -> Experiment:

@@ -4,10 +4,16 @@
         [--labels "a,b,c" | --labels labels.txt] [--label-key verb] [--top 5] [--json out.json] [--plot out.png]
         [--explain out.png] [--no-square-pixels]
     python -m dist_jax.predict --model openai/clip-vit-base-patch16 --labels "a,b,c" --video x.mp4
+    python -m dist_jax.predict --model DIR --video long.mp4 --timeline [--window 10s --hop 1s --start 0 --end 1h]
+        [--csv out.csv] [--json out.json] [--plot out.png]
+    python -m dist_jax.predict --model DIR --live URL|DEVICE|- [--window 10s --hop 1s] [--json -]
 
 Views and crops are those of the evaluation protocol; their probabilities are averaged. Unreadable videos are skipped
 and listed at the end; the exit status is then 1. A long plot continues in out-2.png, out-3.png, ...
 --explain draws attention weights over the frames and patches, one picture per video (docs/evidence.md).
+
+--timeline classifies windows of one video and prints the segments with the same most probable class. --live prints one
+line per window as it comes.
 """
 
 import argparse
@@ -22,6 +28,7 @@ import dist_jax
 from dist_jax import class_names, compilation_cache
 from dist_jax.errors import UserError, exit_with_message
 from dist_jax.files import user_path
+from dist_jax.inference import timeline_command
 from dist_jax.inference.evidence_plots import EvidencePictures
 from dist_jax.inference.plots import PredictionPages
 from dist_jax.inference.predictor import Predictor
@@ -36,14 +43,20 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = _parser().parse_args(argv)
     if args.top < 1:
         raise UserError(f"--top {args.top}: must be at least 1")
+    timeline_command.check_arguments(args)
     model = dist_jax.load(args.model, label=args.label_key)
-    names = read_labels(args.labels) if args.labels else model.class_names
+    names = model.class_names if args.labels is None else read_labels(args.labels)
     if not names:
         raise UserError(f'{args.model} has no class names; use --labels "a,b,c" or --labels FILE')
-    if args.labels and model.has_own_classes:
+    if args.labels is not None and model.has_own_classes:
         raise UserError(f"{args.model} has its own classifier, so it cannot classify other labels; remove --labels")
-    text_features = model.encode_classes(names) if args.labels else None
-    classify_videos(args, model, names, text_features)
+    text_features = None if args.labels is None else model.encode_classes(names)
+    if args.timeline:
+        timeline_command.run_timeline(args, model, names, text_features)
+    elif args.live:
+        timeline_command.run_live(args, model, names, text_features)
+    else:
+        classify_videos(args, model, names, text_features)
 
 
 def classify_videos(
@@ -126,12 +139,11 @@ def _parser() -> argparse.ArgumentParser:
         help="model directory, training workdir or published .pyth file; or plain CLIP: hub id, directory or file",
     )
     parser.add_argument(
-        "--video", type=user_path, action="append", required=True, help="video file; repeat for more videos"
+        "--video", type=user_path, action="append", default=[], help="video file; repeat for more videos"
     )
     parser.add_argument(
         "--labels",
         type=user_path,
-        default="",
         help="class names, comma-separated or in a file; default: the classes of the model",
     )
     parser.add_argument("--label-key", default="", help="label of a workdir with several labels, e.g. verb")
@@ -147,6 +159,7 @@ def _parser() -> argparse.ArgumentParser:
         default=True,
         help="scale the width of frames with non-square pixels, as build_records does by default",
     )
+    timeline_command.add_arguments(parser)
     return parser
 
 

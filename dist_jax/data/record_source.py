@@ -1,8 +1,10 @@
 """Clips from DMVR-format TFRecords (data.source=records)."""
 
+import dataclasses
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 
 import ml_collections
 import numpy as np
@@ -33,8 +35,10 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Mappin
     label_features = {name: LABEL_FEATURES[name] for name in class_names}
     num_classes = {name: len(names) for name, names in class_names.items()}
     if has_large_records(index):
-        return frame_reader.open_source(index, label_features, num_classes)
-    return encoded_source(index, record_parser(label_features), num_classes)
+        source = frame_reader.open_source(index, label_features, num_classes)
+    else:
+        source = encoded_source(index, record_parser(label_features), num_classes)
+    return dataclasses.replace(source, seconds=partial(_seconds, index))
 
 
 def class_names(data: ml_collections.ConfigDict) -> dict[str, list[str]]:
@@ -59,6 +63,15 @@ def _read_class_names(data: ml_collections.ConfigDict, path: str) -> list[str]:
 def has_large_records(index: record_index.ShardIndex) -> bool:
     """Whether frame_reader is faster than reading whole records: large records in local files."""
     return index.length.mean() > _LARGE_BYTES and not any(files.is_remote(path) for path in index.paths)
+
+
+def _seconds(index: record_index.ShardIndex, record: int) -> float | None:
+    """Length of a clip from the times in its record; None: it has no times."""
+    context = frame_reader.read_context(index, record)
+    if context is None:
+        return None
+    start, end = (context.feature[name].int64_list.value for name in (records.START, records.END))
+    return (end[0] - start[0]) / 1e6 if start and end and end[0] > start[0] else None
 
 
 def _check_class_names(index: record_index.ShardIndex, class_names: Sequence[str]) -> None:

@@ -27,6 +27,7 @@ class Source:
             window starts at column `left`.
         location: record number -> the record's file and position, for messages.
         identity: a string that changes when the clips change.
+        seconds: record number -> length of the clip in seconds; None: unknown. Reads little.
     """
 
     size: int
@@ -35,6 +36,7 @@ class Source:
     decode: Callable[[Features], Features]
     location: Callable[[int], str]
     identity: str
+    seconds: Callable[[int], float | None] = lambda record: None
 
 
 def label_names(data: ml_collections.ConfigDict) -> list[str]:

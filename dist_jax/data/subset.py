@@ -141,6 +141,7 @@ def choose_records(source: Source, records: np.ndarray, name: str, numbers: np.n
         num_classes={**source.num_classes, name: len(numbers)},
         read=read,
         location=lambda record: source.location(int(records[record])),
+        seconds=lambda record: source.seconds(int(records[record])),
         identity=f"{source.identity}-{digest}",
     )
 

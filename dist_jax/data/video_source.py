@@ -15,7 +15,8 @@ from dist_jax.data.sampling import Features
 from dist_jax.data.source import Source, single_label
 from dist_jax.errors import UserError, warn_once
 from dist_jax.files import exists, join, size_and_mtime
-from dist_jax.video import class_folders, decoding, video_list
+from dist_jax.video import class_folders, decoding, opening, video_list
+from dist_jax.video.opening import VideoError
 from dist_jax.video.video_list import VideoSegment
 
 _SETTING = "data.source=videos"
@@ -78,7 +79,10 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Mappin
     def location(record: int) -> str:
         return f"clip {record} ({paths[record]})"
 
-    return Source(len(segments), {label: len(names)}, read, decode, location, identity)
+    def seconds(record: int) -> float | None:
+        return _seconds(paths[record], segments[record])
+
+    return Source(len(segments), {label: len(names)}, read, decode, location, identity, seconds)
 
 
 def class_names(data: ml_collections.ConfigDict) -> dict[str, list[str]]:
@@ -109,6 +113,17 @@ def _video_paths(list_or_folder: str, list_root: str, segments: Sequence[VideoSe
     if missing:
         raise UserError(f"{list_or_folder}: {len(missing)} of {len(paths)} videos are missing, first {missing[0]}")
     return paths
+
+
+def _seconds(path: str, segment: VideoSegment) -> float | None:
+    """Length of a clip from its times or from the header of its file; None: unknown."""
+    end_s = segment.end_s
+    if end_s is None:
+        try:
+            end_s = opening.duration_s(path)
+        except VideoError:  # reading the clip reports it
+            return None
+    return None if end_s is None else end_s - (segment.start_s or 0.0)
 
 
 def _frame_range(times: np.ndarray, segment: VideoSegment) -> tuple[int, int]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from dist_jax.inference.embeddings import Match, frames_between
 from dist_jax.inference.plots import montage, save
+from dist_jax.inference.times import clock_time
 from dist_jax.inference.video_classifier import read_crops
 from dist_jax.video import decoding
 
@@ -59,16 +60,7 @@ def draw_sheet(query: str, matches: Sequence[Match], strips: Sequence[np.ndarray
 
 def format_span(match: Match) -> str:
     """For example "0:10.0-0:20.0"."""
-    return f"{_clock(match.span.start_s)}-{_clock(match.span.end_s)}"
-
-
-def _clock(seconds: float) -> str:
-    """h:mm:ss.s, without hours if there are none."""
-    tenths = round(10 * seconds)
-    minutes, tenths = divmod(tenths, 600)
-    hours, minutes = divmod(minutes, 60)
-    head = f"{hours}:{minutes:02d}" if hours else f"{minutes}"
-    return f"{head}:{tenths / 10:04.1f}"
+    return f"{clock_time(match.span.start_s)}-{clock_time(match.span.end_s)}"
 
 
 def _shorten(path: str) -> str:

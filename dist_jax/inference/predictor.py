@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 from dist_jax.distributed import sharding
 from dist_jax.distributed.mesh import AXES, make_mesh
 from dist_jax.errors import UserError
+from dist_jax.inference.frame_store import Capacity, Classifier, FrameStore
 from dist_jax.models.layers import matmul_precision, unit
 from dist_jax.models.quantization import check_quantize
 from dist_jax.models.video_model import VideoModel
@@ -170,9 +171,19 @@ class Predictor:
         return self._model.clip_model.vision.resolution
 
     @property
+    def alpha(self) -> int:
+        """CLIP sees every alpha-th frame of a clip."""
+        return self._model.dist.alpha
+
+    @property
     def eval_protocol(self) -> EvalProtocol:
         """How clips are sampled from a video at test time."""
         return self._model.eval_protocol
+
+    @property
+    def clip_seconds(self) -> float | None:
+        """Mean length of the training clips, seconds; None: unknown."""
+        return self._model.clip_seconds
 
     def encode_video(self, video: np.ndarray | jax.Array) -> jax.Array:
         """Video embeddings: pixels 0..255, uint8 [B, T, H, W, 3] -> float32 [B, E], unit length.
@@ -232,16 +243,9 @@ class Predictor:
         Returns:
             float32 [B, K].
         """
-        if not 0 <= zero_shot_weight <= 1:
-            raise UserError(f"zero_shot_weight={zero_shot_weight}: must be between 0 and 1")
-        if self.has_own_classes:
-            return self._own_logits(video, text, zero_shot_weight)
-        text = self._class_text_features if text is None else jnp.asarray(text)
-        embed_dim = self._model.dist.embed_dim
-        if text.ndim != 2 or text.shape[1] != embed_dim or not jnp.issubdtype(text.dtype, jnp.floating):
-            raise UserError(
-                f"text features are {text.dtype}{list(text.shape)}; expected float [K, {embed_dim}], from encode_text"
-            )
+        text = self._check_text(text, zero_shot_weight)
+        if text is None:
+            return self._run(_output, video)
         return self._run(partial(_logits, zero_shot_weight=float(zero_shot_weight)), video, text)
 
     def classify(
@@ -262,6 +266,26 @@ class Predictor:
         text = None if texts is None else self._text_features(texts)
         logits = self.logits(video, text, zero_shot_weight)
         return jax.nn.sigmoid(logits) if self._model.multi_label else jax.nn.softmax(logits)
+
+    def frame_store(
+        self, capacity: Capacity, text: np.ndarray | jax.Array | None = None, zero_shot_weight: float = 0.0
+    ) -> FrameStore:
+        """An empty store of features, for clips that share frames. `inference.timeline` uses it.
+
+        Args:
+            capacity: its sizes.
+            text: as in `logits`.
+            zero_shot_weight: as in `logits`.
+        """
+        classifier = Classifier(
+            self._video_model,
+            self._model.dist_params,
+            self._frozen,
+            self._check_text(text, zero_shot_weight),
+            float(zero_shot_weight),
+            self._model.multi_label,
+        )
+        return FrameStore(classifier, self._mesh, self._dtype, capacity)
 
     def for_frames(self, num_frames: int) -> "Predictor":
         """The same model for clips of `num_frames` frames, a multiple of alpha.
@@ -292,16 +316,25 @@ class Predictor:
             return self.encode_classes(texts)
         return self.encode_text(texts)
 
-    def _own_logits(
-        self, video: np.ndarray | jax.Array, text: np.ndarray | jax.Array | None, zero_shot_weight: float
-    ) -> jax.Array:
-        if text is not None:
-            raise UserError(_OWN_CLASSES.format(self._model.network))
-        if zero_shot_weight > 0:
+    def _check_text(self, text: np.ndarray | jax.Array | None, zero_shot_weight: float) -> jax.Array | None:
+        """Valid text features of K classes, by default of those of the training. None: the model has own classes."""
+        if not 0 <= zero_shot_weight <= 1:
+            raise UserError(f"zero_shot_weight={zero_shot_weight}: must be between 0 and 1")
+        if self.has_own_classes:
+            if text is not None:
+                raise UserError(_OWN_CLASSES.format(self._model.network))
+            if zero_shot_weight > 0:
+                raise UserError(
+                    f"zero_shot_weight={zero_shot_weight}: {self._model.network} cannot be mixed with CLIP; use 0"
+                )
+            return None
+        text = self._class_text_features if text is None else jnp.asarray(text)
+        embed_dim = self._model.dist.embed_dim
+        if text.ndim != 2 or text.shape[1] != embed_dim or not jnp.issubdtype(text.dtype, jnp.floating):
             raise UserError(
-                f"zero_shot_weight={zero_shot_weight}: {self._model.network} cannot be mixed with CLIP; use 0"
+                f"text features are {text.dtype}{list(text.shape)}; expected float [K, {embed_dim}], from encode_text"
             )
-        return self._run(_output, video)
+        return text
 
     def _run(self, function: Callable, video: np.ndarray | jax.Array, *rest: jax.Array, batch_axis: int = 0) -> PyTree:
         """Runs a jitted function on clips. Pads the batch to a multiple of the devices that share it."""

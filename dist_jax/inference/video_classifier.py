@@ -84,6 +84,10 @@ def read_crops(
         VideoError: the video cannot be read.
     """
     distinct, order = np.unique(frame_indices, return_inverse=True)
-    # Records have a short side of 256 pixels for a resolution of 224. Scale decoded frames by the same ratio.
-    frames = decoding.decode_frames(path, distinct.tolist(), round(resolution * 8 / 7), square_pixels)
+    frames = decoding.decode_frames(path, distinct.tolist(), decoded_short_side(resolution), square_pixels)
     return short_side_crops(frames, resolution, num_crops)[:, order.reshape(frame_indices.shape)]
+
+
+def decoded_short_side(resolution: int) -> int:
+    """Short side of decoded frames, pixels: records have 256 pixels for a resolution of 224, others the same ratio."""
+    return round(resolution * 8 / 7)

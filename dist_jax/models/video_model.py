@@ -86,7 +86,31 @@ class VideoModel:
         """
         if self.network_name == NO_NETWORK:
             return jnp.mean(unit(self._frame_embeddings(frozen, video)), axis=0)
-        return self._embed_features(params, frozen, self.features(frozen, video), video)
+        return self.embed_features(params, frozen, self.features(frozen, video), video)
+
+    def embed_features(self, params: dict, frozen: dict, features: jax.Array, video: jax.Array) -> jax.Array:
+        """Output of the network, as `embed`, for features that exist already.
+
+        Args:
+            params: the network's.
+            frozen: see the class.
+            features: of the blocks `dist.layers`, as `features` returns them, [L_selected, S, B, 1+N, D].
+            video: normalised frames of the same clips [B, T, H, W, 3].
+        """
+        # Without the barrier XLA copies all features twice: once for the network, once for the summary.
+        features = jax.lax.optimization_barrier(features)  # [L_selected, S, B, 1+N, D]
+        summary = self.backbone.frame_summary(frozen, features[-1])  # [S, B, D]
+
+        def embed(params: dict, features: jax.Array, summary: jax.Array, video: jax.Array) -> jax.Array:
+            return self.network.apply({"params": params}, features, summary, video)
+
+        if self.mesh is None:
+            return embed(params, features, summary, video)
+        # The devices sum the gradients of the kernels in the dtype of the arithmetic.
+        params = jax.tree_util.tree_map_with_path(
+            lambda path, leaf: leaf.astype(self.dtype) if path[-1].key == "kernel" else leaf, params
+        )
+        return over_clips(embed, self.mesh, clip_axes=(2, 1, 0))(params, features, summary, video)
 
     def attention(self, params: dict, frozen: dict, video: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Attention weights of the DiST network's pooling layers for normalised clips [B, T, H, W, 3].
@@ -135,10 +159,8 @@ class VideoModel:
             ValueError: text does not classify the network's output.
         """
         self._check_text_classifies()
-        last = self.backbone.num_layers - 1
-        layers = self.dist.layers if self.dist.layers[-1] == last else (*self.dist.layers, last)
-        features = self.features(frozen, video, layers)
-        embedding = self._embed_features(params, frozen, features[: len(self.dist.layers)], video)
+        features = self.features(frozen, video, self.mixed_layers(0.5))
+        embedding = self.embed_features(params, frozen, features[: len(self.dist.layers)], video)
         frames = self.backbone.frame_embeddings(frozen, features[-1])  # [S, B, E]
         return self._classify(frozen, embedding, text_features), self._plain(frozen, frames, text_features)
 
@@ -166,10 +188,48 @@ class VideoModel:
         self._check_text_classifies()
         if zero_shot_weight == 1.0:
             return self.plain_logits(frozen, text_features, video)
-        trained, plain = self.both_logits(params, frozen, text_features, video)
-        return {
-            name: (1.0 - zero_shot_weight) * trained[name] + zero_shot_weight * plain[name] for name in self.label_names
-        }
+        return self._mix(*self.both_logits(params, frozen, text_features, video), zero_shot_weight)
+
+    def mixed_layers(self, zero_shot_weight: float) -> tuple[int, ...]:
+        """The backbone blocks that `mixed_logits` reads, increasing. Arguments and errors as there."""
+        last = self.backbone.num_layers - 1
+        if self.network_name == NO_NETWORK:
+            return (last,)
+        if zero_shot_weight == 0.0:
+            return self.dist.layers
+        self._check_text_classifies()
+        if zero_shot_weight == 1.0:
+            return (last,)
+        return self.dist.layers if self.dist.layers[-1] == last else (*self.dist.layers, last)
+
+    def mixed_logits_of_features(
+        self,
+        params: dict,
+        frozen: dict,
+        text_features: TextFeatures,
+        features: jax.Array,
+        video: jax.Array,
+        zero_shot_weight: float,
+    ) -> Logits:
+        """`mixed_logits` of features that exist already.
+
+        Args:
+            params: the network's.
+            frozen: see the class.
+            text_features: as in `logits`.
+            features: of the blocks `mixed_layers(zero_shot_weight)`, [L_selected, S, B, 1+N, D].
+            video: normalised frames of the same clips [B, T, H, W, 3].
+            zero_shot_weight: as in `mixed_logits`.
+        """
+        has_network = self.network_name != NO_NETWORK
+        trained: Logits = {}
+        plain: Logits = {}
+        if has_network and zero_shot_weight < 1.0:
+            embedding = self.embed_features(params, frozen, features[: len(self.dist.layers)], video)
+            trained = self._classify(frozen, embedding, text_features)
+        if not has_network or zero_shot_weight > 0.0:
+            plain = self._plain(frozen, self.backbone.frame_embeddings(frozen, features[-1]), text_features)
+        return self._mix(trained, plain, zero_shot_weight) if trained and plain else trained or plain
 
     def similarity(self, frozen: dict, embedding: jax.Array, text_features: jax.Array) -> jax.Array:
         """Embeddings [..., E] and text features [K, E] -> logits float32 [..., K]: exp(logit_scale) * cosine."""
@@ -178,6 +238,11 @@ class VideoModel:
     def _check_text_classifies(self) -> None:
         if self.network_name == NO_NETWORK or self.has_own_classes:
             raise ValueError(f"network {self.network_name!r} has no logits that can be mixed with plain logits")
+
+    def _mix(self, trained: Logits, plain: Logits, zero_shot_weight: float) -> Logits:
+        return {
+            name: (1.0 - zero_shot_weight) * trained[name] + zero_shot_weight * plain[name] for name in self.label_names
+        }
 
     def _classify(self, frozen: dict, output: jax.Array, text_features: TextFeatures) -> Logits:
         """The network's output float32 [B, output_dim] -> logits."""
@@ -201,22 +266,6 @@ class VideoModel:
         return {
             name: jnp.mean(self.similarity(frozen, frames, text_features[name]), axis=0) for name in self.label_names
         }
-
-    def _embed_features(self, params: dict, frozen: dict, features: jax.Array, video: jax.Array) -> jax.Array:
-        # Without the barrier XLA copies all features twice: once for the network, once for the summary.
-        features = jax.lax.optimization_barrier(features)  # [L_selected, S, B, 1+N, D]
-        summary = self.backbone.frame_summary(frozen, features[-1])  # [S, B, D]
-
-        def embed(params: dict, features: jax.Array, summary: jax.Array, video: jax.Array) -> jax.Array:
-            return self.network.apply({"params": params}, features, summary, video)
-
-        if self.mesh is None:
-            return embed(params, features, summary, video)
-        # The devices sum the gradients of the kernels in the dtype of the arithmetic.
-        params = jax.tree_util.tree_map_with_path(
-            lambda path, leaf: leaf.astype(self.dtype) if path[-1].key == "kernel" else leaf, params
-        )
-        return over_clips(embed, self.mesh, clip_axes=(2, 1, 0))(params, features, summary, video)
 
 
 def _split(output: jax.Array, sizes: list[int]) -> list[jax.Array]:

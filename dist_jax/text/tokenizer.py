@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dist_jax import hub
-from dist_jax.errors import UserError, first_line
+from dist_jax.errors import UserError, first_line, warn_once
 
 if TYPE_CHECKING:
     from transformers import CLIPTokenizer
@@ -66,8 +66,8 @@ def load(source: str) -> "CLIPTokenizer":
 def encode(tokenizer: "CLIPTokenizer", texts: Sequence[str], context: int) -> np.ndarray:
     """Token ids of texts in CLIP's format: start, tokens, end, padding.
 
-    A text longer than `context` tokens is truncated and keeps its end token. The padding has no effect: the text tower
-    is causal and its output is taken at the end token.
+    A text longer than `context` tokens is truncated with a warning, and keeps its end token. The padding has no effect:
+    the text tower is causal and its output is taken at the end token.
 
     Args:
         tokenizer: from `load`.
@@ -87,5 +87,12 @@ def encode(tokenizer: "CLIPTokenizer", texts: Sequence[str], context: int) -> np
         raise UserError(f"context={context}: must be at least 2 tokens (start and end)")
     if not texts:
         return np.zeros((0, context), np.int32)
+    lengths = [len(ids) for ids in tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]]
+    too_long = [text for text, length in zip(texts, lengths, strict=True) if length > context]
+    if too_long:
+        warn_once(
+            f"{len(too_long)} of {len(texts)} texts are longer than {context} tokens and are truncated, first "
+            f"{too_long[0]!r}"
+        )
     rows = tokenizer(list(texts), padding="max_length", truncation=True, max_length=context)["input_ids"]
     return np.asarray(rows, np.int32)  # [K, context]

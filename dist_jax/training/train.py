@@ -10,7 +10,7 @@ from clu import parameter_overview
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from dist_jax.data import sources
+from dist_jax.data import clip_length, sources
 from dist_jax.data.bad_records import BadRecords
 from dist_jax.data.source import Source
 from dist_jax.distributed import preemption, sharding
@@ -65,7 +65,7 @@ def train(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh) -> dict[s
         bad_records = BadRecords("train", evaluate.bad_records_file(workdir), source.identity)
         options = config.checkpoint
         with closing(Checkpoints(workdir, options.max_to_keep, options.best_metric)) as checkpoints:
-            metadata = experiment.run_metadata(source.size)
+            metadata = experiment.run_metadata(source.size, _clip_seconds(config, source))
             state = initial_state(workdir, metadata, train_step, checkpoints, experiment)
             print_start(experiment, plan, state)
             first = int(state.step)
@@ -74,6 +74,11 @@ def train(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh) -> dict[s
             with closing(logger):
                 trainer = Trainer(train_step, experiment, plan, checkpoints, logger, evaluator, notice)
                 return trainer.fit(state, source, bad_records)
+
+
+def _clip_seconds(config: ml_collections.ConfigDict, source: Source) -> float | None:
+    """Mean time that the frames of a training clip span; None: unknown, as for dense frames, which span less."""
+    return clip_length.mean_seconds(source) if config.data.sampling == "segments" else None
 
 
 def print_start(experiment: Experiment, plan: StepPlan, state: TrainState) -> None:

@@ -16,12 +16,12 @@ from fractions import Fraction
 import av
 
 from dist_jax import files
-from dist_jax.errors import UserError
+from dist_jax.errors import UserError, warn
 from dist_jax.video import geometry
 from dist_jax.video.file_end import FileEnd
 from dist_jax.video.frame_clock import FrameClock
 from dist_jax.video.geometry import FrameGeometry
-from dist_jax.video.opening import OpenVideo, VideoError, open_video
+from dist_jax.video.opening import OpenVideo, VideoError, open_live, open_video
 from dist_jax.video.packet_times import PacketTimes
 
 _CACHED_FILES = 4096  # frame times of one file take about 10 kB
@@ -81,6 +81,39 @@ def decode_from(path: str, start_s: float | None) -> Iterator[DecodedFrame]:
                     return
     with open_video(path) as video:
         yield from _decode_packets(video, is_at_start=True)
+
+
+def decode_live(name: str, timeout_s: float) -> Iterator[DecodedFrame]:
+    """Decodes a live stream until it ends. Damaged packets are skipped. Times count from the start of the stream.
+
+    A lost connection is the end of the stream, with a warning.
+
+    Args:
+        name: see `open_live`.
+        timeout_s: see `open_live`.
+
+    Raises:
+        VideoError: the stream cannot be opened, or stalls.
+    """
+    with open_live(name, timeout_s) as video:
+        clock = FrameClock(video)
+        for packet in _live_packets(video, timeout_s):
+            clock.add_packet(packet)
+            for frame in _decode(packet, clock, must_decode=False):
+                yield DecodedFrame(*clock.next_time(frame), frame, _pixel_aspect(video.stream))
+
+
+def _live_packets(video: OpenVideo, timeout_s: float) -> Iterator[av.Packet]:
+    """The packets of a stream until it ends or is cut; the last one is empty and flushes the decoder."""
+    try:
+        yield from (packet for packet in video.container.demux(video.stream) if packet.size)
+    except (av.ExitError, av.error.TimeoutError) as error:
+        raise VideoError(f"{video.path}: no data for {timeout_s:g} s; the stream has stalled") from error
+    except av.FFmpegError as error:  # many servers close the connection without the end of the stream
+        warn(f"{video.path}: the connection was closed ({error.strerror})")
+    last = av.Packet()
+    last.stream = video.stream
+    yield last
 
 
 @functools.lru_cache(maxsize=_CACHED_FILES)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from typing import IO
 
@@ -13,6 +14,7 @@ from dist_jax import files
 from dist_jax.errors import UserError
 
 _DEFAULT_STREAM_PIXELS = 5_000_000  # ffmpeg's preference of a default stream, in pixels of the frame size
+_DEVICE_FORMATS = {"linux": "v4l2"}  # of /dev/..., by sys.platform
 _SEEKABLE_FORMATS = ("mov,mp4", "matroska")  # prefixes of FFmpeg's names
 
 
@@ -55,21 +57,60 @@ def open_video(path: str) -> Iterator[OpenVideo]:
     Raises:
         VideoError: the file cannot be opened, it has no video stream, or FFmpeg raises an error in the context.
     """
+    with _readable(path), contextlib.ExitStack() as stack:
+        source = _av_source(path, stack)
+        yield _choose(path, stack.enter_context(av.open(source, "r", metadata_errors="replace")))
+
+
+@contextlib.contextmanager
+def open_live(name: str, timeout_s: float) -> Iterator[OpenVideo]:
+    """Opens a live stream and chooses its video stream.
+
+    Args:
+        name: anything that FFmpeg opens: a URL, a device (/dev/video0), a file or a pipe; "-": standard input.
+        timeout_s: maximum time to open and for each read, seconds. Pipes and standard input wait without limit.
+
+    Raises:
+        VideoError: as `open_video`.
+    """
+    with _readable(name), contextlib.ExitStack() as stack:
+        # Not sys.stdin: the interpreter cannot exit while a thread reads it.
+        source = stack.enter_context(open(0, "rb", buffering=0, closefd=False)) if name == "-" else name
+        input_format = _DEVICE_FORMATS.get(sys.platform) if name.startswith("/dev/") else None
+        timeouts = (timeout_s, timeout_s)
+        container = av.open(source, "r", format=input_format, timeout=timeouts, metadata_errors="replace")
+        yield _choose(name, stack.enter_context(container))
+
+
+def duration_s(path: str) -> float | None:
+    """The length of a video file in its header, seconds; None: the header has no length.
+
+    Raises:
+        VideoError: as `open_video`.
+    """
+    with open_video(path) as video:
+        return None if video.container.duration is None else video.container.duration / av.time_base
+
+
+@contextlib.contextmanager
+def _readable(path: str) -> Iterator[None]:
+    """Raises VideoError for errors of FFmpeg and of the file system."""
     try:
-        with contextlib.ExitStack() as stack:
-            source = _av_source(path, stack)
-            container = stack.enter_context(av.open(source, "r", metadata_errors="replace"))
-            stream = choose_stream(container.streams.video)
-            if stream is None:
-                raise VideoError(f"{path}: no video stream")
-            if stream.codec_context is None:
-                raise VideoError(f"{path}: cannot be read (FFmpeg has no decoder for this video codec)")
-            stream.codec_context.thread_count = 1
-            yield OpenVideo(path, container, stream)
+        yield
     except FileNotFoundError as error:
         raise VideoError(f"{path}: no such file") from error
     except (av.FFmpegError, OSError) as error:
         raise VideoError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _choose(path: str, container: av.container.InputContainer) -> OpenVideo:
+    stream = choose_stream(container.streams.video)
+    if stream is None:
+        raise VideoError(f"{path}: no video stream")
+    if stream.codec_context is None:
+        raise VideoError(f"{path}: cannot be read (FFmpeg has no decoder for this video codec)")
+    stream.codec_context.thread_count = 1
+    return OpenVideo(path, container, stream)
 
 
 def choose_stream(streams: Sequence[av.VideoStream]) -> av.VideoStream | None:

@@ -1,8 +1,8 @@
 """Model directories: a complete trained model in one directory.
 
 config.json          sizes of the DiST network and of CLIP's towers, evaluation protocol, CLIP's name and fingerprint,
-                     backbone.quantize of the training (optional; the parameters are float), prompt templates and
-                     data.multi_label of the training (optional)
+                     backbone.quantize of the training (optional; the parameters are float), prompt templates,
+                     data.multi_label and mean clip length of the training (optional)
 model.safetensors    "dist/...", "clip/vision/...", "clip/text/...", "clip/logit_scale", "text_features"
 labels.txt           class names, one per line, in the order of text_features (optional)
 tokenizer files      copied from the CLIP directory (optional; without them, the model accepts only token ids)
@@ -76,6 +76,7 @@ class Model:
     network: str = "dist"  # config.model.network of the training; NO_NETWORK: plain CLIP
     prompt_templates: tuple[str, ...] = ()  # texts around the class names in the training; empty: the names alone
     multi_label: bool = False  # config.data.multi_label of the training: the probability of each class is a sigmoid
+    clip_seconds: float | None = None  # mean length of the training clips; None: unknown
 
 
 def write(directory: str | Path, model: Model) -> None:
@@ -221,6 +222,7 @@ def _config(model: Model) -> dict:
         "quantize": model.quantize,
         "prompt_templates": list(model.prompt_templates),
         "multi_label": model.multi_label,
+        "clip_seconds": model.clip_seconds,
     }
 
 
@@ -248,6 +250,7 @@ def _read_config(file: Path) -> Model:
             quantize=quantize,
             prompt_templates=tuple(content.get("prompt_templates", ())),
             multi_label=content.get("multi_label", False),
+            clip_seconds=content.get("clip_seconds"),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         problem = f"{error} is missing" if isinstance(error, KeyError) else error

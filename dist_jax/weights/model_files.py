@@ -200,6 +200,7 @@ def _read_workdir(path: str, clip: str, use_clip: str, place: Place, clip_settin
         network=_network_name(metadata),
         prompt_templates=tuple(metadata.prompt_templates),
         multi_label=metadata.config["data"].get("multi_label", False),
+        clip_seconds=metadata.clip_seconds,
     )
 
 

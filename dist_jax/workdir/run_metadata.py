@@ -26,6 +26,7 @@ class RunMetadata:
     num_records: int  # training records; with batch_size and seed it defines which records a step reads
     prompt_templates: list[str] = dataclasses.field(default_factory=list)  # of the texts; empty: the class names alone
     format_version: int = FORMAT_VERSION
+    clip_seconds: float | None = None  # mean length of the training clips; None: unknown
 
     def conflicts(self, other: "RunMetadata") -> list[str]:
         """Reasons why `other` cannot resume this run, with both values; empty if it can."""
