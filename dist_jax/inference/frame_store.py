@@ -1,6 +1,5 @@
 """A ring buffer of backbone features on the device. Windows that share a frame share its features."""
 
-from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -109,7 +108,7 @@ class FrameStore:
         return jax.device_put(arrays, self._sharding)
 
 
-def _features(model: VideoModel, zero_shot_weight: float, frozen: Mapping, frames: jax.Array) -> jax.Array:
+def _features(model: VideoModel, zero_shot_weight: float, frozen: dict, frames: jax.Array) -> jax.Array:
     """Pixels uint8 [n, 1, H, W, 3] -> [L, n, 1+N, D]."""
     layers = model.dist.layers if model.has_own_classes else model.mixed_layers(zero_shot_weight)
     return model.features(frozen, model.normalize(frames), layers)[:, 0]  # a clip of one frame: S = 1
