@@ -50,7 +50,7 @@ def test_a_video_finds_itself_and_its_copy(folder, tmp_path, capsys):
     assert [row[1] for row in rows[:2]] == ["1.000", "1.000"]
     assert float(rows[2][1]) < 0.9995
     assert rows[0][2] == "0:00:00.0-0:00:02.0"
-    assert rows[2][2] == "0:00.0-0:02.4"
+    assert rows[2][2] == "0:00:00.0-0:00:02.4"
     image = matplotlib.image.imread(tmp_path / "sheet.png")
     assert image.shape[1] == 13 * 110
 

@@ -115,7 +115,7 @@ def test_an_interrupted_evaluation_is_repeated_once_after_the_restart(training_d
     with pytest.raises(train.Preempted), preemption_at(3):  # after both evaluation batches, before compilation
         run(training_data, workdir)
     with pytest.raises(train.Preempted), preemption_at(1), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(train.evaluate, "score_videos", None)  # fails if the evaluation runs again
+        patch.setattr(train.evaluate, "compute_logits", None)  # fails if the evaluation runs again
         run(training_data, workdir)
     run(training_data, workdir)
     assert reproducible_metrics(workdir) == reproducible_metrics(finished_run[0])
