@@ -2,6 +2,7 @@
 
 import functools
 import io
+import os
 import sys
 from collections.abc import Callable
 
@@ -37,7 +38,10 @@ def warn_once(message: str) -> None:
 
 
 def exit_with_message(main: Callable[[], int | None]) -> None:
-    """Runs `main` and exits with its status. A UserError becomes one line on stderr and status 1."""
+    """Runs `main` and exits with its status. A UserError becomes one line on stderr and status 1.
+
+    If the reader of stdout ends (`| head`), the command ends with status 141, as other programs do.
+    """
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a file name may have characters that the terminal has not
     try:
@@ -45,6 +49,9 @@ def exit_with_message(main: Callable[[], int | None]) -> None:
     except UserError as error:
         print(f"error: {one_line(str(error))}", file=sys.stderr)
         status = 1
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python writes the rest at its exit
+        status = 141  # 128 + SIGPIPE
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         status = 130

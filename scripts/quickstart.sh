@@ -5,7 +5,7 @@
 #   --short       the same stages with few videos and steps: a functional check, with accuracy near chance
 #
 # Requires bash and Python 3.11 to 3.13 (PYTHON=... selects one).
-# Takes under six minutes on two CPU cores after the installation.
+# Takes about ten minutes on two CPU cores after the installation.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

@@ -36,3 +36,13 @@ def test_any_file_name_can_be_printed():
     process = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=False)
     assert process.returncode == 1
     assert process.stdout == b"out \\udce9 \\u65e5\n" and process.stderr == b"error: err\\n\\xe9\n"
+
+
+def test_a_command_ends_quietly_if_nobody_reads_its_output():
+    code = "from dist_jax.errors import exit_with_message\nexit_with_message(lambda: [print(i) for i in range(100000)])"
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 141
+    process.stderr.close()
