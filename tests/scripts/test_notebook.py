@@ -54,4 +54,4 @@ def test_notebook_finds_or_clones_the_project_once(tmp_path, start):
 def test_notebook_and_quickstart_state_the_same_duration():
     text = "".join(line for cell in notebook()[0]["cells"] for line in cell["source"])
     for document in (text, (ROOT / "scripts/quickstart.sh").read_text()):
-        assert "under six minutes on two CPU cores after the installation" in document
+        assert "about ten minutes on two CPU cores after the installation" in document
