@@ -4,9 +4,10 @@
         --workdir=runs/zero_shot_ucf101 --evaluate
 
 MODEL is a training workdir, a model directory or a published .pyth file. The default is the run of
-configs/k400_vitb.py or configs/k400_vitl.py. One pass gives the accuracy of the mean of DiST's and plain CLIP's logits
-(the protocol of the paper), of DiST alone and of plain CLIP alone, for each of three splits, with mean and standard
-deviation. For plain CLIP without a trained model, add --config.model.network=none --config.init_from="".
+configs/k400_vitb.py or configs/k400_vitl.py. One pass evaluates three classifiers: the mean of DiST's and plain CLIP's
+logits (the protocol of the paper), DiST, and plain CLIP. The table has the accuracy on each of three splits, its mean
+and its standard deviation. For plain CLIP without a trained model, add --config.model.network=none and
+--config.init_from="".
 
 UCF101 and HMDB51 need records of the videos in the three test lists, and the published lists (in SPLITS):
 

@@ -13,7 +13,7 @@ def parse(argument: str, choices: Mapping[str, tuple]) -> dict[str, Any]:
     """The value of every name in `choices`.
 
     Args:
-        argument: NAME=VALUE pairs, separated by commas; may be empty. VALUE alone is sufficient for a string.
+        argument: NAME=VALUE pairs, separated by commas; may be empty. The name of a string value is optional.
         choices: name -> allowed values, integers or strings. The first one is the default.
 
     Returns:

@@ -100,7 +100,7 @@ def encode_query(model: Predictor, query: str, square_pixels: bool) -> np.ndarra
 
 
 def write_sheet(query: str, matches: Sequence[Match], settings: dict, path: str) -> None:
-    """Draws the matches whose frames can be read. Raises UserError after that if some cannot."""
+    """Draws the readable matches. Then raises UserError if some matches cannot be read."""
     drawn, strips, errors = [], [], []
     for match in matches:
         video = os.path.join(settings["videos"], match.span.path)

@@ -27,7 +27,7 @@ class Experiment(ModelSetup):
     """The parts of a run that training does not change. The arrays of the setup are on the mesh."""
 
     class_names: dict[str, list[str]]  # K names of each label, by label name
-    prompt_templates: list[str]  # texts around the class names; empty: the names alone
+    prompt_templates: list[str]  # e.g. "a video of {}"; empty: a text is the class name
     backbone_weights: dict[str, str]  # their "name" and "fingerprint"
     backbone_activations: list[str]  # of the backbone's towers; the fingerprint does not include them
 

@@ -24,7 +24,7 @@ from dist_jax.evaluation.epic_annotations import (
 from dist_jax.evaluation.view_scores import sum_views
 
 NUM_BEST_ACTIONS = 100  # of a segment, in the challenge file
-_BLOCK = 32  # segments whose 29,100 action scores are in memory at a time: 7 MB in float64
+_BLOCK = 32  # segments per block; their 29,100 action scores in float64 take 7 MB
 
 
 @dataclasses.dataclass(frozen=True)

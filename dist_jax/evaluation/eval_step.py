@@ -5,8 +5,8 @@ import jax
 from dist_jax.models.networks import NO_NETWORK
 from dist_jax.models.video_model import VideoModel
 
-# Names of classifiers. "model" is the evaluated one. If it mixes the logits of the trained network with those of plain
-# CLIP, the logits of the two alone come from the same pass.
+# Names of classifiers. "model" is the evaluated one. If it mixes the logits of DiST and plain CLIP, the same pass also
+# returns the logits of each.
 MODEL, TRAINED, PLAIN = "model", "dist", "clip"
 
 ViewLogits = dict[str, dict[str, jax.Array]]  # classifier -> label name -> float32 [B, V * crops, K]
@@ -40,7 +40,7 @@ def eval_step(
         if model.network_name == NO_NETWORK or not 0 < zero_shot_weight < 1:
             return None, {MODEL: model.mixed_logits(params, frozen, text_features, clips, zero_shot_weight)}
         trained, plain = model.both_logits(params, frozen, text_features, clips)
-        mixed = jax.tree.map(lambda t, p: (1.0 - zero_shot_weight) * t + zero_shot_weight * p, trained, plain)
+        mixed = model.mix(trained, plain, zero_shot_weight)
         return None, {MODEL: mixed, TRAINED: trained, PLAIN: plain}
 
     # A scan keeps one view's features in memory at a time.

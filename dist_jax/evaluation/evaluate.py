@@ -48,6 +48,11 @@ class Evaluation:
     splits: list[zero_shot.SplitMetrics]  # one label only
     bad: dict[str, float]  # number of unreadable videos by kind (see `data.bad_records.KINDS`)
 
+    @property
+    def has_split_table(self) -> bool:
+        """Whether there are several splits or classifiers, which need a table."""
+        return len(self.splits) > 1 or any(len(result.metrics) > 1 for result in self.splits)
+
 
 def evaluate(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh, name: str) -> dict[str, float]:
     """Evaluates the best checkpoint of `workdir`, the weights config.init_from or plain CLIP. Writes results/NAME*.
@@ -76,16 +81,16 @@ def evaluate(config: ml_collections.ConfigDict, workdir: str, mesh: Mesh, name: 
         of_model = {name: value for name, value in result.summary.items() if not name.endswith("_std")}
         of_model = {name: value for name, value in of_model.items() if not name.startswith(_OTHER_CLASSIFIERS)}
         print(f"{line}: {summary_line(of_model)}; {evaluator.file}")
-        print_splits(result.splits, config.eval.zero_shot_weight)
+        print_splits(result, config.eval.zero_shot_weight)
     return result.summary
 
 
-def print_splits(splits: Sequence[zero_shot.SplitMetrics], zero_shot_weight: float) -> None:
-    """Prints the table of the splits and classifiers, and what is missing or dropped, if there are several."""
-    for note in filter(None, (result.split.note for result in splits)):
+def print_splits(result: Evaluation, zero_shot_weight: float) -> None:
+    """Prints the missing and dropped videos of each split, and the table if there are several splits or classifiers."""
+    for note in filter(None, (metrics.split.note for metrics in result.splits)):
         print(note)
-    if len(splits) > 1 or (splits and len(splits[0].metrics) > 1):
-        print(zero_shot.as_table(splits, zero_shot_weight), end="")
+    if result.has_split_table:
+        print(zero_shot.as_table(result.splits, zero_shot_weight), end="")
 
 
 def check_best_metric(config: ml_collections.ConfigDict) -> None:
@@ -180,7 +185,7 @@ class Evaluator:
             write_text(str(self.file), json.dumps({"step": step, "views": self.num_views, **result.summary}, indent=1))
         if set(views) <= set(LABELS):
             write_run_scores(self.file.with_name(f"{self.file.stem}_scores.npz"), logits.ids, views)
-        if len(result.splits) > 1 or (result.splits and len(result.splits[0].metrics) > 1):
+        if result.has_split_table:
             weight = self._experiment.config.eval.zero_shot_weight
             zero_shot.write_splits(self.file.with_name(f"{self.file.stem}_splits.json"), result.splits, weight)
 

@@ -52,8 +52,8 @@ def load(
         clip: CLIP weights to use instead of the path stored in the model; same values as config.backbone.weights.
         quantize: as config.backbone.quantize: "int8", "fp8", or "" for a float image tower. Default: as in the training
           of the model; a published file and a CLIP have a float tower.
-        label: the label whose classes are predicted, if the workdir has several, e.g. "verb".
-        num_frames: T, frames per clip of plain CLIP, which sees all of them; default 8. For a trained model, see
+        label: the label to predict, e.g. "verb". Required if the workdir has several labels.
+        num_frames: T, frames per clip of plain CLIP; default 8. CLIP encodes all T frames. For a trained model, use
           `Predictor.for_frames`.
 
     Raises:
@@ -102,7 +102,7 @@ class AttentionMaps(NamedTuple):
     frames: jax.Array  # of the video query over the frames of CLIP, float32 [B, P, S]; a row sums to 1
     patches: (
         jax.Array
-    )  # of the spatial query of each frame, float32 [B, P, S, h, w]; the rest to 1 is the class token's
+    )  # of the spatial query of each frame, float32 [B, P, S, h, w]; with the class token, the sum is 1
 
 
 _OWN_CLASSES = "{} has its own classifier, so it cannot classify other texts; remove them"

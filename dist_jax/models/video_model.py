@@ -188,7 +188,7 @@ class VideoModel:
         self._check_text_classifies()
         if zero_shot_weight == 1.0:
             return self.plain_logits(frozen, text_features, video)
-        return self._mix(*self.both_logits(params, frozen, text_features, video), zero_shot_weight)
+        return self.mix(*self.both_logits(params, frozen, text_features, video), zero_shot_weight)
 
     def mixed_layers(self, zero_shot_weight: float) -> tuple[int, ...]:
         """The backbone blocks that `mixed_logits` reads, increasing. Arguments and errors as there."""
@@ -229,7 +229,7 @@ class VideoModel:
             trained = self._classify(frozen, embedding, text_features)
         if not has_network or zero_shot_weight > 0.0:
             plain = self._plain(frozen, self.backbone.frame_embeddings(frozen, features[-1]), text_features)
-        return self._mix(trained, plain, zero_shot_weight) if trained and plain else trained or plain
+        return self.mix(trained, plain, zero_shot_weight) if trained and plain else trained or plain
 
     def similarity(self, frozen: dict, embedding: jax.Array, text_features: jax.Array) -> jax.Array:
         """Embeddings [..., E] and text features [K, E] -> logits float32 [..., K]: exp(logit_scale) * cosine."""
@@ -239,7 +239,8 @@ class VideoModel:
         if self.network_name == NO_NETWORK or self.has_own_classes:
             raise ValueError(f"network {self.network_name!r} has no logits that can be mixed with plain logits")
 
-    def _mix(self, trained: Logits, plain: Logits, zero_shot_weight: float) -> Logits:
+    def mix(self, trained: Logits, plain: Logits, zero_shot_weight: float) -> Logits:
+        """(1 - zero_shot_weight) * trained + zero_shot_weight * plain, for each label."""
         return {
             name: (1.0 - zero_shot_weight) * trained[name] + zero_shot_weight * plain[name] for name in self.label_names
         }
