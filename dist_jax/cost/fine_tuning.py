@@ -8,7 +8,8 @@ import jax.numpy as jnp
 
 from dist_jax.models.backbones.clip import ClipBackbone
 from dist_jax.models.backbones.clip_vision import VisionConfig
-from dist_jax.models.layers import ACTIVATIONS, TOKEN_INIT, Block, LayerNorm
+from dist_jax.models.block import Block
+from dist_jax.models.layers import ACTIVATIONS, TOKEN_INIT, LayerNorm
 from dist_jax.models.video_model import VideoModel
 
 

@@ -120,6 +120,24 @@ def over_clips(function: Callable[..., jax.Array], mesh: Mesh, clip_axes: Sequen
     return jax.shard_map(function, mesh=mesh, in_specs=(PartitionSpec(), *specs), out_specs=BATCH, check_vma=False)
 
 
+def over_clips_and_heads(function: Callable[..., jax.Array], mesh: Mesh) -> Callable[..., jax.Array]:
+    """Runs a function on the clips and heads of each device, with `jax.shard_map`.
+
+    Args:
+        function: of arrays [..., B, tokens, width] to an array of this form. Each clip and each head has its own
+          result; width is head after head.
+        mesh: its axes data and fsdp share the clips, tensor shares the heads.
+    """
+
+    def on_devices(*arrays: jax.Array) -> jax.Array:
+        spec = PartitionSpec(*[None] * (arrays[0].ndim - 3), *BATCH, None, "tensor")
+        return jax.shard_map(function, mesh=mesh, in_specs=(spec,) * len(arrays), out_specs=spec, check_vma=False)(
+            *arrays
+        )
+
+    return on_devices
+
+
 def check_batch(mesh: Mesh, name: str, batch_size: int, parts: int = 1) -> None:
     """Raises UserError unless the devices of the axes data and fsdp divide each of the `parts` of a batch evenly."""
     num_devices = num_batch_shards(mesh)

@@ -1,4 +1,4 @@
-"""Building blocks of CLIP and the DiST network: activations, LayerNorm, attention, MLP, the pre-LN block."""
+"""Building blocks of CLIP and the DiST network: activations, LayerNorm, linear layers, MLP, logits."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -144,75 +144,6 @@ class KernelAndBias(nn.Module):
         kernel = self.param("kernel", self.kernel_init, self.kernel_shape)
         bias = self.param("bias", nn.initializers.zeros_init(), self.bias_shape)
         return kernel.astype(self.dtype), bias.astype(self.dtype)
-
-
-class Attention(nn.Module):
-    """Multi-head attention with one linear layer for query, key and value each; softmax in float32.
-
-    The initialisation is that of torch's MultiheadAttention: Xavier uniform over the joint [3 * width, width] matrix.
-    """
-
-    num_heads: int
-    dtype: jnp.dtype = jnp.float32
-    quantize: str = ""  # of the linear layers, see QuantizedLinear; empty: float layers
-
-    @nn.compact
-    def __call__(self, query: jax.Array, context: jax.Array, causal: bool = False) -> jax.Array:
-        """Query [..., I, width] attends to context [..., J, width] -> [..., I, width] in `dtype`."""
-        width = query.shape[-1]
-        q = self._project(query, "query") * (width // self.num_heads) ** -0.5  # [..., heads, I, head_dim]
-        k, v = self._project(context, "key"), self._project(context, "value")  # [..., heads, J, head_dim]
-        scores = jnp.einsum("...qd,...kd->...qk", q, k, preferred_element_type=jnp.float32)  # [..., heads, I, J]
-        if causal:
-            visible = jnp.tril(jnp.ones(scores.shape[-2:], bool))  # [I, J]
-            scores = jnp.where(jnp.broadcast_to(visible, scores.shape), scores, -jnp.inf)
-        weights = nn.softmax(scores)
-        self.sow("intermediates", "weights", weights)  # read by VideoModel.attention; no effect without `mutable`
-        mixed = jnp.einsum("...qk,...kd->...qd", weights.astype(self.dtype), v).swapaxes(
-            -2, -3
-        )  # [..., I, heads, head_dim]
-        if self.quantize:
-            shape = (*mixed.shape[-2:], width)
-            out = QuantizedLinear(shape, 2, self.quantize, TOKEN_INIT, self.dtype, name="out")
-            return out(mixed.reshape(*mixed.shape[:-2], width))
-        return nn.DenseGeneral(width, axis=(-2, -1), dtype=self.dtype, kernel_init=TOKEN_INIT, name="out")(mixed)
-
-    def _project(self, x: jax.Array, name: str) -> jax.Array:
-        """[..., I, width] -> [..., heads, I, head_dim]. The flat product avoids a transposed copy of x."""
-        width = x.shape[-1]
-        heads = (self.num_heads, width // self.num_heads)
-        if self.quantize:
-            flat = QuantizedLinear((width, *heads), 1, self.quantize, joint_xavier, self.dtype, name=name)(x)
-        else:
-            kernel, bias = KernelAndBias((width, *heads), heads, self.dtype, joint_xavier, name=name)()
-            flat = jnp.dot(x.astype(self.dtype), kernel.reshape(width, width))  # [..., I, width]
-            flat = flat + last_axis(bias.reshape(width), flat)
-        return flat.reshape(*x.shape[:-1], *heads).swapaxes(-2, -3)
-
-
-def joint_xavier(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
-    """Xavier uniform with the fans of torch's [3 * width, width] in-projection: bound sqrt(6 / (4 width))."""
-    bound = (6.0 / (4.0 * shape[0])) ** 0.5
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-
-class Block(nn.Module):
-    """A pre-LN transformer block of CLIP: x + attention(LN x), then + MLP(LN x)."""
-
-    num_heads: int
-    mlp_dim: int  # hidden width of the MLP
-    activation: Activation
-    causal: bool = False
-    dtype: jnp.dtype = jnp.float32
-    quantize: str = ""  # of the linear layers, see QuantizedLinear; empty: float layers
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[..., tokens, width] -> the same shape, in `dtype`."""
-        y = LayerNorm(self.dtype, name="ln_1")(x)
-        x = x + Attention(self.num_heads, self.dtype, self.quantize, name="attention")(y, y, self.causal)
-        y = LayerNorm(self.dtype, name="ln_2")(x)
-        return x + Mlp(self.mlp_dim, self.activation, self.dtype, self.quantize, name="mlp")(y)
 
 
 def matmul_precision(dtype: jnp.dtype) -> AbstractContextManager:

@@ -7,13 +7,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from dist_jax.models.attention import Attention, joint_xavier
 from dist_jax.models.layers import (
     TOKEN_INIT,
-    Attention,
     KernelAndBias,
     LayerNorm,
     Mlp,
-    joint_xavier,
     last_axis,
     quick_gelu,
     standardize,

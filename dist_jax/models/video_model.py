@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from dist_jax.distributed.sharding import num_batch_shards, over_clips
+from dist_jax.distributed.sharding import over_clips
 from dist_jax.models.backbones.base import Backbone
 from dist_jax.models.dist_network import DistConfig, input_shapes
 from dist_jax.models.layers import similarity_logits, unit
@@ -75,8 +75,7 @@ class VideoModel:
         layers = self.dist.layers if layers is None else layers
         frames = video[:, :: self.dist.alpha]  # [B, S, H, W, 3]
         frozen, frames = jax.lax.stop_gradient((frozen, frames))
-        num_shards = 1 if self.mesh is None else num_batch_shards(self.mesh)
-        return jax.lax.stop_gradient(self.backbone.features(frozen, frames, layers, num_shards))
+        return jax.lax.stop_gradient(self.backbone.features(frozen, frames, layers, self.mesh))
 
     def embed(self, params: dict, frozen: dict, video: jax.Array) -> jax.Array:
         """Output of the network for normalised clips [B, T, H, W, 3]: float32 [B, dist.output_dim].

@@ -151,23 +151,23 @@ def test_the_size_of_a_chunk_does_not_change_the_features(tiny_model, tiny_froze
         return jax.jit(lambda frozen, frames: tiny_model.backbone.features(frozen, frames, layers))(tiny_frozen, frames)
 
     expected = features_of((0, 1, 2))  # [3, 4, 3, 1+N, D], all frames at once
-    frame_scores = 4 * 3 * tiny_model.backbone.vision.num_heads * 5**2  # bytes, one frame of each clip
+    frame_bytes = 5 * 3 * 5 * tiny_model.backbone.width * 4  # five arrays of 3 clips, 5 tokens
     for chunk in (1, 2):
-        monkeypatch.setattr(clip_vision, "MAX_SCORE_BYTES", chunk * frame_scores)
+        monkeypatch.setattr(clip_vision, "MAX_CHUNK_BYTES", chunk * frame_bytes)
         np.testing.assert_allclose(features_of((0, 1, 2)), expected, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(features_of((1, 2)), expected[1:], rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(features_of((0, 2)), expected[::2], rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize(("num_frames", "clips", "heads", "tokens", "expected"), [
-    (8, 32, 12, 197, 1),  # B/16 8+16, 32 clips per device
-    (32, 4, 16, 257, 2),  # L/14 32+64, 4 clips per device
-    (8, 2, 12, 197, 8),
-    (6, 1, 24, 577, 2),  # a divisor of the number of frames
-    (8, 1000, 16, 257, 1),  # at least one frame of each clip
+@pytest.mark.parametrize(("num_frames", "clips", "token_bytes", "expected"), [
+    (8, 32, 197 * 768 * 2, 2),  # B/16 8+16, 32 clips per device
+    (32, 4, 257 * 1024 * 2, 8),  # L/14 32+64, 4 clips per device
+    (8, 2, 197 * 768 * 4, 8),
+    (6, 8, 577 * 1024 * 2, 2),  # a divisor of the number of frames
+    (8, 1000, 257 * 1024 * 2, 1),  # at least one frame of each clip
 ])  # fmt: skip
-def test_chunks_of_frames_keep_the_attention_scores_in_fast_memory(num_frames, clips, heads, tokens, expected):
-    assert clip_vision.frames_per_chunk(num_frames, clips, heads, tokens) == expected
+def test_chunks_of_frames_fit_the_fast_memory(num_frames, clips, token_bytes, expected):
+    assert clip_vision.frames_per_chunk(num_frames, clips, token_bytes) == expected
 
 
 def test_features_without_the_last_block_are_refused(tiny_model, tiny_frozen):

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 
 class Backbone(abc.ABC):
@@ -63,14 +64,14 @@ class Backbone(abc.ABC):
         return (self.resolution // self.patch_size) ** 2
 
     @abc.abstractmethod
-    def features(self, params: dict, frames: jax.Array, layers: Sequence[int], num_shards: int = 1) -> jax.Array:
+    def features(self, params: dict, frames: jax.Array, layers: Sequence[int], mesh: Mesh | None = None) -> jax.Array:
         """The residual stream after the chosen blocks; later blocks are not computed.
 
         Args:
             params: the frozen tree.
             frames: normalised, float [B, S, H, W, 3].
             layers: increasing block numbers, counted from 0.
-            num_shards: devices that share the axis B. It does not change the result, only the size of its parts.
+            mesh: the devices that share the clips (axes data and fsdp) and the heads (axis tensor); None: one device.
 
         Returns:
             [len(layers), S, B, num_prefix_tokens + N, D] in `dtype`, prefix tokens first.

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import Mesh
 
 from dist_jax.models.backbones.base import Backbone
 from dist_jax.models.backbones.clip_text import ClipText, TextConfig
@@ -53,11 +54,11 @@ class ClipBackbone(Backbone):
         """Height and width of a frame, pixels."""
         return self.vision.resolution
 
-    def features(self, params: dict, frames: jax.Array, layers: Sequence[int], num_shards: int = 1) -> jax.Array:
+    def features(self, params: dict, frames: jax.Array, layers: Sequence[int], mesh: Mesh | None = None) -> jax.Array:
         """See `Backbone.features`."""
         backbone, params = self.first_layers(params, layers[-1] + 1)
-        module = ClipVision(backbone.vision, self.dtype, self.quantize)
-        return module.apply({"params": params["vision"]}, frames, tuple(layers), num_shards, method="features")
+        module = ClipVision(backbone.vision, self.dtype, self.quantize, mesh)
+        return module.apply({"params": params["vision"]}, frames, tuple(layers), method="features")
 
     def frame_summary(self, params: dict, last: jax.Array) -> jax.Array:
         """The class token of each frame: [..., 1 + N, D] -> [..., D]."""

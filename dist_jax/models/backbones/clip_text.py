@@ -6,7 +6,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dist_jax.models.layers import ACTIVATIONS, TOKEN_INIT, Block, LayerNorm
+from dist_jax.models.block import Block
+from dist_jax.models.layers import ACTIVATIONS, TOKEN_INIT, LayerNorm
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,14 +1,20 @@
 """CLIP's image tower (Radford et al., arXiv 2103.00020): a pre-LN ViT whose residual stream DiST reads."""
 
 import dataclasses
+import math
+from functools import partial
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
+from dist_jax.distributed.sharding import num_batch_shards
+from dist_jax.models.attention import FrozenAttention
+from dist_jax.models.block import Block
 from dist_jax.models.convolutions import patch_conv
-from dist_jax.models.layers import ACTIVATIONS, TOKEN_INIT, Block, LayerNorm
+from dist_jax.models.layers import ACTIVATIONS, TOKEN_INIT, LayerNorm
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +40,9 @@ class VisionConfig:
         return (self.resolution // self.patch_size) ** 2
 
 
-# Chunks of frames whose attention scores take at most this many bytes (float32) run one after another. The scores of a
-# chunk then stay in the fast memory of a chip: half of the 128 MiB of a TPU v5e.
-MAX_SCORE_BYTES = 64 * 2**20
+# Chunks of frames run one after another. The residual stream, query, key, value and the output of the attention of a
+# chunk take at most this many bytes: three quarters of the 128 MiB of fast memory of a TPU v5e.
+MAX_CHUNK_BYTES = 96 * 2**20
 
 
 class ClipVision(nn.Module):
@@ -45,6 +51,7 @@ class ClipVision(nn.Module):
     config: VisionConfig
     dtype: jnp.dtype = jnp.float32
     quantize: str = ""  # of the linear layers in the blocks: key of QUANTIZED_DTYPES; empty: float layers
+    mesh: Mesh | None = None  # the devices that share the clips and the heads; None: one device
 
     def setup(self) -> None:  # noqa: D102
         c = self.config
@@ -52,7 +59,14 @@ class ClipVision(nn.Module):
         self.class_token = self.param("class_token", TOKEN_INIT, (c.width,))
         self.positions = self.param("positions", TOKEN_INIT, (1 + c.num_patches, c.width))
         self.ln_pre = LayerNorm(self.dtype)
-        self.blocks = Block(c.num_heads, c.mlp_dim, ACTIVATIONS[c.activation], dtype=self.dtype, quantize=self.quantize)
+        self.blocks = Block(
+            c.num_heads,
+            c.mlp_dim,
+            ACTIVATIONS[c.activation],
+            dtype=self.dtype,
+            quantize=self.quantize,
+            attention=partial(FrozenAttention, mesh=self.mesh),
+        )
         self.ln_post = LayerNorm(self.dtype)
         self.proj = self.param("proj", nn.initializers.normal(c.width**-0.5), (c.width, c.embed_dim))
 
@@ -60,13 +74,12 @@ class ClipVision(nn.Module):
         """Normalised frames [F, H, W, 3] -> CLIP's image embeddings float32 [F, E], not normalised."""
         return self.embed(self.features(frames[:, None], (self.config.num_layers - 1,))[0, 0, :, 0])
 
-    def features(self, frames: jax.Array, layers: tuple[int, ...], num_shards: int = 1) -> jax.Array:
+    def features(self, frames: jax.Array, layers: tuple[int, ...]) -> jax.Array:
         """The residual stream after the chosen blocks, class token first.
 
         Args:
             frames: normalised, float [B, S, H, W, 3].
             layers: increasing block numbers, counted from 0. The last one must be the tower's last block.
-            num_shards: devices that share the axis B.
 
         Returns:
             [len(layers), S, B, 1+N, D] in `dtype`.
@@ -78,8 +91,10 @@ class ClipVision(nn.Module):
         if layers[-1] != last:
             raise ValueError(f"the last chosen block is {layers[-1]}, the tower's last is {last}; see first_layers")
         x = self._tokens(frames)  # [S, B, 1+N, D]
-        num_frames, batch, num_tokens, _ = x.shape
-        chunk = frames_per_chunk(num_frames, -(-batch // num_shards), self.config.num_heads, num_tokens)
+        num_frames, batch, *token_shape = x.shape
+        num_shards = 1 if self.mesh is None else num_batch_shards(self.mesh)
+        token_bytes = math.prod(token_shape) * x.dtype.itemsize
+        chunk = frames_per_chunk(num_frames, -(-batch // num_shards), token_bytes)
         x = x.reshape(-1, chunk, *x.shape[1:])  # [chunks, frames of a chunk, B, 1+N, D]
         # One buffer holds exactly the chosen layers. Block l reads the slot of block l - 1 and writes the slot of the
         # first chosen block >= l: a chosen block runs last and overwrites the others. Block 0 reads what it overwrites.
@@ -120,10 +135,16 @@ class PatchEmbedding(nn.Module):
         return patch_conv(frames, kernel.astype(self.dtype)).reshape(-1, b, s, self.width)
 
 
-def frames_per_chunk(num_frames: int, clips_per_device: int, num_heads: int, num_tokens: int) -> int:
-    """Frames of each clip in a chunk: the largest divisor of `num_frames` whose scores fit MAX_SCORE_BYTES, or 1."""
-    score_bytes = 4 * clips_per_device * num_heads * num_tokens**2  # of one frame per clip
-    fitting = (d for d in range(num_frames, 0, -1) if num_frames % d == 0 and d * score_bytes <= MAX_SCORE_BYTES)
+def frames_per_chunk(num_frames: int, clips_per_device: int, token_bytes: int) -> int:
+    """Frames of each clip in a chunk: the largest divisor of `num_frames` that fits MAX_CHUNK_BYTES, or 1.
+
+    Args:
+        num_frames: S.
+        clips_per_device: B of one device.
+        token_bytes: of all tokens of one frame, (1+N) * D numbers.
+    """
+    frame_bytes = 5 * clips_per_device * token_bytes  # of one frame per clip
+    fitting = (d for d in range(num_frames, 0, -1) if num_frames % d == 0 and d * frame_bytes <= MAX_CHUNK_BYTES)
     return next(fitting, 1)
 
 

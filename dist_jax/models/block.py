@@ -1,0 +1,30 @@
+"""The pre-LN transformer block of CLIP's towers."""
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dist_jax.models.attention import Attention
+from dist_jax.models.layers import Activation, LayerNorm, Mlp
+
+
+class Block(nn.Module):
+    """A pre-LN transformer block of CLIP: x + attention(LN x), then + MLP(LN x)."""
+
+    num_heads: int
+    mlp_dim: int  # hidden width of the MLP
+    activation: Activation
+    causal: bool = False
+    dtype: jnp.dtype = jnp.float32
+    quantize: str = ""  # of the linear layers, see QuantizedLinear; empty: float layers
+    attention: Callable[..., Attention] = Attention
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., tokens, width] -> the same shape, in `dtype`."""
+        y = LayerNorm(self.dtype, name="ln_1")(x)
+        x = x + self.attention(self.num_heads, self.dtype, self.quantize, name="attention")(y, y, self.causal)
+        y = LayerNorm(self.dtype, name="ln_2")(x)
+        return x + Mlp(self.mlp_dim, self.activation, self.dtype, self.quantize, name="mlp")(y)

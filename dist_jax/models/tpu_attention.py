@@ -1,0 +1,94 @@
+"""Attention as one kernel of a TPU (Pallas), without gradients: scores and weights stay in a chip's vector memory.
+
+XLA writes the scores of all frames to memory, reads them for the maximum, for the sum and for the product with the
+values, and copies query, key and value into a layout with an axis of heads.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+
+LANES = 128  # of a tile; one product of the kernel computes the heads of one tile
+# Bytes of query, key, value and output in one step of the kernel, twice: the next step is loaded in the meantime.
+MAX_BLOCK_BYTES = 8 * 2**20
+
+
+def supports(q: jax.Array, head_dim: int, num_head_shards: int) -> bool:
+    """Whether `attend` can compute this attention: bfloat16, and whole heads in every tile of a device."""
+    width, unsplit = divmod(q.shape[-1], num_head_shards)
+    return q.dtype == jnp.bfloat16 and not unsplit and width % LANES == 0 and LANES % head_dim == 0
+
+
+def attend(q: jax.Array, k: jax.Array, v: jax.Array, head_dim: int, interpret: bool = False) -> jax.Array:
+    """Softmax attention of each head, bfloat16; softmax in float32.
+
+    Args:
+        q: scaled queries [..., N, width], head after head.
+        k: keys of the same shape.
+        v: values of the same shape.
+        head_dim: width of a head, a divisor of LANES.
+        interpret: run the kernel as a JAX program, on any device.
+
+    Returns:
+        [..., N, width].
+    """
+    *leading, num_tokens, width = q.shape
+    q, k, v = (x.reshape(-1, num_tokens, width) for x in (q, k, v))  # [F, N, width]
+    lanes = lanes_per_step(num_tokens, width)
+    block = pl.BlockSpec((1, num_tokens, lanes), lambda frame, group: (frame, 0, group))
+    out = pl.pallas_call(
+        partial(_kernel, head_dim=head_dim),
+        grid=(len(q), width // lanes),
+        in_specs=[block] * 3,
+        out_specs=block,
+        out_shape=jax.ShapeDtypeStruct(q.shape, q.dtype),
+        cost_estimate=_cost(len(q), num_tokens, width, head_dim),
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
+        interpret=interpret,
+    )(q, k, v)
+    return out.reshape(*leading, num_tokens, width)
+
+
+def lanes_per_step(num_tokens: int, width: int) -> int:
+    """Channels in one step of the kernel: as many tiles as MAX_BLOCK_BYTES hold, at least one, a divisor of `width`."""
+    tiles = width // LANES
+    fitting = (n for n in range(tiles, 0, -1) if tiles % n == 0 and 16 * num_tokens * n * LANES <= MAX_BLOCK_BYTES)
+    return LANES * next(fitting, 1)
+
+
+def _kernel(q_ref: jax.Ref, k_ref: jax.Ref, v_ref: jax.Ref, out_ref: jax.Ref, head_dim: int) -> None:
+    """One frame: [1, N, lanes]."""
+    lane = jax.lax.broadcasted_iota(jnp.int32, (1, LANES), 1)
+    for start in range(0, q_ref.shape[-1], LANES):
+        tile = pl.ds(start, LANES)
+        q, k, v = q_ref[0, :, tile], k_ref[0, :, tile], v_ref[0, :, tile]  # [N, LANES]
+        mixed = jnp.zeros(q.shape, jnp.float32)
+        for first in range(0, LANES, head_dim):
+            # A product with the channels of other heads set to 0 takes as long as one of a head's channels: the matrix
+            # unit works on whole tiles. So no channels are moved.
+            in_head = (lane >= first) & (lane < first + head_dim)  # [1, LANES]
+            scores = jax.lax.dot_general(
+                jnp.where(in_head, q, jnp.zeros_like(q)),
+                k,
+                (((1,), (1,)), ((), ())),
+                preferred_element_type=jnp.float32,
+            )  # [N, N]
+            weights = jnp.exp(scores - jnp.max(scores, axis=-1, keepdims=True))
+            total = jnp.sum(weights, axis=-1, keepdims=True)  # [N, 1]
+            values = jnp.dot(weights.astype(v.dtype), v, preferred_element_type=jnp.float32)  # [N, LANES]
+            mixed = jnp.where(in_head, values / total, mixed)
+        out_ref[0, :, tile] = mixed.astype(out_ref.dtype)
+
+
+def _cost(num_frames: int, num_tokens: int, width: int, head_dim: int) -> pl.CostEstimate:
+    """Operations as the chip executes them: products with whole tiles of LANES tokens and channels."""
+    padded = -(-num_tokens // LANES) * LANES
+    num_heads = width // head_dim
+    return pl.CostEstimate(
+        flops=4 * num_frames * num_heads * num_tokens * padded * LANES,
+        bytes_accessed=8 * num_frames * num_tokens * width,
+        transcendentals=num_frames * num_heads * num_tokens * padded,
+    )
