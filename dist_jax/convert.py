@@ -16,7 +16,6 @@ import numpy as np
 from dist_jax import class_names
 from dist_jax.errors import UserError, exit_with_message
 from dist_jax.files import user_path
-from dist_jax.models.layers import ACTIVATIONS
 from dist_jax.text import tokenizer
 from dist_jax.text.prompt_templates import encode_classes
 from dist_jax.weights import clip as clip_weights
@@ -24,7 +23,7 @@ from dist_jax.weights import dist_official, model_directory, table
 from dist_jax.weights.checkpoint_files import to_torch
 from dist_jax.weights.model_directory import Model
 from dist_jax.weights.model_files import KINDS, read_model
-from dist_jax.weights.openai_sizes import ClipSettings
+from dist_jax.weights.openai_sizes import ACTIVATIONS, ClipSettings
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -132,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--activation",
-        choices=tuple(ACTIVATIONS),
+        choices=ACTIVATIONS,
         default="",
         help="activation of CLIP, if its files do not contain it, e.g. open_clip's epoch_N.pt",
     )

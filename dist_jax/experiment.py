@@ -15,9 +15,8 @@ from dist_jax.distributed import sharding
 from dist_jax.errors import UserError
 from dist_jax.model_setup import ModelSetup, backbone_dtype, make_model, num_backbone_layers
 from dist_jax.text.prompt_templates import encode_classes, read_templates
-from dist_jax.weights import clip as clip_weights
+from dist_jax.weights import backbones, model_files
 from dist_jax.weights import frozen as frozen_weights
-from dist_jax.weights import model_files
 from dist_jax.weights.openai_sizes import ClipSettings
 from dist_jax.workdir.run_metadata import RunMetadata
 
@@ -35,7 +34,7 @@ class Experiment(ModelSetup):
         """The metadata of a run of this experiment on `num_records` training records of this mean length."""
         sizes = dataclasses.asdict(self.model.dist) | {"resolution": self.model.backbone.resolution}
         sizes |= {"layers": list(self.model.dist.layers), "activations": self.backbone_activations}
-        sizes |= {"network": self.model.network_name}
+        sizes |= {"network": self.model.network_name, "num_prefix_tokens": self.model.backbone.num_prefix_tokens}
         settings = _tuples_to_lists(self.config.to_dict())
         weights = os.path.expanduser(settings["backbone"]["weights"])
         if os.path.exists(weights):  # absolute, so that the model loads from any folder; a hub id stays
@@ -60,18 +59,18 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> Experiment:
     class_names = sources.class_names(config.data)
     templates = read_templates(config.data.prompt_templates_file)
     dtype, quantize = backbone_dtype(config, mesh), config.backbone.quantize
-    clip_model = clip_weights.load(
+    backbone_model = backbones.load(
         config.backbone.weights,
         resolution=config.data.resolution,
         place=partial(frozen_weights.place, mesh, dtype, quantize),
         settings=ClipSettings.from_config(config.backbone),
     )
     text_features = {
-        name: jax.device_put(encode_classes(clip_model.encode_texts, names, templates), sharding.replicated(mesh))
+        name: jax.device_put(encode_classes(backbone_model.encode_texts, names, templates), sharding.replicated(mesh))
         for name, names in class_names.items()
     }
-    frozen = {name: clip_model.params[name] for name in ("vision", "logit_scale")}
-    backbone = clip_model.backbone(dtype, quantize)
+    frozen = {name: part for name, part in backbone_model.params.items() if name != "text"}
+    backbone = backbone_model.backbone(dtype, quantize)
     backbone, frozen = backbone.first_layers(frozen, num_backbone_layers(config, backbone.num_layers))
     return Experiment(
         config=ml_collections.FrozenConfigDict(config),
@@ -81,8 +80,8 @@ def build(config: ml_collections.ConfigDict, mesh: Mesh) -> Experiment:
         model=make_model(config, mesh, backbone, dtype, {name: len(names) for name, names in class_names.items()}),
         frozen=frozen,
         text_features=text_features,
-        backbone_weights={"name": clip_model.name, "fingerprint": clip_model.fingerprint},
-        backbone_activations=model_files.activations(clip_model),
+        backbone_weights={"name": backbone_model.name, "fingerprint": backbone_model.fingerprint},
+        backbone_activations=model_files.activations(backbone_model),
     )
 
 

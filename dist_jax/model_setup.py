@@ -12,13 +12,11 @@ from dist_jax.config import label_names
 from dist_jax.distributed import sharding
 from dist_jax.errors import UserError
 from dist_jax.models.backbones.base import Backbone
-from dist_jax.models.backbones.clip import ClipBackbone
-from dist_jax.models.backbones.clip_vision import VisionConfig
+from dist_jax.models.backbones.vit import VitBackbone
 from dist_jax.models.dist_network import DistConfig
 from dist_jax.models.networks import NETWORKS, NO_NETWORK, has_own_classes, reads_last_layer
 from dist_jax.models.video_model import VideoModel
 from dist_jax.weights import frozen
-from dist_jax.weights.clip_sizes import vision_shapes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +30,7 @@ class ModelSetup:
     config: ml_collections.FrozenConfigDict
     mesh: Mesh
     model: VideoModel
-    frozen: dict  # {"vision", "logit_scale"}
+    frozen: dict  # of the backbone, without "text"
     text_features: dict  # of the class names, by label name; float32 [K, E], unit length, replicated
 
     @property
@@ -42,42 +40,43 @@ class ModelSetup:
 
 
 def abstract_setup(
-    config: ml_collections.ConfigDict, mesh: Mesh, vision: VisionConfig, num_classes: Mapping[str, int]
+    config: ml_collections.ConfigDict, mesh: Mesh, backbone: VitBackbone, num_classes: Mapping[str, int]
 ) -> ModelSetup:
     """The setup of `config` without weights: shapes, dtypes and shardings.
 
     Args:
         config: validated.
         mesh: of devices of this machine, or of a topology that is only compiled for.
-        vision: sizes of the complete image tower; config.data.resolution replaces its resolution.
+        backbone: with the complete image tower, without text tower; the settings of `config` replace its resolution,
+          dtype and quantisation.
         num_classes: K of each label, by label name.
 
     Raises:
         UserError: settings that do not fit each other, the backbone or the mesh.
     """
     dtype = backbone_dtype(config, mesh)
-    resolution = config.data.resolution or vision.resolution
-    if resolution % vision.patch_size:
+    resolution = config.data.resolution or backbone.resolution
+    if resolution % backbone.patch_size:
         raise UserError(
-            f"data.resolution={resolution}: must be a multiple of {vision.patch_size}, the patch size of "
+            f"data.resolution={resolution}: must be a multiple of {backbone.patch_size}, the patch size of "
             f"{config.backbone.weights}"
         )
-    num_layers = num_backbone_layers(config, vision.num_layers)
-    vision = dataclasses.replace(vision, resolution=resolution, num_layers=num_layers)
-
+    num_layers = num_backbone_layers(config, backbone.num_layers)
+    vision = dataclasses.replace(backbone.vision, resolution=resolution, num_layers=num_layers)
     quantize = config.backbone.quantize
-    shapes = {"vision": vision_shapes(vision), "logit_scale": jax.ShapeDtypeStruct((), jnp.float32)}
+    backbone = dataclasses.replace(backbone, vision=vision, dtype=dtype, quantize=quantize)
     abstract_frozen = jax.tree_util.tree_map_with_path(
-        lambda path, leaf: frozen.abstract(mesh, dtype, quantize, sharding.path_name(path), leaf.shape), shapes
+        lambda path, leaf: frozen.abstract(mesh, dtype, quantize, sharding.path_name(path), leaf.shape),
+        backbone.param_shapes(),
     )
     text_features = {
-        name: jax.ShapeDtypeStruct((k, vision.embed_dim), jnp.float32, sharding=sharding.replicated(mesh))
+        name: jax.ShapeDtypeStruct((k, backbone.embed_dim), jnp.float32, sharding=sharding.replicated(mesh))
         for name, k in num_classes.items()
     }
     return ModelSetup(
         config=ml_collections.FrozenConfigDict(config),
         mesh=mesh,
-        model=make_model(config, mesh, ClipBackbone(vision, None, dtype, quantize), dtype, num_classes),
+        model=make_model(config, mesh, backbone, dtype, num_classes),
         frozen=abstract_frozen,
         text_features=text_features,
     )

@@ -99,7 +99,7 @@ def measure_program(settings: dict, name: str, num_steps: int) -> dict:
     try:
         if name == torch_step.PROGRAM:
             num_classes = sum(setup.num_classes.values())
-            vision = abstract.vision_sizes(config.backbone)
+            vision = abstract.image_tower(config.backbone).vision
             result = torch_step.measure(vision, setup.model.dist, config.batch_size, num_classes, num_steps)
         else:
             result = measure.measure(name, setup, num_steps)

@@ -25,7 +25,8 @@ from dist_jax.inference import timeline
 from dist_jax.inference.predictor import Predictor
 from dist_jax.inference.video_classifier import read_crops
 from dist_jax.inference.window_grid import WindowGrid
-from dist_jax.models.backbones.clip_vision import VisionConfig
+from dist_jax.models.backbones.clip import ClipBackbone
+from dist_jax.models.backbones.vision_tower import VisionConfig
 from dist_jax.models.dist_network import DistConfig
 from dist_jax.models.layers import unit
 from dist_jax.video import decoding
@@ -108,7 +109,7 @@ def random_model(size: str, num_frames: int, dtype: jnp.dtype) -> Predictor:
     mesh = make_mesh(dict.fromkeys(AXES, 1), jax.local_devices()[:1])
     rng = np.random.default_rng(0)
     leaves = {}
-    for path, shape in model_directory.param_shapes(dist, vision, None, num_classes=0).items():
+    for path, shape in model_directory.param_shapes(dist, ClipBackbone(vision), num_classes=0).items():
         value = 0.02 * rng.standard_normal(shape, np.float32) + path.endswith("scale")
         if path == "clip/logit_scale":
             value = np.log(100.0)

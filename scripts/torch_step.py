@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from dist_jax.cost.measure import Measurement, time_steps
-from dist_jax.models.backbones.clip_vision import VisionConfig
+from dist_jax.models.backbones.vision_tower import VisionConfig
 from dist_jax.models.dist_network import DistConfig
 
 PROGRAM = "PyTorch train"

@@ -15,6 +15,7 @@ from dist_jax import config as settings
 from dist_jax import model_setup
 from dist_jax.cost import abstract, flops
 from dist_jax.distributed.mesh import make_mesh
+from dist_jax.models.backbones.clip import ClipBackbone
 from dist_jax.models.video_model import VideoModel
 from examples.demo.train_tiny_clip import VISION as DEMO_VISION
 
@@ -140,10 +141,10 @@ def trace(setup: model_setup.ModelSetup) -> tuple[int, int]:
 @pytest.mark.parametrize("name", EXPECTED)
 def test_trainable_parameters_and_operations(name, costs):
     config = resolve(name)
-    vision = DEMO_VISION if name.startswith("demo") else abstract.vision_sizes(config.backbone)
+    backbone = ClipBackbone(DEMO_VISION) if name.startswith("demo") else abstract.image_tower(config.backbone)
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     num_classes = dict.fromkeys(settings.label_names(config), NUM_CLASSES)
-    setup = model_setup.abstract_setup(config, mesh, vision, num_classes)
+    setup = model_setup.abstract_setup(config, mesh, backbone, num_classes)
     if setup.model not in costs:
         costs[setup.model] = trace(setup)
     num_params, multiply_adds = costs[setup.model]

@@ -11,8 +11,8 @@ from dist_jax.cost import datasets
 from dist_jax.distributed import sharding
 from dist_jax.errors import UserError
 from dist_jax.model_setup import ModelSetup, abstract_setup
-from dist_jax.models.backbones.clip_vision import VisionConfig
-from dist_jax.weights import clip_sizes
+from dist_jax.models.backbones.vit import VitBackbone
+from dist_jax.weights.published_sizes import PUBLISHED
 
 ASSUMED_CLASSES = 400  # for data that is not in datasets.DATASETS; the cost of the text features is negligible
 
@@ -27,23 +27,23 @@ def setup(config: ml_collections.ConfigDict, mesh: Mesh) -> ModelSetup:
     sharding.check_batch(mesh, "batch_size", config.batch_size, config.grad_accum_steps)
     dataset = datasets.find(config.data.train)
     num_classes = dataset.num_classes if dataset else ASSUMED_CLASSES
-    return abstract_setup(config, mesh, vision_sizes(config.backbone), dict.fromkeys(label_names(config), num_classes))
+    return abstract_setup(config, mesh, image_tower(config.backbone), dict.fromkeys(label_names(config), num_classes))
 
 
-def vision_sizes(backbone: ml_collections.ConfigDict) -> VisionConfig:
-    """Sizes of the image tower of config.backbone, from a table or from local files.
+def image_tower(backbone: ml_collections.ConfigDict) -> VitBackbone:
+    """The backbone of config.backbone without text tower, from a table or from local files.
 
     Raises:
         UserError: it is neither in the table nor local.
     """
     weights = backbone.weights
-    if weights in clip_sizes.VISION:
-        return clip_sizes.VISION[weights]
+    if weights in PUBLISHED:
+        return PUBLISHED[weights]
     if not Path(weights).expanduser().exists():
-        known = ", ".join(clip_sizes.VISION)
+        known = ", ".join(PUBLISHED)
         kind = "its sizes are not known" if hub.is_id(weights) else "no such file or directory"
         raise UserError(f"backbone.weights={weights}: {kind}; use a local copy of the model, or one of {known}")
-    from dist_jax.weights import clip  # needs packages that read files
+    from dist_jax.weights import backbones  # needs packages that read files
     from dist_jax.weights.openai_sizes import ClipSettings
 
-    return clip.vision_sizes(weights, ClipSettings.from_config(backbone))
+    return backbones.image_tower(weights, ClipSettings.from_config(backbone))

@@ -83,9 +83,12 @@ def estimate(module: Module, module_of: Callable[[str], str], chip: TpuChip) -> 
     return Cycles(sum(by_module.values()), dict(by_module.most_common()), rows, dict(uncounted))
 
 
-def training_module(op_name: str, network: str = "DistNetwork", tower: str = "ClipVision") -> str:
-    """The part of a training step that an op_name belongs to; `network` and `tower` are names of Flax modules."""
-    in_tower, in_network = op_name.rfind(tower), op_name.rfind(network)
+_TOWERS, _NETWORK = ("ClipVision", "SiglipVision"), "DistNetwork"  # names of Flax modules
+
+
+def training_module(op_name: str) -> str:
+    """The part of a training step that an op_name belongs to."""
+    in_tower, in_network = max(map(op_name.rfind, _TOWERS)), op_name.rfind(_NETWORK)
     if in_tower > in_network:
         return TOWER
     if in_network < 0:

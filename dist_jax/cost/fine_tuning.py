@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from dist_jax.models.backbones.clip import ClipBackbone
-from dist_jax.models.backbones.clip_vision import VisionConfig
+from dist_jax.models.backbones.vision_tower import VisionConfig
 from dist_jax.models.block import Block
 from dist_jax.models.layers import ACTIVATIONS, TOKEN_INIT, LayerNorm
 from dist_jax.models.video_model import VideoModel

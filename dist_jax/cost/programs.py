@@ -13,7 +13,9 @@ from dist_jax.cost.chips import TpuChip
 from dist_jax.cost.collectives import Collective
 from dist_jax.cost.cycles import Cycles
 from dist_jax.cost.fine_tuning import FineTunedModel
+from dist_jax.errors import UserError
 from dist_jax.model_setup import ModelSetup
+from dist_jax.models.backbones.clip import ClipBackbone
 from dist_jax.models.layers import matmul_precision
 from dist_jax.training import memory
 from dist_jax.training.compiled_step import abstract_state, batch_shapes, make_train_step, trace_step
@@ -46,7 +48,13 @@ def trace(name: str, setup: ModelSetup) -> Traced:
 
 
 def fine_tuning(setup: ModelSetup) -> ModelSetup:
-    """The setup of a training of all backbone parameters, with everything else as in `setup`."""
+    """The setup of a training of all backbone parameters, with everything else as in `setup`.
+
+    Raises:
+        UserError: the backbone is not CLIP.
+    """
+    if not isinstance(setup.model.backbone, ClipBackbone):
+        raise UserError(f"full fine-tuning is written for CLIP, and {setup.config.backbone.weights} is another backbone")
     model = FineTunedModel(
         **{field.name: getattr(setup.model, field.name) for field in dataclasses.fields(setup.model)}
     )

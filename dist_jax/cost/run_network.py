@@ -9,12 +9,10 @@ import ml_collections
 
 from dist_jax.cost import abstract, flops
 from dist_jax.errors import UserError
-from dist_jax.models.backbones.clip import ClipBackbone
-from dist_jax.models.backbones.clip_vision import VisionConfig
+from dist_jax.models.backbones.vit import VitBackbone
 from dist_jax.models.dist_network import DistConfig, input_shapes
 from dist_jax.models.networks import NETWORKS, NO_NETWORK
 from dist_jax.models.video_model import VideoModel
-from dist_jax.weights.clip_sizes import vision_shapes
 from dist_jax.workdir.run_metadata import RunMetadata
 
 
@@ -24,7 +22,8 @@ def count_trainable(metadata: RunMetadata) -> int:
     Raises:
         UserError: the network is not in NETWORKS, or run.json has not all of its sizes.
     """
-    params = _network_params(_network_name(metadata), _dist_config(metadata), _resolution(metadata))
+    num_prefix_tokens = metadata.model.get("num_prefix_tokens", 1)  # older versions have only backbones with one
+    params = _network_params(_network_name(metadata), _dist_config(metadata), _resolution(metadata), num_prefix_tokens)
     return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
@@ -37,27 +36,28 @@ def count_operations(metadata: RunMetadata) -> int:
         UserError: as `count_trainable`; or the sizes of the backbone are neither known nor in local files.
     """
     name, dist = _network_name(metadata), _dist_config(metadata)
-    vision = abstract.vision_sizes(ml_collections.ConfigDict(metadata.config["backbone"]))
-    return _forward_operations(name, dist, dataclasses.replace(vision, resolution=_resolution(metadata)))
+    backbone = abstract.image_tower(ml_collections.ConfigDict(metadata.config["backbone"]))
+    vision = dataclasses.replace(backbone.vision, resolution=_resolution(metadata))
+    return _forward_operations(name, dist, dataclasses.replace(backbone, vision=vision))
 
 
 @functools.cache  # tracing takes seconds, and compared runs often have the same network
-def _forward_operations(name: str, dist: DistConfig, vision: VisionConfig) -> int:
-    model = VideoModel(ClipBackbone(vision, None), dist, network_name=name)
-    frozen = {"vision": vision_shapes(vision), "logit_scale": jax.ShapeDtypeStruct((), jnp.float32)}
-    video = jax.ShapeDtypeStruct((1, dist.num_frames, vision.resolution, vision.resolution, 3), jnp.float32)
+def _forward_operations(name: str, dist: DistConfig, backbone: VitBackbone) -> int:
+    model = VideoModel(backbone, dist, network_name=name)
+    frozen = backbone.param_shapes()
+    video = jax.ShapeDtypeStruct((1, dist.num_frames, backbone.resolution, backbone.resolution, 3), jnp.float32)
     if name == NO_NETWORK:
         return flops.count(jax.make_jaxpr(model.features)(frozen, video))
-    params = _network_params(name, dist, vision.resolution)
+    params = _network_params(name, dist, backbone.resolution, backbone.num_prefix_tokens)
     return flops.count(jax.make_jaxpr(model.embed)(params, frozen, video))
 
 
 @functools.cache
-def _network_params(name: str, dist: DistConfig, resolution: int) -> dict:
+def _network_params(name: str, dist: DistConfig, resolution: int, num_prefix_tokens: int) -> dict:
     """The parameter tree of the network: ShapeDtypeStructs."""
     if name == NO_NETWORK:
         return {}
-    num_tokens = 1 + (resolution // dist.patch_size) ** 2  # the parameters do not depend on it
+    num_tokens = num_prefix_tokens + (resolution // dist.patch_size) ** 2
     shapes = input_shapes(dist, num_tokens, resolution)
     return jax.eval_shape(NETWORKS[name](dist).init, jax.random.key(0), *shapes)["params"]
 

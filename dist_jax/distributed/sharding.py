@@ -17,7 +17,7 @@ BATCH = PartitionSpec(("data", "fsdp"))  # the first axis of every batch
 # layers and pooling are stacked: their first axis is the layer. The path of an optimizer moment ends with the path of
 # its parameter, so the same patterns match it.
 PARTITIONS: tuple[tuple[str, PartitionSpec], ...] = (
-    # Frozen CLIP towers. tensor shards heads and hidden units. fsdp shards a contracted axis. fsdp also shards the
+    # Frozen towers. tensor shards heads and hidden units. fsdp shards a contracted axis. fsdp also shards the
     # activations by clip, so XLA gathers the parameters of a block, not the activations.
     (r"blocks/attention/(query|key|value)/kernel(/qvalue)?$", PartitionSpec(None, "fsdp", "tensor", None)),
     (r"blocks/attention/(query|key|value)/bias$", PartitionSpec(None, "tensor", None)),
@@ -31,10 +31,18 @@ PARTITIONS: tuple[tuple[str, PartitionSpec], ...] = (
     (r"blocks/mlp/fc/kernel/scale$", PartitionSpec(None, None, "tensor")),
     (r"blocks/(attention/out|mlp/proj)/kernel/scale$", PartitionSpec()),
     (r"blocks/ln_[12]/(scale|bias)$", PartitionSpec()),
-    (r"patch_embedding/kernel$", PartitionSpec()),
+    (r"patch_embedding/(kernel|bias)$", PartitionSpec()),
     (r"vision/(class_token|positions|proj|ln_(pre|post)/(scale|bias))$", PartitionSpec()),
-    (r"text/(token_embedding|positions|proj|ln_final/(scale|bias))$", PartitionSpec()),
-    (r"logit_scale$", PartitionSpec()),
+    (r"text/(token_embedding|positions|proj|ln_final/(scale|bias)|head/(kernel|bias))$", PartitionSpec()),
+    (r"logit_(scale|bias)$", PartitionSpec()),
+    # SigLIP's attention pooling, as the blocks.
+    (r"vision/head/attention/(query|key|value)/kernel$", PartitionSpec("fsdp", "tensor", None)),
+    (r"vision/head/attention/(query|key|value)/bias$", PartitionSpec("tensor", None)),
+    (r"vision/head/attention/out/kernel$", PartitionSpec("tensor", "fsdp", None)),
+    (r"vision/head/mlp/fc/kernel$", PartitionSpec("fsdp", "tensor")),
+    (r"vision/head/mlp/fc/bias$", PartitionSpec("tensor")),
+    (r"vision/head/mlp/proj/kernel$", PartitionSpec(("tensor", "fsdp"), None)),
+    (r"vision/head/(probe|ln/(scale|bias)|(attention/out|mlp/proj)/bias)$", PartitionSpec()),
     # DiST network. fsdp shards its parameters and optimizer state; TrainStep gathers the parameters for a step.
     (r"layers/temporal/", PartitionSpec()),
     (r"layers/(input|to_integration)/kernel$", PartitionSpec()),

@@ -26,7 +26,7 @@ def eval_step(
         model: static.
         zero_shot_weight: static; weight of the plain CLIP logits (see VideoModel.mixed_logits).
         params: parameters of the network.
-        frozen: the backbone's parameters ("vision", "logit_scale").
+        frozen: the backbone's parameters, without "text".
         text_features: of the class names by label name, float32 [K, E] each.
         video: uint8 [B, V * crops, T, H, W, 3], the crops of a view are adjacent.
 

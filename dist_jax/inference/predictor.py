@@ -23,7 +23,7 @@ from dist_jax.models.video_model import VideoModel
 from dist_jax.text.prompt_templates import encode_classes
 from dist_jax.typing import PyTree
 from dist_jax.weights import frozen, plain_clip, table
-from dist_jax.weights.clip import Texts
+from dist_jax.weights.backbone_model import Texts
 from dist_jax.weights.init_from import adapt
 from dist_jax.weights.model_directory import EvalProtocol, Model
 from dist_jax.weights.model_files import is_trained, read_model, read_quantize
@@ -123,7 +123,7 @@ class Predictor:
         self._model, self._mesh, self._dtype = model, mesh, dtype
         backbone = model.clip_model.backbone(dtype, model.quantize)
         self._video_model = VideoModel(backbone, model.dist, dtype, network_name=model.network)
-        self._frozen = {name: model.clip_model.params[name] for name in ("vision", "logit_scale")}
+        self._frozen = {name: part for name, part in model.clip_model.params.items() if name != "text"}
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""The pre-LN transformer block of CLIP's towers."""
+"""The pre-LN transformer block of the towers."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,7 @@ from dist_jax.models.layers import Activation, LayerNorm, Mlp
 
 
 class Block(nn.Module):
-    """A pre-LN transformer block of CLIP: x + attention(LN x), then + MLP(LN x)."""
+    """A pre-LN transformer block: x + attention(LN x), then + MLP(LN x)."""
 
     num_heads: int
     mlp_dim: int  # hidden width of the MLP
@@ -20,11 +20,12 @@ class Block(nn.Module):
     dtype: jnp.dtype = jnp.float32
     quantize: str = ""  # of the linear layers, see QuantizedLinear; empty: float layers
     attention: Callable[..., Attention] = Attention
+    eps: float = 1e-5  # of the LayerNorms
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., tokens, width] -> the same shape, in `dtype`."""
-        y = LayerNorm(self.dtype, name="ln_1")(x)
+        y = LayerNorm(self.dtype, self.eps, name="ln_1")(x)
         x = x + self.attention(self.num_heads, self.dtype, self.quantize, name="attention")(y, y, self.causal)
-        y = LayerNorm(self.dtype, name="ln_2")(x)
+        y = LayerNorm(self.dtype, self.eps, name="ln_2")(x)
         return x + Mlp(self.mlp_dim, self.activation, self.dtype, self.quantize, name="mlp")(y)

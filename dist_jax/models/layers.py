@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 
 import flax.linen as nn
 import jax
@@ -27,8 +28,17 @@ def exact_gelu(x: jax.Array) -> jax.Array:
     return nn.gelu(x, approximate=False)
 
 
-# Name in CLIP configs -> function.
-ACTIVATIONS: dict[str, Activation] = {"quick_gelu": quick_gelu, "gelu": exact_gelu}
+def tanh_gelu(x: jax.Array) -> jax.Array:
+    """The approximation of GELU with tanh; any shape, dtype kept."""
+    return nn.gelu(x, approximate=True)
+
+
+# Name in the configs of Hugging Face -> function.
+ACTIVATIONS: dict[str, Activation] = {
+    "quick_gelu": quick_gelu,
+    "gelu": exact_gelu,
+    "gelu_pytorch_tanh": tanh_gelu,
+}
 
 
 def last_axis(array: jax.Array, like: jax.Array) -> jax.Array:
@@ -36,24 +46,27 @@ def last_axis(array: jax.Array, like: jax.Array) -> jax.Array:
     return array.reshape((1,) * (like.ndim - array.ndim) + array.shape)
 
 
-@jax.custom_vjp
-def standardize(x: jax.Array) -> jax.Array:
-    """Zero mean and unit variance over the last axis, eps 1e-5: any float dtype -> float32, same shape.
+@partial(jax.custom_vjp, nondiff_argnums=(1,))
+def standardize(x: jax.Array, eps: float = 1e-5) -> jax.Array:
+    """Zero mean and unit variance (plus `eps`) over the last axis: any float dtype -> float32, same shape.
 
     The backward pass reads x, the means and the scales; a rematerialised layer saves the last two ("moments").
     """
-    return _standardize_forward(x)[0]
+    return _standardize_forward(x, eps)[0]
 
 
-def _standardize_forward(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
+def _standardize_forward(x: jax.Array, eps: float) -> tuple[jax.Array, tuple[jax.Array, jax.Array, jax.Array]]:
     mean = row_means(x)
     variance = jnp.maximum(row_means(jnp.square(x)) - jnp.square(mean), 0.0)
     mean = checkpoint_name(mean, "moments")
-    scale = checkpoint_name(jax.lax.rsqrt(variance + 1e-5), "moments")
+    scale = checkpoint_name(jax.lax.rsqrt(variance + eps), "moments")
     return (x.astype(jnp.float32) - mean) * scale, (x, mean, scale)
 
 
-def _standardize_backward(saved: tuple[jax.Array, jax.Array, jax.Array], grad: jax.Array) -> tuple[jax.Array]:
+def _standardize_backward(
+    eps: float, saved: tuple[jax.Array, jax.Array, jax.Array], grad: jax.Array
+) -> tuple[jax.Array]:
+    del eps  # it is in the saved scales
     x, mean, scale = saved
     normal = (x.astype(jnp.float32) - mean) * scale
     grad = grad - _mean(grad) - normal * _mean(grad * normal)
@@ -96,11 +109,13 @@ class ScaleAndBias(nn.Module):
 
 
 class LayerNorm(ScaleAndBias):
-    """LayerNorm over the last axis: eps 1e-5, computed in float32, returned in `dtype`."""
+    """LayerNorm over the last axis: computed in float32, returned in `dtype`."""
+
+    eps: float = 1e-5  # added to the variance
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., width] of any float dtype -> [..., width] in `dtype`."""
-        return super().__call__(standardize(x))
+        return super().__call__(standardize(x, self.eps))
 
 
 class Linear(nn.Dense):
@@ -158,6 +173,6 @@ def unit(x: jax.Array) -> jax.Array:
 
 
 def similarity_logits(embedding: jax.Array, text_features: jax.Array, logit_scale: jax.Array) -> jax.Array:
-    """Embeddings [..., E], text features [K, E], CLIP's log scale [] -> exp(scale) * cosine, float32 [..., K]."""
+    """Embeddings [..., E], text features [K, E], log scale [] -> exp(scale) * cosine, float32 [..., K]."""
     cosine = jnp.einsum("...e,ke->...k", unit(embedding), unit(text_features), precision=jax.lax.Precision.HIGHEST)
     return jnp.exp(logit_scale.astype(jnp.float32)) * cosine

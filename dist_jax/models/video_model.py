@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from dist_jax.distributed.sharding import over_clips
 from dist_jax.models.backbones.base import Backbone
 from dist_jax.models.dist_network import DistConfig, input_shapes
-from dist_jax.models.layers import similarity_logits, unit
+from dist_jax.models.layers import last_axis, similarity_logits, unit
 from dist_jax.models.networks import NETWORKS, NO_NETWORK, has_own_classes
 from dist_jax.models.preprocess import normalize
 
@@ -27,8 +27,8 @@ Logits = dict[str, jax.Array]  # label name -> float32 [B, K]
 class VideoModel:
     """A frozen backbone and a trained network. Parameters are arguments; `frozen` and `params` are never one tree.
 
-    `frozen` is the backbone's tree ("vision", "logit_scale": float32 []); `params` are the network's. A model without
-    network (NO_NETWORK) is the backbone as an image-text model; its `params` are {}.
+    `frozen` is the backbone's tree without "text"; `params` are the network's. A model without network (NO_NETWORK) is
+    the backbone as an image-text model; its `params` are {}.
     """
 
     backbone: Backbone
@@ -231,8 +231,15 @@ class VideoModel:
         return self.mix(trained, plain, zero_shot_weight) if trained and plain else trained or plain
 
     def similarity(self, frozen: dict, embedding: jax.Array, text_features: jax.Array) -> jax.Array:
-        """Embeddings [..., E] and text features [K, E] -> logits float32 [..., K]: exp(logit_scale) * cosine."""
-        return similarity_logits(embedding, text_features, frozen["logit_scale"])
+        """Embeddings [..., E] and text features [K, E] -> logits float32 [..., K].
+
+        exp(logit_scale) * cosine, plus the backbone's logit_bias if it has one. The bias is the same for all classes:
+        it changes the sigmoid of several labels, not the softmax.
+        """
+        logits = similarity_logits(embedding, text_features, frozen["logit_scale"])
+        if "logit_bias" not in frozen:
+            return logits
+        return logits + last_axis(frozen["logit_bias"].astype(jnp.float32), logits)
 
     def _check_text_classifies(self) -> None:
         if self.network_name == NO_NETWORK or self.has_own_classes:

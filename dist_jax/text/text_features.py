@@ -8,7 +8,7 @@ import numpy as np
 
 from dist_jax.errors import UserError
 from dist_jax.models.backbones.base import Backbone
-from dist_jax.models.backbones.clip_text import TextConfig
+from dist_jax.models.backbones.text_tower import TextConfig
 from dist_jax.models.layers import matmul_precision, unit
 
 _BATCH_SIZE = 128  # texts per call of the text tower
@@ -33,12 +33,9 @@ def check_tokens(tokens: np.ndarray, config: TextConfig) -> np.ndarray:
     A text longer than the context keeps its end token.
 
     Raises:
-        UserError: another shape or dtype, ids outside the vocabulary, or a text without end token.
+        UserError: the errors of `check_ids`, or a text without end token.
     """
-    if tokens.ndim != 2 or not tokens.size or not np.issubdtype(tokens.dtype, np.integer):
-        raise UserError(f"token ids are {tokens.dtype}{list(tokens.shape)}; expected int [K, {config.context_length}]")
-    if tokens.min() < 0 or tokens.max() >= config.vocab_size:
-        raise UserError(f"token ids range from {tokens.min()} to {tokens.max()}; must be 0 to {config.vocab_size - 1}")
+    check_ids(tokens, config)
     ends = tokens == (tokens.max(axis=1, keepdims=True) if config.end_token is None else config.end_token)
     without_end = np.flatnonzero(~ends.any(axis=1))
     if without_end.size:
@@ -48,6 +45,14 @@ def check_tokens(tokens: np.ndarray, config: TextConfig) -> np.ndarray:
     truncated = tokens[:, : config.context_length].astype(np.int32)
     truncated[too_long, -1] = tokens[too_long, end[too_long]]
     return truncated
+
+
+def check_ids(tokens: np.ndarray, config: TextConfig) -> None:
+    """Raises UserError unless `tokens` are int [K, any length] in the vocabulary."""
+    if tokens.ndim != 2 or not tokens.size or not np.issubdtype(tokens.dtype, np.integer):
+        raise UserError(f"token ids are {tokens.dtype}{list(tokens.shape)}; expected int [K, {config.context_length}]")
+    if tokens.min() < 0 or tokens.max() >= config.vocab_size:
+        raise UserError(f"token ids range from {tokens.min()} to {tokens.max()}; must be 0 to {config.vocab_size - 1}")
 
 
 @partial(jax.jit, static_argnums=0)

@@ -1,5 +1,6 @@
-"""CLIP's tokenizer: texts -> token ids, as in CLIP's training."""
+"""Tokenizer files, and CLIP's tokenizer: texts -> token ids, as in CLIP's training."""
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ from dist_jax import hub
 from dist_jax.errors import UserError, first_line, warn_once
 
 if TYPE_CHECKING:
-    from transformers import CLIPTokenizer
+    from transformers import PreTrainedTokenizerBase
 
 # A directory has a tokenizer if it contains all files of one of these sets.
 FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"))
@@ -41,36 +42,63 @@ def locate(source: str) -> Path:
         directory = hub.download(source, PATTERNS)
     if not files(directory):
         expected = " or ".join(" and ".join(names) for names in FILES)
-        raise UserError(f"{source}: no tokenizer files ({expected}); copy them from the CLIP model")
+        raise UserError(f"{source}: no tokenizer files ({expected}); copy them from the model")
     return directory
 
 
-def load(source: str) -> "CLIPTokenizer":
-    """Loads the tokenizer of a directory (tokenizer.json, or vocab.json and merges.txt) or a Hugging Face hub id.
+def load(source: str) -> "PreTrainedTokenizerBase":
+    """Loads CLIP's tokenizer of a directory (tokenizer.json, or vocab.json and merges.txt) or a Hugging Face hub id.
 
     Raises:
         UserError: the files are missing or damaged.
     """
+    return _load(source, "CLIPTokenizer")
+
+
+def load_fast(source: str) -> "PreTrainedTokenizerBase":
+    """Loads the tokenizer that tokenizer.json describes, of any model. Arguments and errors as in `load`."""
+    if not (locate(source) / "tokenizer.json").is_file():
+        raise UserError(f"{source}: tokenizer.json is missing; copy it from the model")
+    return _load(source, "PreTrainedTokenizerFast")
+
+
+def read_config(source: str) -> dict:
+    """The content of tokenizer_config.json; {} if there is none. Errors as in `locate`, and damaged JSON."""
+    file = locate(source) / "tokenizer_config.json"
+    try:
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    except ValueError as error:
+        raise UserError(f"{file}: cannot be read as JSON ({error}); copy it from the model") from error
+
+
+def _load(source: str, class_name: str) -> "PreTrainedTokenizerBase":
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # no warning that PyTorch is missing
-    from transformers import CLIPTokenizer  # slow import that most programs do not need
+    import transformers  # slow import that most programs do not need
 
     directory = locate(source)
     try:
-        return CLIPTokenizer.from_pretrained(str(directory), local_files_only=True)
+        return getattr(transformers, class_name).from_pretrained(str(directory), local_files_only=True)
     except Exception as error:  # the tokenizers library raises Exception for damaged files
         raise UserError(
-            f"{source}: its tokenizer files cannot be read ({first_line(error)}); copy them from the CLIP model"
+            f"{source}: its tokenizer files cannot be read ({first_line(error)}); copy them from the model"
         ) from error
 
 
-def encode(tokenizer: "CLIPTokenizer", texts: Sequence[str], context: int) -> np.ndarray:
-    """Token ids of texts in CLIP's format: start, tokens, end, padding.
+def check_texts(texts: Sequence[str]) -> None:
+    """Raises UserError unless `texts` is a list of strings."""
+    invalid = [text for text in texts if not isinstance(text, str)]
+    if isinstance(texts, str) or invalid:
+        raise UserError(f"texts must be a list of strings, not {texts if isinstance(texts, str) else invalid[0]!r}")
 
-    A text longer than `context` tokens is truncated with a warning, and keeps its end token. The padding has no effect:
-    the text tower is causal and its output is taken at the end token.
+
+def encode(tokenizer: "PreTrainedTokenizerBase", texts: Sequence[str], context: int) -> np.ndarray:
+    """Token ids of texts: the tokens with the special tokens that the tokenizer adds, then padding.
+
+    A text longer than `context` tokens is truncated with a warning, and keeps its end token. The padding has no effect
+    in CLIP: the text tower is causal and its output is taken at the end token.
 
     Args:
-        tokenizer: from `load`.
+        tokenizer: from `load` or `load_fast`.
         texts: K texts.
         context: tokens per text, at least 2 (start and end).
 
@@ -80,9 +108,7 @@ def encode(tokenizer: "CLIPTokenizer", texts: Sequence[str], context: int) -> np
     Raises:
         UserError: `texts` is not a list of strings, or `context` is below 2.
     """
-    invalid = [text for text in texts if not isinstance(text, str)]
-    if isinstance(texts, str) or invalid:
-        raise UserError(f"texts must be a list of strings, not {texts if isinstance(texts, str) else invalid[0]!r}")
+    check_texts(texts)
     if context < 2:
         raise UserError(f"context={context}: must be at least 2 tokens (start and end)")
     if not texts:

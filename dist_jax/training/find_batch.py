@@ -6,14 +6,14 @@ from jax.sharding import Mesh
 from dist_jax.data import sources
 from dist_jax.model_setup import abstract_setup
 from dist_jax.training import batch_search, memory
-from dist_jax.weights import clip as clip_weights
+from dist_jax.weights import backbones
 from dist_jax.weights.openai_sizes import ClipSettings
 
 
 def find_batch(config: ml_collections.ConfigDict, mesh: Mesh) -> int:
     """Prints the memory of each tried batch size, and returns the largest that fits on this machine's devices."""
-    vision = clip_weights.vision_sizes(config.backbone.weights, ClipSettings.from_config(config.backbone))
+    backbone = backbones.image_tower(config.backbone.weights, ClipSettings.from_config(config.backbone))
     setup = abstract_setup(
-        config, mesh, vision, {name: len(names) for name, names in sources.class_names(config.data).items()}
+        config, mesh, backbone, {name: len(names) for name, names in sources.class_names(config.data).items()}
     )
     return batch_search.search(setup, memory.device_limit())

@@ -44,7 +44,7 @@ class TrainStep:
 
         Args:
             state: donated by the caller.
-            frozen: the backbone's parameters ("vision", "logit_scale").
+            frozen: the backbone's parameters, without "text".
             text_features: of the class names, by label name, float32 [K, E] each.
             batch: "video" uint8 [B, T, H, W, 3]; "labels" by label name, int32 [B], or bool [B, K] with
               data.multi_label. Rows in the order of `mixing.order`.

@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 
 from dist_jax.errors import UserError
-from dist_jax.models.backbones.clip_text import TextConfig
-from dist_jax.models.backbones.clip_vision import VisionConfig
+from dist_jax.models.backbones.text_tower import TextConfig
+from dist_jax.models.backbones.vision_tower import VisionConfig
 from dist_jax.models.layers import ACTIVATIONS
+from dist_jax.weights.backbone_files import UnsupportedBackboneError
 
 HUGGINGFACE_MODELS = ("clip", "clip_vision_model")  # model_type in config.json; the second has no text tower
 
@@ -29,10 +30,11 @@ def huggingface_sizes(config: Mapping, has_text: bool, source: str) -> tuple[Vis
         source: name of the file in error messages.
 
     Raises:
+        UnsupportedBackboneError: another kind of model.
         UserError: another architecture.
     """
     if config.get("model_type") not in HUGGINGFACE_MODELS:
-        raise UserError(
+        raise UnsupportedBackboneError(
             f"{source}: model_type is {config.get('model_type')!r}, must be {' or '.join(HUGGINGFACE_MODELS)}"
         )
     vision_only = config["model_type"] == "clip_vision_model"

@@ -5,7 +5,7 @@ Our tree: {"vision": parameters of ClipVision, "text": parameters of ClipText, "
 """
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Iterable
 
 from dist_jax.weights.table import (
     FROM_HEADS,
@@ -19,9 +19,10 @@ from dist_jax.weights.table import (
     joint_attention,
     layer_norm,
     linear,
+    only,
 )
 
-_PATCHES = axes(2, 3, 1, 0)  # [out, in, height, width] -> [height, width, in, out]
+PATCHES = axes(2, 3, 1, 0)  # [out, in, height, width] -> [height, width, in, out]
 
 
 def _openai_blocks(name: str, path: str) -> Table:
@@ -34,7 +35,8 @@ def _openai_blocks(name: str, path: str) -> Table:
     )
 
 
-def _huggingface_blocks(name: str, path: str) -> Table:
+def huggingface_blocks(name: str, path: str) -> Table:
+    """Rows of the blocks of a tower."""
     attention = [
         entry
         for part, ours in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"))
@@ -57,7 +59,7 @@ OPENAI: Table = (
     Entry("visual.class_embedding", ("vision/class_token",)),
     Entry("visual.positional_embedding", ("vision/positions",)),
     Entry("visual.proj", ("vision/proj",)),
-    Entry("visual.conv1.weight", ("vision/patch_embedding/kernel",), _PATCHES),
+    Entry("visual.conv1.weight", ("vision/patch_embedding/kernel",), PATCHES),
     *layer_norm("visual.ln_pre", "vision/ln_pre"),
     *_openai_blocks("visual.transformer.resblocks.{}", "vision/blocks"),
     *layer_norm("visual.ln_post", "vision/ln_post"),
@@ -73,14 +75,14 @@ HUGGINGFACE: Table = (
     Entry("vision_model.embeddings.class_embedding", ("vision/class_token",)),
     Entry("vision_model.embeddings.position_embedding.weight", ("vision/positions",)),
     Entry("visual_projection.weight", ("vision/proj",), LINEAR),
-    Entry("vision_model.embeddings.patch_embedding.weight", ("vision/patch_embedding/kernel",), _PATCHES),
+    Entry("vision_model.embeddings.patch_embedding.weight", ("vision/patch_embedding/kernel",), PATCHES),
     *layer_norm("vision_model.pre_layrnorm", "vision/ln_pre"),  # spelled like this in the files
-    *_huggingface_blocks("vision_model.encoder.layers.{}", "vision/blocks"),
+    *huggingface_blocks("vision_model.encoder.layers.{}", "vision/blocks"),
     *layer_norm("vision_model.post_layernorm", "vision/ln_post"),
     Entry("text_model.embeddings.position_embedding.weight", ("text/positions",)),
     Entry("text_projection.weight", ("text/proj",), LINEAR),
     Entry("text_model.embeddings.token_embedding.weight", ("text/token_embedding",)),
-    *_huggingface_blocks("text_model.encoder.layers.{}", "text/blocks"),
+    *huggingface_blocks("text_model.encoder.layers.{}", "text/blocks"),
     *layer_norm("text_model.final_layer_norm", "text/ln_final"),
     Entry("logit_scale", ("logit_scale",)),
 )
@@ -95,11 +97,6 @@ _BUFFERS = re.compile(
 def buffers(names: Iterable[str]) -> list[str]:
     """The names that are not parameters and hold no additional information."""
     return [name for name in names if _BUFFERS.fullmatch(name)]
-
-
-def only(table: Table, parts: Collection[str]) -> Table:
-    """The rows of a table for some of "vision", "text", "logit_scale"."""
-    return tuple(entry for entry in table if entry.paths[0].partition("/")[0] in parts)
 
 
 def has_text(table: Table, shapes: Shapes) -> bool:

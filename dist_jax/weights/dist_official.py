@@ -115,9 +115,9 @@ def split(names: Iterable[str], source: str) -> tuple[dict[str, str], dict[str, 
 
 
 @functools.cache
-def param_shapes(config: DistConfig) -> Mapping[str, Shape]:
-    """Shape of every DiST parameter, by path; allocates no arrays."""
-    one_patch = input_shapes(config, num_tokens=2, resolution=config.patch_size)
+def param_shapes(config: DistConfig, num_prefix_tokens: int = 1) -> Mapping[str, Shape]:
+    """Shape of every DiST parameter, by path, for a backbone with these prefix tokens; allocates no arrays."""
+    one_patch = input_shapes(config, num_tokens=num_prefix_tokens + 1, resolution=config.patch_size)
     params = jax.eval_shape(DistNetwork(config).init, jax.random.key(0), *one_patch)["params"]
     return MappingProxyType({path: leaf.shape for path, leaf in table.flatten(params).items()})
 

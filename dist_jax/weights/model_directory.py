@@ -1,9 +1,10 @@
 """Model directories: a complete trained model in one directory.
 
-config.json          sizes of the DiST network and of CLIP's towers, evaluation protocol, CLIP's name and fingerprint,
+config.json          sizes of the DiST network and of the towers, kind of the backbone (optional; CLIP), its name and
+                     fingerprint, evaluation protocol,
                      backbone.quantize of the training (optional; the parameters are float), prompt templates,
                      data.multi_label and mean clip length of the training (optional)
-model.safetensors    "dist/...", "clip/vision/...", "clip/text/...", "clip/logit_scale", "text_features"
+model.safetensors    "dist/...", "clip/vision/...", "clip/text/...", "clip/logit_scale" ..., "text_features"
 labels.txt           class names, one per line, in the order of text_features (optional)
 tokenizer files      copied from the CLIP directory (optional; without them, the model accepts only token ids)
 """
@@ -21,15 +22,16 @@ import numpy as np
 
 from dist_jax import class_names, config
 from dist_jax.errors import UserError
-from dist_jax.models.backbones.clip_text import TextConfig
-from dist_jax.models.backbones.clip_vision import VisionConfig
+from dist_jax.models.backbones.text_tower import TextConfig
+from dist_jax.models.backbones.vision_tower import VisionConfig
+from dist_jax.models.backbones.vit import VitBackbone
 from dist_jax.models.dist_network import DistConfig
 from dist_jax.models.quantization import check_quantize
 from dist_jax.text import tokenizer
 from dist_jax.typing import PyTree
 from dist_jax.weights import checkpoint_files, dist_official, table
-from dist_jax.weights import clip as clip_weights
-from dist_jax.weights.clip import ClipModel
+from dist_jax.weights.backbone_model import BackboneModel
+from dist_jax.weights.backbones import KINDS
 from dist_jax.weights.table import Place, keep
 
 CONFIG, TENSORS, LABELS = "config.json", "model.safetensors", "labels.txt"
@@ -37,6 +39,7 @@ FORMAT = "dist_jax model 3"
 # Format 2 (dist_jax 0.2) has no mlp_dim, which was 4 * width. Format 1 had other names of sizes and is not read.
 _READ_FORMATS = ("dist_jax model 2", FORMAT)
 _SIZES = "sizes"  # metadata of TENSORS: hash of the sizes that the file was written for
+_DEFAULT_KIND = "clip"  # of the backbone
 _FORMAT_PREFIX = "dist_jax model "  # of all formats
 
 
@@ -61,14 +64,14 @@ class EvalProtocol:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-    """A trained model: a DiST network, its CLIP and its classes.
+    """A trained model: a DiST network, its backbone and its classes.
 
     A model directory can hold every model with the network "dist".
     """
 
     dist: DistConfig
     dist_params: dict
-    clip_model: ClipModel
+    clip_model: BackboneModel
     class_names: tuple[str, ...] = ()  # K names; may be empty
     text_features: np.ndarray | None = None  # of the class names, float32 [K, E], unit length
     eval_protocol: EvalProtocol = dataclasses.field(default_factory=lambda: EvalProtocol.from_config(config.defaults()))
@@ -148,7 +151,7 @@ def read_dist(directory: str | Path) -> Model:
     directory = Path(directory)
     model = _read_config(directory / CONFIG)
     num_classes = len(_read_class_names(directory))
-    shapes = param_shapes(model.dist, model.clip_model.vision, model.clip_model.text, num_classes)
+    shapes = param_shapes(model.dist, model.clip_model.backbone(), num_classes)
     leaves = read_tensors(directory / TENSORS, shapes, prefix="dist/")
     return dataclasses.replace(model, dist_params=table.unflatten(leaves)["dist"])
 
@@ -158,12 +161,11 @@ def read_quantize(directory: str | Path) -> str:
     return _read_config(Path(directory) / CONFIG).quantize
 
 
-def param_shapes(
-    dist: DistConfig, vision: VisionConfig, text: TextConfig | None, num_classes: int
-) -> dict[str, tuple[int, ...]]:
+def param_shapes(dist: DistConfig, backbone: VitBackbone, num_classes: int) -> dict[str, tuple[int, ...]]:
     """Shape of every tensor in model.safetensors, by name."""
-    shapes = {f"dist/{path}": shape for path, shape in dist_official.param_shapes(dist).items()}
-    shapes |= {f"clip/{path}": shape for path, shape in clip_weights.param_shapes(vision, text).items()}
+    network = dist_official.param_shapes(dist, backbone.num_prefix_tokens)
+    shapes = {f"dist/{path}": shape for path, shape in network.items()}
+    shapes |= {f"clip/{path}": leaf.shape for path, leaf in table.flatten(backbone.param_shapes()).items()}
     if num_classes:
         shapes["text_features"] = (num_classes, dist.embed_dim)
     return shapes
@@ -193,13 +195,14 @@ def _shapes(file: Path, model: Model) -> table.Shapes:
     """
     if checkpoint_files.safetensors_metadata(file).get(_SIZES) == _sizes_digest(model):
         return {name: tensor.shape for name, tensor in checkpoint_files.open_tensors(file).items()}
-    return param_shapes(model.dist, model.clip_model.vision, model.clip_model.text, len(model.class_names))
+    return param_shapes(model.dist, model.clip_model.backbone(), len(model.class_names))
 
 
 def _sizes_digest(model: Model) -> str:
     """Hash of all sizes that decide the shapes of the parameters."""
     config = _config(model)
     sizes = [config["dist"], config["vision"], config["text"], len(model.class_names)]
+    sizes += [config["backbone"]] if "backbone" in config else []
     return hashlib.sha256(json.dumps(sizes, sort_keys=True).encode()).hexdigest()
 
 
@@ -212,8 +215,11 @@ def _leaves(model: Model) -> Mapping[str, jax.Array | np.ndarray]:
 
 def _config(model: Model) -> dict:
     clip_model = model.clip_model
+    # CLIP is the default: versions without other backbones read these directories.
+    kind = {} if clip_model.kind == _DEFAULT_KIND else {"backbone": clip_model.kind}
     return {
         "format": FORMAT,
+        **kind,
         "dist": dataclasses.asdict(model.dist),
         "vision": dataclasses.asdict(clip_model.vision),
         "text": None if clip_model.text is None else dataclasses.asdict(clip_model.text),
@@ -239,7 +245,10 @@ def _read_config(file: Path) -> Model:
         dist = DistConfig(**{**content["dist"], "layers": tuple(content["dist"]["layers"])})
         vision = VisionConfig(**content["vision"])
         text = None if content["text"] is None else TextConfig(**content["text"])
-        clip_model = ClipModel(vision, text, {}, None, content["clip"]["name"], content["clip"]["fingerprint"])
+        kind = content.get("backbone", _DEFAULT_KIND)
+        if kind not in KINDS:
+            raise UserError(f"{file}: unknown backbone {kind!r}, this dist_jax has {', '.join(KINDS)}")
+        clip_model = KINDS[kind](vision, text, {}, None, content["clip"]["name"], content["clip"]["fingerprint"])
         quantize = content.get("quantize", "")  # dist_jax 0.2 does not write it
         check_quantize("quantize", quantize)
         return Model(

@@ -9,20 +9,20 @@ import numpy as np
 from etils import epath
 
 from dist_jax.errors import UserError
-from dist_jax.models.backbones.clip_text import TextConfig
-from dist_jax.models.backbones.clip_vision import VisionConfig
+from dist_jax.models.backbones.text_tower import TextConfig
+from dist_jax.models.backbones.vision_tower import VisionConfig
 from dist_jax.models.dist_network import DistConfig
 from dist_jax.text import tokenizer
+from dist_jax.weights import backbones, clip_configs, dist_official, model_directory, table
 from dist_jax.weights import clip as clip_weights
-from dist_jax.weights import clip_configs, dist_official, model_directory, table
-from dist_jax.weights.clip import ClipModel
+from dist_jax.weights.backbone_model import BackboneModel
 from dist_jax.weights.label_choice import choose_label, select_label
 from dist_jax.weights.model_directory import EvalProtocol, Model
 from dist_jax.weights.openai_sizes import ClipSettings
 from dist_jax.weights.table import Place, keep, place_under
 from dist_jax.workdir.run_metadata import RUN_FILE, RunMetadata, read_run_metadata
 
-LoadClip = Callable[..., ClipModel]  # weights.clip.load with its last arguments
+LoadClip = Callable[..., BackboneModel]  # weights.backbones.load with its last arguments
 _NO_SETTINGS = ClipSettings()
 KINDS = "a model directory, a training workdir or a published .pyth file"
 
@@ -52,7 +52,7 @@ def read_model(
     Args:
         path: a model directory, a training workdir or a published .pyth file. Of a workdir, the best checkpoint by the
           metric of its configuration, or the newest checkpoint.
-        clip: CLIP weights for `weights.clip.load`, instead of the CLIP in the model or in its configuration.
+        clip: CLIP weights for `weights.backbones.load`, instead of the CLIP in the model or in its configuration.
         use_clip: the CLIP to use if `clip` and the CLIP of the model differ: "given" or "inside"; "": raise an error.
         layers: backbone blocks that the network reads; necessary for a published file if CLIP has more blocks.
         place: function of each tensor's path ("dist/...", "clip/vision/...") and value; default: keep NumPy arrays.
@@ -63,7 +63,7 @@ def read_model(
     Raises:
         UserError: no model at `path`, a damaged model, two different CLIPs, or an unknown label.
     """
-    load_clip = partial(clip_weights.load, place=partial(place_under, "clip", place), settings=clip_settings)
+    load_clip = partial(backbones.load, place=partial(place_under, "clip", place), settings=clip_settings)
     if label and not _is_workdir(path):
         raise UserError(f"{path} is not a training workdir and has one classifier; remove the label {label!r}")
     if clip_settings != _NO_SETTINGS and not clip and not _is_workdir(path):
@@ -125,12 +125,12 @@ def read_quantize(path: str | Path) -> str:
     return model_directory.read_quantize(path) if model_directory.is_model_directory(path) else ""
 
 
-def activations(clip_model: ClipModel) -> list[str]:
+def activations(clip_model: BackboneModel) -> list[str]:
     """The activations of CLIP's image and text tower; the fingerprint does not include them."""
     return [tower.activation for tower in (clip_model.vision, clip_model.text) if tower is not None]
 
 
-def _name_and_fingerprint(clip_model: ClipModel) -> dict[str, str]:
+def _name_and_fingerprint(clip_model: BackboneModel) -> dict[str, str]:
     return {"name": clip_model.name, "fingerprint": clip_model.fingerprint}
 
 
@@ -155,7 +155,7 @@ def _read_pyth(
 ) -> Model:
     dist, params, clip_tensors = dist_official.read(path, layers)
     if clip_tensors:
-        clip_model = clip_weights.from_openai(clip_tensors, str(path), partial(place_under, "clip", place))
+        clip_model: BackboneModel = clip_weights.from_openai(clip_tensors, str(path), partial(place_under, "clip", place))
         clip_model = dataclasses.replace(clip_model, tokenizer=tokenizer.find_next_to(path))
         clip_model = _choose_clip(clip_model, clip, use_clip, path, load_clip) if clip else clip_model
     elif clip:
@@ -178,7 +178,7 @@ def _read_workdir(path: str, clip: str, use_clip: str, place: Place, clip_settin
     weights = original if use_clip == "inside" or not clip else clip
     if clip_settings == _NO_SETTINGS and use_clip != "given":  # `clip` has to be a copy of the CLIP of the training
         clip_settings = ClipSettings.from_config(metadata.config["backbone"])
-    load_clip = partial(clip_weights.load, place=partial(place_under, "clip", place), settings=clip_settings)
+    load_clip = partial(backbones.load, place=partial(place_under, "clip", place), settings=clip_settings)
     try:
         clip_model = load_clip(weights, resolution=metadata.model["resolution"])
     except UserError as error:
@@ -204,7 +204,7 @@ def _read_workdir(path: str, clip: str, use_clip: str, place: Place, clip_settin
     )
 
 
-def _check_same_clip(path: str, metadata: RunMetadata, clip_model: ClipModel) -> None:
+def _check_same_clip(path: str, metadata: RunMetadata, clip_model: BackboneModel) -> None:
     """Raises UserError if the run was trained with another CLIP."""
     solution = "set --clip to the weights of the training, or use --use-clip given to accept these"
     trained_on = metadata.backbone
@@ -248,7 +248,9 @@ def _not_a_model(path: Path) -> str:
     return f"{path} is not {KINDS}"
 
 
-def _choose_clip(inside: ClipModel, weights: str, use_clip: str, path: str | Path, load_clip: LoadClip) -> ClipModel:
+def _choose_clip(
+    inside: BackboneModel, weights: str, use_clip: str, path: str | Path, load_clip: LoadClip
+) -> BackboneModel:
     """The CLIP of the model or the CLIP `weights`; see `use_clip` of `read_model`."""
     given = load_clip(weights, resolution=inside.vision.resolution)
     if given.fingerprint == inside.fingerprint and not _size_differences(inside, given):
@@ -263,7 +265,7 @@ def _choose_clip(inside: ClipModel, weights: str, use_clip: str, path: str | Pat
     )
 
 
-def _clip_difference(first: ClipModel, second: ClipModel) -> str:
+def _clip_difference(first: BackboneModel, second: BackboneModel) -> str:
     """A description of the sizes or the parameters in which two CLIPs differ."""
     sizes = _size_differences(first, second)
     if sizes:
@@ -279,7 +281,9 @@ def _clip_difference(first: ClipModel, second: ClipModel) -> str:
     return f"{len(gaps)} of {len(a)} parameters, by at most {gaps[worst]:.3g} ({worst})"
 
 
-def _size_differences(first: ClipModel, second: ClipModel) -> list[str]:
+def _size_differences(first: BackboneModel, second: BackboneModel) -> list[str]:
+    if first.kind != second.kind:
+        return [f"the kinds {first.kind} and {second.kind}"]
     if (first.text is None) != (second.text is None):
         return [f"only {(second if first.text is None else first).name} has a text tower"]
     towers = (("vision", first.vision, second.vision), ("text", _text_sizes(first), _text_sizes(second)))
@@ -292,7 +296,7 @@ def _size_differences(first: ClipModel, second: ClipModel) -> list[str]:
     ]
 
 
-def _text_sizes(clip_model: ClipModel) -> TextConfig | None:
+def _text_sizes(clip_model: BackboneModel) -> TextConfig | None:
     """The sizes of the text tower with an explicit end token: some formats do not contain it."""
     text = clip_model.text
     return text and dataclasses.replace(text, end_token=clip_configs.end_token(text))

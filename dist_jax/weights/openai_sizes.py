@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from dist_jax.errors import UserError, warn
-from dist_jax.models.backbones.clip_text import TextConfig
-from dist_jax.models.backbones.clip_vision import VisionConfig
+from dist_jax.models.backbones.text_tower import TextConfig
+from dist_jax.models.backbones.vision_tower import VisionConfig
+from dist_jax.weights.backbone_files import UnsupportedBackboneError
 from dist_jax.weights.clip_configs import check_heads, end_token
 from dist_jax.weights.table import Shapes, infer_size
 
+ACTIVATIONS = ("quick_gelu", "gelu")  # of published models with these names
 _HEAD_WIDTH = 64  # of OpenAI's models, and the default of open_clip
 # Width of a published tower -> width of its heads (open_clip, model_configs/: ViT-B, B-plus, L, H, g, bigG, e).
 _PUBLISHED_HEADS = {
@@ -221,7 +223,7 @@ def openai_conflicts(vision: VisionConfig, text: TextConfig | None) -> list[str]
 
 
 def check_open_clip(cfg: Mapping, source: str) -> None:
-    """Raises UserError if an open_clip model has another architecture than OpenAI's models.
+    """Raises UnsupportedBackboneError if an open_clip model has another architecture than OpenAI's models.
 
     Args:
         cfg: `model_cfg` of open_clip_config.json.
@@ -234,7 +236,9 @@ def check_open_clip(cfg: Mapping, source: str) -> None:
     unsupported |= {f"text_cfg.{key}" for key in set(cfg.get("text_cfg") or {}) - text_keys}
     if unsupported:
         settings = ", ".join(sorted(unsupported))
-        raise UserError(f"{source}: unsupported settings {settings}; use a model with OpenAI's architecture")
+        raise UnsupportedBackboneError(
+            f"{source}: unsupported settings {settings}; use a model with OpenAI's architecture"
+        )
 
 
 _VISION, _TEXT = "visual.transformer.resblocks.", "transformer.resblocks."  # prefixes of the blocks' names

@@ -1,4 +1,4 @@
-"""A CLIP without trained network as a model: it classifies a video by the mean of its per-frame logits."""
+"""A backbone without trained network as a model: it classifies a video by the mean of its per-frame logits."""
 
 from functools import partial
 from pathlib import Path
@@ -6,8 +6,7 @@ from pathlib import Path
 from dist_jax import hub
 from dist_jax.models.dist_network import DistConfig
 from dist_jax.models.networks import NO_NETWORK
-from dist_jax.weights import checkpoint_files, clip_files, dist_official
-from dist_jax.weights import clip as clip_weights
+from dist_jax.weights import backbone_files, backbones, checkpoint_files, dist_official
 from dist_jax.weights.model_directory import Model
 from dist_jax.weights.table import Place, place_under
 
@@ -22,7 +21,7 @@ def is_clip(path: str | Path) -> bool:
     """
     local = Path(path).expanduser()
     if local.is_dir():
-        names = (*clip_files.WEIGHTS, clip_files.CONFIG, clip_files.OPEN_CLIP_CONFIG)
+        names = (*backbone_files.WEIGHTS, backbone_files.CONFIG, backbone_files.OPEN_CLIP_CONFIG)
         return any((local / name).is_file() for name in names)
     if local.is_file():
         network, _ = dist_official.split(checkpoint_files.open_tensors(local), str(path))
@@ -34,14 +33,14 @@ def read(path: str | Path, num_frames: int, place: Place) -> Model:
     """Reads a CLIP as a model without network and class names; CLIP sees all frames of a clip.
 
     Args:
-        path: as `weights` of `weights.clip.load`.
+        path: as `weights` of `weights.backbones.load`.
         num_frames: T, frames per clip.
         place: function of each tensor's path ("clip/vision/...") and value.
 
     Raises:
-        UserError: the errors of `weights.clip.load`.
+        UserError: the errors of `weights.backbones.load`.
     """
-    clip_model = clip_weights.load(str(path), place=partial(place_under, "clip", place))
+    clip_model = backbones.load(str(path), place=partial(place_under, "clip", place))
     vision = clip_model.vision
     dist = DistConfig(
         num_frames=num_frames,

@@ -6,7 +6,7 @@ parameters imply. `check` lists all mismatches in one error.
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -101,6 +101,11 @@ def joint_attention(name: str, path: str) -> Table:
         Entry(f"{name}.in_proj_bias", tuple(f"{part}/bias" for part in parts), HEADS_BIAS),
         *linear(f"{name}.out_proj", f"{path}/out", FROM_HEADS),
     )
+
+
+def only(table: Table, parts: Collection[str]) -> Table:
+    """The rows whose paths start with one of `parts`, e.g. "vision" or "logit_scale"."""
+    return tuple(entry for entry in table if entry.paths[0].partition("/")[0] in parts)
 
 
 def flatten(tree: Mapping) -> dict:

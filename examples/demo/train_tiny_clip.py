@@ -22,8 +22,10 @@ from tqdm import tqdm
 from dist_jax.errors import UserError, exit_with_message
 from dist_jax.models import preprocess
 from dist_jax.models.backbones.clip import CLIP_MEAN, CLIP_STD
-from dist_jax.models.backbones.clip_text import ClipText, TextConfig
-from dist_jax.models.backbones.clip_vision import ClipVision, VisionConfig
+from dist_jax.models.backbones.clip_text import ClipText
+from dist_jax.models.backbones.clip_vision import ClipVision
+from dist_jax.models.backbones.text_tower import TextConfig
+from dist_jax.models.backbones.vision_tower import VisionConfig
 from dist_jax.models.layers import unit
 from dist_jax.text import tokenizer
 from dist_jax.weights import clip

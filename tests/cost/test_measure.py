@@ -11,6 +11,7 @@ from helpers import small_models
 from dist_jax.cost import measure, programs
 from dist_jax.distributed.mesh import make_mesh
 from dist_jax.model_setup import ModelSetup, abstract_setup
+from dist_jax.models.backbones.clip import ClipBackbone
 from dist_jax.training.optimizer import make_optimizer
 
 
@@ -21,7 +22,7 @@ def setup() -> ModelSetup:
     config.model.num_frames, config.model.integration_width, config.model.num_pooling_layers = 4, 64, 1
     config.mix.mixup_alpha = config.mix.cutmix_alpha = 0.0
     return abstract_setup(
-        config, make_mesh(config.mesh, jax.devices()[:1]), small_models.VISION, num_classes={"label": 5}
+        config, make_mesh(config.mesh, jax.devices()[:1]), ClipBackbone(small_models.VISION), num_classes={"label": 5}
     )
 
 

@@ -16,8 +16,8 @@ import dist_jax
 from dist_jax import config
 from dist_jax.inference.predictor import Predictor
 from dist_jax.models.backbones.clip import ClipBackbone
-from dist_jax.models.backbones.clip_text import TextConfig
-from dist_jax.models.backbones.clip_vision import VisionConfig
+from dist_jax.models.backbones.text_tower import TextConfig
+from dist_jax.models.backbones.vision_tower import VisionConfig
 from dist_jax.models.dist_network import DistConfig
 from dist_jax.models.networks import has_own_classes, reads_last_layer
 from dist_jax.models.video_model import VideoModel
@@ -66,7 +66,7 @@ def clip_model(
     seed: int = 0, vision: VisionConfig = VISION, text: TextConfig | None = TEXT, tokenizer: str | None = None
 ) -> ClipModel:
     """A CLIP with NumPy parameters. exp(logit_scale) is 10, so that the logits are not close to one-hot."""
-    shapes = model_directory.param_shapes(DIST, vision, text, num_classes=0)
+    shapes = model_directory.param_shapes(DIST, ClipBackbone(vision, text), num_classes=0)
     params = {"logit_scale": np.log(np.float32(10))}
     for tower in ("vision", "text") if text else ("vision",):
         prefix = f"clip/{tower}/"

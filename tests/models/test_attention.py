@@ -12,7 +12,8 @@ from dist_jax.distributed.mesh import make_mesh
 from dist_jax.distributed.sharding import over_clips_and_heads
 from dist_jax.models import tpu_attention
 from dist_jax.models.attention import attention_weights, weighted_values
-from dist_jax.models.backbones.clip_vision import ClipVision, VisionConfig
+from dist_jax.models.backbones.clip_vision import ClipVision
+from dist_jax.models.backbones.vision_tower import VisionConfig
 
 attend = partial(tpu_attention.attend, interpret=True)
 

@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dist_jax.models.backbones import clip_vision
+from dist_jax.models.backbones import vision_tower
 from dist_jax.models.backbones.clip import ClipBackbone
-from dist_jax.models.backbones.clip_text import ClipText, TextConfig
-from dist_jax.models.backbones.clip_vision import ClipVision, VisionConfig
+from dist_jax.models.backbones.clip_text import ClipText
+from dist_jax.models.backbones.clip_vision import ClipVision
+from dist_jax.models.backbones.text_tower import TextConfig
+from dist_jax.models.backbones.vision_tower import VisionConfig
 from dist_jax.models.convolutions import TILE_ROWS
 from dist_jax.models.dist_network import REMAT_POLICIES, DistConfig, DistNetwork
 from dist_jax.models.video_model import VideoModel
@@ -153,7 +155,7 @@ def test_the_size_of_a_chunk_does_not_change_the_features(tiny_model, tiny_froze
     expected = features_of((0, 1, 2))  # [3, 4, 3, 1+N, D], all frames at once
     frame_bytes = 5 * 3 * 5 * tiny_model.backbone.width * 4  # five arrays of 3 clips, 5 tokens
     for chunk in (1, 2):
-        monkeypatch.setattr(clip_vision, "MAX_CHUNK_BYTES", chunk * frame_bytes)
+        monkeypatch.setattr(vision_tower, "MAX_CHUNK_BYTES", chunk * frame_bytes)
         np.testing.assert_allclose(features_of((0, 1, 2)), expected, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(features_of((1, 2)), expected[1:], rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(features_of((0, 2)), expected[::2], rtol=1e-5, atol=1e-5)
@@ -167,7 +169,7 @@ def test_the_size_of_a_chunk_does_not_change_the_features(tiny_model, tiny_froze
     (8, 1000, 257 * 1024 * 2, 1),  # at least one frame of each clip
 ])  # fmt: skip
 def test_chunks_of_frames_fit_the_fast_memory(num_frames, clips, token_bytes, expected):
-    assert clip_vision.frames_per_chunk(num_frames, clips, token_bytes) == expected
+    assert vision_tower.frames_per_chunk(num_frames, clips, token_bytes) == expected
 
 
 def test_features_without_the_last_block_are_refused(tiny_model, tiny_frozen):

@@ -140,7 +140,7 @@ def test_a_probe_reads_and_stores_only_the_last_selected_block(network):
     config = settings.defaults()
     config.model.network, config.backbone.layers = network, (0, 1)
     setup = model_setup.abstract_setup(
-        config, make_mesh(config.mesh, jax.devices()[:1]), small_models.VISION, {"label": 5}
+        config, make_mesh(config.mesh, jax.devices()[:1]), ClipBackbone(small_models.VISION), {"label": 5}
     )
     model = setup.model
     assert (model.dist.layers, model.dist.num_classes, model.backbone.num_layers) == ((1,), 5, 2)
@@ -153,10 +153,10 @@ def test_a_zero_shot_weight_needs_a_network_that_text_classifies():
     config.model.network, config.eval.zero_shot_weight = "linear_probe", 0.5
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     with pytest.raises(UserError, match=r"linear_probe has its own classifier.*zero_shot_weight=0\.5\); set eval"):
-        model_setup.abstract_setup(config, mesh, small_models.VISION, {"label": 5})
+        model_setup.abstract_setup(config, mesh, ClipBackbone(small_models.VISION), {"label": 5})
     config.model.network = "probe"
     with pytest.raises(UserError, match="'probe': must be one of dist, linear_probe, attentive_probe, none"):
-        model_setup.abstract_setup(config, mesh, small_models.VISION, {"label": 5})
+        model_setup.abstract_setup(config, mesh, ClipBackbone(small_models.VISION), {"label": 5})
 
 
 def test_a_backbone_whose_width_is_no_multiple_of_64_is_refused():

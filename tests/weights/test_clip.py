@@ -15,8 +15,8 @@ from helpers.clip_files import OPEN_CLIP, OPENAI, assert_same_weights, change_co
 from safetensors.numpy import load_file, save_file
 
 from dist_jax.errors import UserError
-from dist_jax.models.backbones.clip_text import TextConfig
-from dist_jax.models.backbones.clip_vision import VisionConfig
+from dist_jax.models.backbones.text_tower import TextConfig
+from dist_jax.models.backbones.vision_tower import VisionConfig
 from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import table
 from dist_jax.weights.openai_sizes import ClipSettings

@@ -10,8 +10,9 @@ from helpers import small_models
 from helpers.clip_files import OPEN_CLIP, OPENAI, change_config, write
 
 from dist_jax.errors import UserError
-from dist_jax.models.backbones.clip_text import TextConfig
-from dist_jax.models.backbones.clip_vision import VisionConfig
+from dist_jax.models.backbones.clip import ClipBackbone
+from dist_jax.models.backbones.text_tower import TextConfig
+from dist_jax.models.backbones.vision_tower import VisionConfig
 from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import clip_configs, clip_formats, table
 from dist_jax.weights.openai_sizes import ClipSettings, openai_sizes, stated_architecture
@@ -30,9 +31,13 @@ BIG_G14 = (
 )
 
 
+def param_shapes(vision: VisionConfig, text: TextConfig | None) -> dict[str, tuple[int, ...]]:
+    return {path: leaf.shape for path, leaf in table.flatten(ClipBackbone(vision, text).param_shapes()).items()}
+
+
 def openai_shapes(vision: VisionConfig, text: TextConfig | None) -> table.Shapes:
     """Shapes of the tensors of a complete model, by OpenAI's names."""
-    return table.names_and_shapes(clip_formats.OPENAI, clip_weights.param_shapes(vision, text))
+    return table.names_and_shapes(clip_formats.OPENAI, param_shapes(vision, text))
 
 
 @pytest.mark.parametrize(
@@ -40,7 +45,7 @@ def openai_shapes(vision: VisionConfig, text: TextConfig | None) -> table.Shapes
 )
 def test_the_published_sizes_have_the_published_number_of_parameters(towers, millions):
     # Numbers of parameters: open_clip, docs/model_profile.csv.
-    shapes = clip_weights.param_shapes(*towers)
+    shapes = param_shapes(*towers)
     assert sum(map(math.prod, shapes.values())) / 1e6 == pytest.approx(millions, abs=0.01)
     assert shapes["vision/blocks/attention/query/kernel"][-2:] == (16, towers[0].width // 16)
 

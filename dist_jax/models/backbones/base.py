@@ -1,8 +1,8 @@
 """The interface of a frozen image-text encoder.
 
 A backbone object holds sizes only. Its parameters are an argument of every method: one frozen tree with the entries
-"vision", "text" (absent if the weights have no text tower) and "logit_scale". `docs/extending.md` shows how to add a
-backbone.
+"vision", "text" (absent if the weights have no text tower), "logit_scale" and, if the backbone adds one to its logits,
+"logit_bias". `docs/extending.md` shows how to add a backbone.
 """
 
 import abc

@@ -1,15 +1,17 @@
-"""Finds the files of a CLIP model in a directory or in a Hugging Face hub repository."""
+"""Finds and opens the files of a backbone in a directory or in a Hugging Face hub repository."""
 
+import dataclasses
 import json
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
 from dist_jax import hub
 from dist_jax.errors import UserError
-from dist_jax.models.backbones.clip import CLIP_MEAN, CLIP_STD
 from dist_jax.text import tokenizer
-from dist_jax.weights.clip_configs import HUGGINGFACE_MODELS
+from dist_jax.weights.checkpoint_files import Tensor, open_sharded, open_tensors
 
 # Names of weight files, in order of preference; files that need PyTorch are last.
 WEIGHTS = (
@@ -22,6 +24,43 @@ WEIGHTS = (
     "open_clip_pytorch_model.bin",
 )
 CONFIG, OPEN_CLIP_CONFIG, PREPROCESSOR_CONFIG = "config.json", "open_clip_config.json", "preprocessor_config.json"
+
+
+class UnsupportedBackboneError(UserError):
+    """The files are those of a model that no kind of backbone can read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenedWeights:
+    """An opened weight file."""
+
+    tensors: Mapping[str, Tensor]  # by the names of the file
+    source: str  # the file, in messages
+    name: str  # as the user gives it
+    tokenizer: str | None = None  # directory of its tokenizer files
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The shapes of the tensors."""
+        return {name: tensor.shape for name, tensor in self.tensors.items()}
+
+    @property
+    def directory(self) -> Path:
+        """The directory of the file."""
+        return Path(self.source).parent
+
+    @cached_property
+    def config(self) -> dict:
+        """The content of config.json next to the file; {} if there is none."""
+        file = self.directory / CONFIG
+        return read_json(file) if file.is_file() else {}
+
+
+def open_weights(weights: str) -> OpenedWeights:
+    """Opens a weight file; reads no parameters. Arguments and errors as in `find`, and a damaged file is an error."""
+    file = find(weights)
+    tensors = open_sharded(file) if file.name.endswith(".index.json") else open_tensors(file)
+    return OpenedWeights(tensors, str(file), weights, tokenizer.find_next_to(file))
 
 
 def find(weights: str) -> Path:
@@ -55,16 +94,17 @@ def find(weights: str) -> Path:
 def _by_preference(directory: Path) -> list[str]:
     """WEIGHTS in order of preference for a directory.
 
-    Repositories of timm may hold an open_clip model and the same model with timm's names in model.safetensors.
+    Repositories of timm may hold an open_clip model and the same model with timm's names in model.safetensors. Their
+    config.json has no model_type.
     """
     config = directory / CONFIG
-    huggingface = config.is_file() and read_json(config).get("model_type") in HUGGINGFACE_MODELS
+    huggingface = config.is_file() and "model_type" in read_json(config)
     open_clip_first = (directory / OPEN_CLIP_CONFIG).is_file() and not huggingface
     return sorted(WEIGHTS, key=lambda name: open_clip_first and not name.startswith("open_clip"))
 
 
-def check_normalization(directory: Path) -> None:
-    """Raises UserError if the model was trained with another pixel normalisation than CLIP's."""
+def check_normalization(directory: Path, means: Sequence[float], stds: Sequence[float]) -> None:
+    """Raises UserError if the files name another pixel normalisation than channel means and standard deviations."""
     for name, part, mean, std in (
         (PREPROCESSOR_CONFIG, None, "image_mean", "image_std"),
         (OPEN_CLIP_CONFIG, "preprocess_cfg", "mean", "std"),
@@ -72,9 +112,9 @@ def check_normalization(directory: Path) -> None:
         file = directory / name
         config = read_json(file) if file.is_file() else {}
         config = (config.get(part) or {}) if part else config
-        for key, expected in ((mean, CLIP_MEAN), (std, CLIP_STD)):
+        for key, expected in ((mean, means), (std, stds)):
             if config.get(key) is not None and not np.allclose(config[key], expected, atol=1e-3):
-                raise UserError(f"{file}: {key} is {config[key]}, must be CLIP's {list(expected)}")
+                raise UserError(f"{file}: {key} is {config[key]}, must be {list(expected)}")
 
 
 def read_json(file: Path) -> dict:

@@ -1,0 +1,123 @@
+"""Tests of SigLIP against PyTorch: Hugging Face's SiglipModel with random weights."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from dist_jax.models.dist_network import DistConfig
+from dist_jax.models.layers import unit
+from dist_jax.models.video_model import VideoModel
+from dist_jax.weights import backbones
+
+TINY = {
+    "vision_config": dict(
+        hidden_size=32, intermediate_size=88, num_hidden_layers=3, num_attention_heads=4, image_size=22, patch_size=5
+    ),
+    "text_config": dict(
+        hidden_size=48, intermediate_size=96, num_hidden_layers=2, num_attention_heads=3, vocab_size=64,
+        max_position_embeddings=12, projection_size=32,
+    ),
+}  # fmt: skip
+
+
+def random_model(config: dict) -> "transformers.SiglipModel":
+    """A SiglipModel in which every parameter is random: no scale is 1 and no bias 0."""
+    torch.manual_seed(0)
+    model = transformers.SiglipModel(transformers.SiglipConfig(**config)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = 0.2 * torch.randn_like(parameter)
+            is_scale = name.endswith("weight") and parameter.ndim == 1
+            fan_in = parameter[0].numel() if parameter.ndim > 1 else 1
+            parameter.copy_(1 + noise if is_scale else noise * min(1, (32 / fan_in) ** 0.5))
+    return model
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return random_model(TINY)
+
+
+@pytest.fixture(scope="module")
+def saved(reference, tmp_path_factory) -> str:
+    directory = tmp_path_factory.mktemp("siglip")
+    reference.save_pretrained(directory)
+    return str(directory)
+
+
+@pytest.fixture(scope="module")
+def loaded(saved):
+    return backbones.load(saved)
+
+
+def pixels(resolution: int) -> np.ndarray:
+    return np.random.default_rng(0).standard_normal((3, resolution, resolution, 3)).astype(np.float32)
+
+
+def to_torch(frames: np.ndarray) -> "torch.Tensor":
+    return torch.from_numpy(frames.transpose(0, 3, 1, 2).copy())
+
+
+TOKENS = np.random.default_rng(1).integers(0, 64, (4, 12))
+
+
+def assert_close(ours: jax.Array, theirs: "torch.Tensor") -> None:
+    expected = theirs.detach().numpy()
+    assert ours.shape == expected.shape
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=5e-6 * np.abs(expected).max())
+
+
+def assert_same_image_tower(loaded, reference, frames: np.ndarray) -> None:
+    """Compares the stream after every block and the pooled vector; pixels that fill no patch have no effect."""
+    backbone, layers = loaded.backbone(), tuple(range(loaded.vision.num_layers))
+    cropped = jnp.asarray(frames[:, None, : backbone.resolution, : backbone.resolution])
+    features = jax.jit(lambda params, frames: backbone.features(params, frames, layers))(loaded.params, cropped)
+    with torch.no_grad():
+        theirs = reference.vision_model(to_torch(frames), output_hidden_states=True)
+    for ours, hidden in zip(features[:, 0], theirs.hidden_states[1:], strict=True):
+        assert_close(ours, hidden)
+    assert_close(backbone.frame_embeddings(loaded.params, features[-1, 0]), theirs.pooler_output)
+
+
+def test_the_image_tower_equals_hugging_face(loaded, reference):
+    assert (loaded.kind, loaded.vision.resolution, loaded.vision.num_patches) == ("siglip", 20, 16)
+    assert_same_image_tower(loaded, reference, pixels(22))
+
+
+def test_the_text_tower_equals_hugging_face(loaded, reference):
+    ours = loaded.backbone().text_embeddings(loaded.params, jnp.asarray(TOKENS, jnp.int32))
+    with torch.no_grad():
+        assert_close(ours, reference.text_model(torch.from_numpy(TOKENS)).pooler_output)
+
+
+def test_the_logits_equal_hugging_face(loaded, reference):
+    backbone = loaded.backbone()
+    dist = DistConfig(1, 1, (2,), 5, 32, 32, 64, 8, 1)
+    text = unit(backbone.text_embeddings(loaded.params, jnp.asarray(TOKENS, jnp.int32)))
+    video = jnp.asarray(pixels(22))[:, None, :20, :20]  # clips of one frame
+    ours = VideoModel(backbone, dist, network_name="none").plain_logits(loaded.params, {"label": text}, video)
+    with torch.no_grad():
+        theirs = reference(input_ids=torch.from_numpy(TOKENS), pixel_values=to_torch(pixels(22)))
+    assert_close(ours["label"], theirs.logits_per_image)
+
+
+def test_interpolated_positions_equal_hugging_face(saved, reference):
+    loaded = backbones.load(saved, resolution=35)
+    backbone = loaded.backbone()
+    last = backbone.features(loaded.params, jnp.asarray(pixels(35))[:, None], (2,))[0, 0]
+    with torch.no_grad():
+        theirs = reference.vision_model(to_torch(pixels(35)), interpolate_pos_encoding=True)
+    assert_close(backbone.frame_summary(loaded.params, last), theirs.pooler_output)
+
+
+@pytest.mark.slow
+def test_a_base_model_equals_hugging_face(tmp_path):
+    reference = random_model({"vision_config": {}, "text_config": {"vocab_size": 1000}})  # the defaults are B/16-224
+    reference.save_pretrained(tmp_path)
+    loaded = backbones.load(str(tmp_path))
+    assert (loaded.vision.width, loaded.vision.num_layers, loaded.vision.num_patches) == (768, 12, 196)
+    assert_same_image_tower(loaded, reference, pixels(224)[:1])
