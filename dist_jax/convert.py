@@ -121,7 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         "--clip",
         type=user_path,
         default="",
-        help="CLIP weights: hub id, Hugging Face directory, OpenAI .pt, open_clip directory",
+        help="weights of CLIP or another backbone: hub id, Hugging Face directory, OpenAI .pt, open_clip directory",
     )
     parser.add_argument(
         "--use-clip",

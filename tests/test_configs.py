@@ -24,7 +24,8 @@ MODULES = {file.stem: load_module(file) for file in sorted(ROOT.glob("configs/*.
 
 # NAME:ARGUMENT -> trainable parameters, 10^9 multiply-adds of the forward pass of one clip. CLIP needs 17.6 (B/16) and
 # 81.1 (L/14) of these for each of the S frames; the rest is the trained network. DiST has tokens and positions for
-# every frame, and a projection of 384 x 512 for every label. Not every argument: tracing takes seconds.
+# every frame (not on SigLIP: no class token), and a projection of 384 x 512 (SigLIP: 384 x 768) for every label. Not every
+# argument: tracing takes seconds.
 EXPECTED = {
     "demo:network=dist": (1_261_344, 0.0462),
     "demo:network=linear_probe": (51_600, 0.0222),
@@ -39,6 +40,7 @@ EXPECTED = {
     "k400_probe:network=attentive_probe,model=vitl": (13_007_248, 648.8),
     "k400_probe:network=linear_probe,model=vitb": (307_600, 140.6),
     "k400_probe:network=linear_probe,model=vitl": (410_000, 648.8),
+    "k400_siglip2_b:frames=16": (26_166_624, 162.1),
     "k400_vitb:frames=16": (26_105_184, 161.0),
     "k400_vitb:frames=32": (26_154_336, 322.1),
     "k400_vitb:frames=64": (26_252_640, 644.2),

@@ -83,12 +83,13 @@ def estimate(module: Module, module_of: Callable[[str], str], chip: TpuChip) -> 
     return Cycles(sum(by_module.values()), dict(by_module.most_common()), rows, dict(uncounted))
 
 
-_TOWERS, _NETWORK = ("ClipVision", "SiglipVision"), "DistNetwork"  # names of Flax modules
+_TOWER_CLASS, _NETWORK_CLASS = re.compile(r"\w+Vision\b"), "DistNetwork"  # Flax modules in an op_name
 
 
 def training_module(op_name: str) -> str:
     """The part of a training step that an op_name belongs to."""
-    in_tower, in_network = max(map(op_name.rfind, _TOWERS)), op_name.rfind(_NETWORK)
+    in_tower = max((match.start() for match in _TOWER_CLASS.finditer(op_name)), default=-1)
+    in_network = op_name.rfind(_NETWORK_CLASS)
     if in_tower > in_network:
         return TOWER
     if in_network < 0:

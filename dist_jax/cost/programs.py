@@ -54,7 +54,7 @@ def fine_tuning(setup: ModelSetup) -> ModelSetup:
         UserError: the backbone is not CLIP.
     """
     if not isinstance(setup.model.backbone, ClipBackbone):
-        raise UserError(f"full fine-tuning is written for CLIP, and {setup.config.backbone.weights} is another backbone")
+        raise UserError(f"full fine-tuning is written for CLIP; {setup.config.backbone.weights} is another backbone")
     model = FineTunedModel(
         **{field.name: getattr(setup.model, field.name) for field in dataclasses.fields(setup.model)}
     )

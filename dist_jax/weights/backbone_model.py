@@ -99,12 +99,6 @@ class BackboneModel(abc.ABC):
             raise UserError(f"{self.name} has no text tower, so it cannot encode texts; use a complete model")
         if hasattr(texts, "dtype"):
             return self._encode_tokens(np.asarray(texts))
-        if self.tokenizer is None:
-            raise UserError(
-                f"{self.name} has no tokenizer files, so it accepts only token ids (int [K, context]); copy the "
-                "tokenizer files of the model to the directory of its weights, or use python -m dist_jax.convert "
-                "--tokenizer DIR"
-            )
         if not len(texts):
             raise UserError("no texts are given; pass at least one")
         tokens = self.tokenize(texts)
@@ -112,6 +106,17 @@ class BackboneModel(abc.ABC):
             return self._encode_tokens(tokens)
         except UserError as error:
             raise UserError(f"{self.tokenizer_mismatch}: {error}") from error
+
+    @property
+    def tokenizer_directory(self) -> str:
+        """The directory of the tokenizer files. Raises UserError if the model has none."""
+        if self.tokenizer is None:
+            raise UserError(
+                f"{self.name} has no tokenizer files, so it accepts only token ids (int [K, context]); copy the "
+                "tokenizer files of the model to the directory of its weights, or use python -m dist_jax.convert "
+                "--tokenizer DIR"
+            )
+        return self.tokenizer
 
     @property
     def tokenizer_mismatch(self) -> str:

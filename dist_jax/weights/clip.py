@@ -77,7 +77,7 @@ class ClipModel(BackboneModel):
 
     @cached_property
     def _loaded_tokenizer(self) -> "PreTrainedTokenizerBase":
-        return tokenizer.load(self.tokenizer)
+        return tokenizer.load(self.tokenizer_directory)
 
 
 def load(weights: str, *, resolution: int = 0, place: Place = keep, settings: ClipSettings = _NO_SETTINGS) -> ClipModel:
@@ -124,13 +124,13 @@ def save_huggingface(clip_model: ClipModel, directory: Path) -> None:
 
 
 def _huggingface(opened: OpenedWeights) -> Architecture:
-    backbone_files.check_normalization(opened.directory, CLIP_MEAN, CLIP_STD)
     config = opened.directory / backbone_files.CONFIG
     if not config.is_file():
         raise UserError(f"{opened.source}: config.json is missing in its directory; copy it from the model")
     rows = clip_formats.HUGGINGFACE
     has_text = clip_formats.has_text(rows, opened.shapes)
     vision, text = clip_configs.huggingface_sizes(opened.config, has_text, str(config))
+    backbone_files.check_normalization(opened.directory, CLIP_MEAN, CLIP_STD)
     return Architecture(opened, rows, vision, text, clip_formats.buffers(opened.tensors))
 
 

@@ -155,9 +155,9 @@ def _read_pyth(
 ) -> Model:
     dist, params, clip_tensors = dist_official.read(path, layers)
     if clip_tensors:
-        clip_model: BackboneModel = clip_weights.from_openai(clip_tensors, str(path), partial(place_under, "clip", place))
-        clip_model = dataclasses.replace(clip_model, tokenizer=tokenizer.find_next_to(path))
-        clip_model = _choose_clip(clip_model, clip, use_clip, path, load_clip) if clip else clip_model
+        inside = clip_weights.from_openai(clip_tensors, str(path), partial(place_under, "clip", place))
+        inside = dataclasses.replace(inside, tokenizer=tokenizer.find_next_to(path))
+        clip_model = _choose_clip(inside, clip, use_clip, path, load_clip) if clip else inside
     elif clip:
         clip_model = load_clip(clip)
     else:

@@ -108,7 +108,7 @@ class SiglipModel(BackboneModel):
 
     @cached_property
     def _tokenizer(self) -> SiglipTokenizer:
-        return SiglipTokenizer(str(self.tokenizer))
+        return SiglipTokenizer(self.tokenizer_directory)
 
 
 def sizes(config: Mapping, source: str) -> tuple[VisionConfig, TextConfig]:

@@ -49,8 +49,9 @@ MAX_CHUNK_BYTES = 96 * 2**20
 class VisionTower(nn.Module):
     """An image tower. The blocks are scanned; their parameters are stacked [L, ...].
 
-    A subclass defines the tokens of the first block and what it makes of the stream after the last one. "P+N" are the
-    tokens of a frame: prefix tokens, then patches.
+    A subclass defines the tokens of the first block and what it makes of the stream after the last one. Its name ends
+    with "Vision", by which `cost.cycles` finds its instructions. "P+N" are the tokens of a frame: prefix tokens, then
+    patches.
     """
 
     config: VisionConfig
