@@ -24,7 +24,7 @@ MODULES = {file.stem: load_module(file) for file in sorted(ROOT.glob("configs/*.
 
 # NAME:ARGUMENT -> trainable parameters, 10^9 multiply-adds of the forward pass of one clip. CLIP needs 17.6 (B/16) and
 # 81.1 (L/14) of these for each of the S frames; the rest is the trained network. DiST has tokens and positions for
-# every frame (not on SigLIP: no class token), and a projection of 384 x 512 (SigLIP: 384 x 768) for every label. Not every
+# every frame (on SigLIP only positions), and a projection of 384 x 512 (SigLIP: 384 x 768) for every label. Not every
 # argument: tracing takes seconds.
 EXPECTED = {
     "demo:network=dist": (1_261_344, 0.0462),

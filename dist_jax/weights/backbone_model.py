@@ -175,5 +175,5 @@ class BackboneModel(abc.ABC):
 
 def _digest(path: str, value: np.ndarray) -> str:
     digest = hashlib.sha256(f"{path} {value.shape} ".encode())
-    digest.update(np.ascontiguousarray(value))
+    digest.update(np.ascontiguousarray(value).data)
     return digest.hexdigest()
