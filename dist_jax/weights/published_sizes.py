@@ -1,13 +1,17 @@
 """Image towers of published models by hub id. Reads no file."""
 
+from typing import Any
+
 from dist_jax.models.backbones.clip import ClipBackbone
 from dist_jax.models.backbones.siglip import SiglipBackbone
 from dist_jax.models.backbones.vision_tower import VisionConfig
 from dist_jax.models.backbones.vit import VitBackbone
 
 
-def _clip(width: int, num_layers: int, patch_size: int, resolution: int, embed_dim: int) -> ClipBackbone:
-    return ClipBackbone(VisionConfig(width, num_layers, width // 64, patch_size, resolution, embed_dim))
+def _clip(
+    width: int, num_layers: int, num_heads: int, patch_size: int, resolution: int, embed_dim: int, **options: Any
+) -> ClipBackbone:
+    return ClipBackbone(VisionConfig(width, num_layers, num_heads, patch_size, resolution, embed_dim, **options))
 
 
 def _siglip(size: str, patch_size: int, resolution: int) -> SiglipBackbone:
@@ -27,10 +31,15 @@ _SIGLIP = {  # width, blocks, heads, hidden width of the MLPs
 
 # From the config.json of each repository.
 PUBLISHED: dict[str, VitBackbone] = {
-    "openai/clip-vit-base-patch32": _clip(768, 12, 32, 224, 512),
-    "openai/clip-vit-base-patch16": _clip(768, 12, 16, 224, 512),
-    "openai/clip-vit-large-patch14": _clip(1024, 24, 14, 224, 768),
-    "openai/clip-vit-large-patch14-336": _clip(1024, 24, 14, 336, 768),
+    "openai/clip-vit-base-patch32": _clip(768, 12, 12, 32, 224, 512),
+    "openai/clip-vit-base-patch16": _clip(768, 12, 12, 16, 224, 512),
+    "openai/clip-vit-large-patch14": _clip(1024, 24, 16, 14, 224, 768),
+    "openai/clip-vit-large-patch14-336": _clip(1024, 24, 16, 14, 336, 768),
+    "apple/DFN5B-CLIP-ViT-H-14": _clip(1280, 32, 16, 14, 224, 1024),
+    "apple/DFN5B-CLIP-ViT-H-14-378": _clip(1280, 32, 16, 14, 378, 1024),
+    "laion/CLIP-ViT-H-14-laion2B-s32B-b79K": _clip(1280, 32, 16, 14, 224, 1024, activation="gelu"),
+    "laion/CLIP-ViT-g-14-laion2B-s12B-b42K": _clip(1408, 40, 16, 14, 224, 1024, activation="gelu", mlp_dim=6144),
+    "laion/CLIP-ViT-bigG-14-laion2B-39B-b160k": _clip(1664, 48, 16, 14, 224, 1280, activation="gelu", mlp_dim=8192),
     **{
         f"google/siglip2-{size}-patch{patch_size}-{resolution}": _siglip(size, patch_size, resolution)
         for size, patch_size, resolutions in (

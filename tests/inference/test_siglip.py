@@ -20,6 +20,7 @@ from dist_jax.models.video_model import VideoModel
 from dist_jax.training.optimizer import lr_schedule, make_optimizer
 from dist_jax.training.train_step import TrainStep
 from dist_jax.weights import dist_official, frozen, model_directory, table
+from dist_jax.weights.published_sizes import PUBLISHED
 
 CLASSES = ("a dog", "x-ray", "surfing")
 DIST = dataclasses.replace(small_models.DIST, backbone_width=64, embed_dim=64, num_pooling_layers=1)
@@ -78,6 +79,25 @@ def test_the_published_pytorch_format_refuses_it(trained, tmp_path):
     pytest.importorskip("torch")
     with pytest.raises(UserError, match="it is not a CLIP, but a backbone of the kind siglip"):
         convert.write_pytorch(tmp_path / "x.pyth", trained)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["google/siglip2-base-patch16-224", "google/siglip2-so400m-patch14-384", "google/siglip2-giant-opt-patch16-256"],
+)
+def test_shapes_and_dtypes_of_features_and_logits_of_the_published_models(name):
+    backbone = dataclasses.replace(PUBLISHED[name], dtype=jnp.bfloat16)
+    sizes = dict(layers=tuple(range(backbone.num_layers)), patch_size=backbone.patch_size, num_frames=16)
+    sizes |= dict(backbone_width=backbone.width, embed_dim=backbone.embed_dim, integration_width=384)
+    model = VideoModel(backbone, dataclasses.replace(DIST, **sizes), dtype=jnp.bfloat16)
+    params, frozen_params = jax.eval_shape(model.init, jax.random.key(0)), backbone.param_shapes()
+    video = jax.ShapeDtypeStruct((2, 16, backbone.resolution, backbone.resolution, 3), jnp.bfloat16)
+    features = jax.eval_shape(model.features, frozen_params, video)
+    assert features.shape == (backbone.num_layers, 8, 2, backbone.num_patches, backbone.width)
+    assert features.dtype == jnp.bfloat16
+    text = {"label": jax.ShapeDtypeStruct((400, backbone.embed_dim), jnp.float32)}
+    logits = jax.eval_shape(model.logits, params, frozen_params, text, video)["label"]
+    assert (logits.shape, logits.dtype) == ((2, 400), jnp.float32)
 
 
 def features(quantize: str = "", mesh_sizes: tuple[int, int, int] = (1, 1, 1)) -> tuple[jax.Array, jax.Array]:

@@ -20,6 +20,7 @@ from dist_jax.models.video_model import VideoModel
 
 B16 = VisionConfig(width=768, num_layers=12, num_heads=12, patch_size=16, resolution=224, embed_dim=512)
 H14 = VisionConfig(width=1280, num_layers=32, num_heads=16, patch_size=14, resolution=224, embed_dim=1024)
+G14 = VisionConfig(width=1408, num_layers=40, num_heads=16, patch_size=14, resolution=224, embed_dim=1024, mlp_dim=6144)
 BIG_G14 = VisionConfig(
     width=1664, num_layers=48, num_heads=16, patch_size=14, resolution=224, embed_dim=1280, mlp_dim=8192
 )
@@ -56,7 +57,7 @@ def test_the_number_of_trainable_parameters_is_the_published_one(vision, num_fra
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) / 1e6 == pytest.approx(millions, abs=0.06)
 
 
-@pytest.mark.parametrize(("vision", "num_frames"), [(B16, 16), (L14, 64), (H14, 16), (BIG_G14, 16)])
+@pytest.mark.parametrize(("vision", "num_frames"), [(B16, 16), (L14, 64), (H14, 16), (G14, 16), (BIG_G14, 16)])
 def test_shapes_and_dtypes_of_features_and_logits_of_the_published_models(vision, num_frames):
     dist = dist_config(vision, num_frames)
     model = VideoModel(ClipBackbone(vision, dtype=jnp.bfloat16), dist, dtype=jnp.bfloat16)

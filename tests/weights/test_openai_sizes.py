@@ -16,6 +16,7 @@ from dist_jax.models.backbones.vision_tower import VisionConfig
 from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import clip_configs, clip_formats, table
 from dist_jax.weights.openai_sizes import ClipSettings, openai_sizes, stated_architecture
+from dist_jax.weights.published_sizes import PUBLISHED
 
 H14 = (
     VisionConfig(1280, 32, 16, patch_size=14, resolution=224, embed_dim=1024, activation="gelu"),
@@ -48,6 +49,20 @@ def test_the_published_sizes_have_the_published_number_of_parameters(towers, mil
     shapes = param_shapes(*towers)
     assert sum(map(math.prod, shapes.values())) / 1e6 == pytest.approx(millions, abs=0.01)
     assert shapes["vision/blocks/attention/query/kernel"][-2:] == (16, towers[0].width // 16)
+
+
+@pytest.mark.parametrize(
+    ("name", "towers", "millions"),
+    [
+        ("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", H14, 632.08),
+        ("laion/CLIP-ViT-g-14-laion2B-s12B-b42K", G14, 1012.65),
+        ("laion/CLIP-ViT-bigG-14-laion2B-39B-b160k", BIG_G14, 1844.91),
+    ],
+)
+def test_the_image_towers_of_the_larger_models_are_known_without_files(name, towers, millions):
+    assert PUBLISHED[name].vision == towers[0]
+    shapes = table.flatten(PUBLISHED[name].param_shapes()["vision"])
+    assert sum(math.prod(leaf.shape) for leaf in shapes.values()) / 1e6 == pytest.approx(millions, abs=0.01)
 
 
 @pytest.mark.parametrize("towers", [H14, G14, BIG_G14], ids=["H/14", "g/14", "bigG/14"])
