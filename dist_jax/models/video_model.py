@@ -180,14 +180,8 @@ class VideoModel:
         Raises:
             ValueError: a weight above 0 for a network with its own classifier.
         """
-        if self.network_name == NO_NETWORK:
-            return self.plain_logits(frozen, text_features, video)
-        if zero_shot_weight == 0.0:
-            return self.logits(params, frozen, text_features, video)
-        self._check_text_classifies()
-        if zero_shot_weight == 1.0:
-            return self.plain_logits(frozen, text_features, video)
-        return self.mix(*self.both_logits(params, frozen, text_features, video), zero_shot_weight)
+        features = self.features(frozen, video, self.mixed_layers(zero_shot_weight))
+        return self.mixed_logits_of_features(params, frozen, text_features, features, video, zero_shot_weight)
 
     def mixed_layers(self, zero_shot_weight: float) -> tuple[int, ...]:
         """The backbone blocks that `mixed_logits` reads, increasing. Arguments and errors as there."""
