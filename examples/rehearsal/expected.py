@@ -28,7 +28,7 @@ def texts(lists: Lists, videos_per_split: int, segments: Sequence[Segment]) -> d
         "evaluate_k400": [f"{num_k400_val} videos, 9 views"],
         "records_ucf101": _records(num_ucf),
         "records_hmdb51": _records(num_hmdb),
-        "zero_shot_ucf101": [f"{num_ucf} videos, 3 views", "| plain CLIP "],
+        "zero_shot_ucf101": ["evaluating config.init_from=", f"{num_ucf} videos, 3 views", "| plain CLIP "],
         "zero_shot_hmdb51": [f"{num_hmdb} videos, 3 views", "| plain CLIP "],
         "records_k600": _records(num_k600_val),
         "zero_shot_k600": [f"{num_k600_val} videos, 3 views", "| plain CLIP ", *_dropped(lists)],

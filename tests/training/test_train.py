@@ -157,6 +157,16 @@ def test_evaluation_of_a_run_accepts_only_the_init_from_of_its_training(training
     assert evaluate(config, str(workdir), make_mesh(config.mesh), "again")["videos"] == NUM_VAL
 
 
+def test_evaluation_without_a_training_run_says_which_weights_it_evaluates(
+    training_data, finished_run, tmp_path, capsys
+):
+    workdir, _ = finished_run
+    config = make_config(training_data, init_from=str(workdir))
+    evaluate(config, str(tmp_path), make_mesh(config.mesh), "evaluate")
+    line = f"{tmp_path} contains no training run: evaluating config.init_from={workdir}"
+    assert capsys.readouterr().out.splitlines()[0] == line
+
+
 def test_evaluation_with_another_network_is_refused(training_data, finished_run):
     workdir, _ = finished_run
     config = make_config(training_data, SINGLE_DEVICE, model__network="linear_probe")
