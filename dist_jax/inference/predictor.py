@@ -265,7 +265,7 @@ class Predictor:
         """
         text = None if texts is None else self._text_features(texts)
         logits = self.logits(video, text, zero_shot_weight)
-        return jax.nn.sigmoid(logits) if self._model.multi_label else jax.nn.softmax(logits)
+        return _probabilities(logits, self._model.multi_label)
 
     def frame_store(
         self, capacity: Capacity, text: np.ndarray | jax.Array | None = None, zero_shot_weight: float = 0.0
@@ -371,6 +371,11 @@ def _embed(model: VideoModel, params: dict, frozen: dict, video: jax.Array) -> j
 @partial(jax.jit, static_argnums=0)
 def _output(model: VideoModel, params: dict, frozen: dict, video: jax.Array) -> jax.Array:
     return model.embed(params, frozen, model.normalize(video))
+
+
+@partial(jax.jit, static_argnums=1)  # one program, not one for each operation of a softmax
+def _probabilities(logits: jax.Array, multi_label: bool) -> jax.Array:
+    return jax.nn.sigmoid(logits) if multi_label else jax.nn.softmax(logits)
 
 
 @partial(jax.jit, static_argnums=0)

@@ -20,6 +20,7 @@ from dist_jax.weights.label_choice import choose_label, select_label
 from dist_jax.weights.model_directory import EvalProtocol, Model
 from dist_jax.weights.openai_sizes import ClipSettings
 from dist_jax.weights.table import Place, keep, place_under
+from dist_jax.workdir import text_feature_cache
 from dist_jax.workdir.run_metadata import RUN_FILE, RunMetadata, read_run_metadata
 
 LoadClip = Callable[..., ClipModel]  # weights.clip.load with its last arguments
@@ -188,13 +189,16 @@ def _read_workdir(path: str, clip: str, use_clip: str, place: Place, clip_settin
             f"{path} does not contain CLIP, and loading the CLIP of its training failed ({error}); set its location: "
             "dist_jax.load(path, clip=...) or python -m dist_jax.convert --clip ..."
         ) from error
+    text_features = None
     if use_clip != "given":
         _check_same_clip(path, metadata, clip_model)
+        text_features = text_feature_cache.read(path, metadata, label)
     return Model(
         dist=dist,
         dist_params=_place_dist(params, place),
         clip_model=clip_model,
         class_names=tuple(metadata.class_names[label]),
+        text_features=None if text_features is None else place("text_features", text_features),
         eval_protocol=EvalProtocol.from_config(metadata.config),
         quantize=metadata.config["backbone"].get("quantize", ""),
         network=_network_name(metadata),
