@@ -277,7 +277,11 @@ class Predictor:
             text: as in `logits`.
             zero_shot_weight: as in `logits`.
         """
-        classifier = Classifier(
+        return FrameStore(self.classifier(text, zero_shot_weight), self._mesh, self._dtype, capacity)
+
+    def classifier(self, text: np.ndarray | jax.Array | None = None, zero_shot_weight: float = 0.0) -> Classifier:
+        """The model and its arrays, for programs that are compiled elsewhere. Arguments as in `logits`."""
+        return Classifier(
             self._video_model,
             self._model.dist_params,
             self._frozen,
@@ -285,7 +289,6 @@ class Predictor:
             float(zero_shot_weight),
             self._model.multi_label,
         )
-        return FrameStore(classifier, self._mesh, self._dtype, capacity)
 
     def for_frames(self, num_frames: int) -> "Predictor":
         """The same model for clips of `num_frames` frames, a multiple of alpha.
