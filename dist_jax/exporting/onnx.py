@@ -42,6 +42,10 @@ def write(program: ClipProgram, metadata: dict, directory: Path) -> None:
     """Writes the graph, and compares its outputs with JAX. See `formats`."""
     import onnx_ir
 
+    quantized = {value.dtype.name for value in program.params.values()} - {"float32"}
+    if quantized:
+        reason = f"ONNX Runtime has no matrix products for the {'/'.join(sorted(quantized))} image tower"
+        raise UserError(_REFUSED.format(_jax2onnx_version(), reason))
     model = _convert(program)
     model.metadata_props.update({name: json.dumps(value) for name, value in metadata.items()})
     onnx_ir.save(model, directory / MODEL, external_data=PARAMS)
@@ -60,9 +64,8 @@ def _convert(program: ClipProgram) -> "onnx_ir.Model":
     run = jaxpr_as_fun(for_platform(jaxpr, "cpu"))
     (batch,) = export.symbolic_shape(BATCH)
     video = jax.ShapeDtypeStruct((batch, *program.clip.shape), program.clip.dtype)
-    logging.getLogger("jax2onnx").setLevel(
-        logging.ERROR
-    )  # its warnings are about packages that this model does not use
+    for library in ("jax2onnx", "onnx_ir"):  # their warnings are about packages and shapes that this model has not
+        logging.getLogger(library).setLevel(logging.ERROR)
     try:
         model = jax2onnx.to_onnx(
             lambda video: jax.lax.map(run, video),

@@ -9,10 +9,12 @@ from pathlib import Path
 import jax
 from jax import export
 
+from dist_jax.errors import UserError
 from dist_jax.exporting.program import ClipProgram
 from dist_jax.weights.checkpoint_files import write_safetensors
 
 PROGRAM, PARAMS = "model.jax_export", "params.safetensors"
+_READABLE = {"float32", "bfloat16", "int8"}  # by safetensors.flax
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
@@ -22,7 +24,10 @@ def versions() -> dict[str, object]:
 
 
 def write(program: ClipProgram, metadata: dict, directory: Path) -> None:
-    """Writes both files. See `formats`."""
+    """Writes both files. See `formats`. Raises UserError for parameters of a type that safetensors does not read."""
+    unreadable = {value.dtype.name for value in program.params.values()} - _READABLE
+    if unreadable:
+        raise UserError(f"safetensors does not read {'/'.join(sorted(unreadable))} parameters; use --format savedmodel")
     (batch,) = export.symbolic_shape("B")
     video = jax.ShapeDtypeStruct((batch, *program.clip.shape), program.clip.dtype)
     params = {name: jax.ShapeDtypeStruct(value.shape, value.dtype) for name, value in program.params.items()}
