@@ -36,7 +36,7 @@ class Format(NamedTuple):
 FORMATS = {
     "stablehlo": Format("dist_jax.exporting.stablehlo", "jax"),
     "savedmodel": Format("dist_jax.exporting.saved_model", "tensorflow"),
-    "onnx": Format("dist_jax.exporting.onnx", "'dist_jax[export]'"),
+    "onnx": Format("dist_jax.exporting.onnx", "--editable '.[export]'"),
 }
 
 

@@ -7,6 +7,7 @@ model.onnx.data   its large parameters
 import importlib.metadata
 import json
 import logging
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from jax.extend.core import jaxpr_as_fun
 
 from dist_jax.errors import UserError, first_line
 from dist_jax.exporting.metadata import VIDEO
-from dist_jax.exporting.one_platform import for_platform
+from dist_jax.exporting.platforms import for_platform
 from dist_jax.exporting.program import ClipProgram
 
 if TYPE_CHECKING:
@@ -27,7 +28,6 @@ MODEL, PARAMS = "model.onnx", "model.onnx.data"
 OPSET = 23
 BATCH = "B"
 TOLERANCE = 1e-3  # of the outputs of ONNX Runtime, to those of JAX
-_REFUSED = "jax2onnx {} cannot represent this model ({}); use --format stablehlo or --format savedmodel"
 
 
 def versions() -> dict[str, object]:
@@ -40,12 +40,11 @@ def versions() -> dict[str, object]:
 
 def write(program: ClipProgram, metadata: dict, directory: Path) -> None:
     """Writes the graph, and compares its outputs with JAX. See `formats`."""
-    import onnx_ir
-
     quantized = {value.dtype.name for value in program.params.values()} - {"float32"}
     if quantized:
-        reason = f"ONNX Runtime has no matrix products for the {'/'.join(sorted(quantized))} image tower"
-        raise UserError(_REFUSED.format(_jax2onnx_version(), reason))
+        raise _refused(f"ONNX Runtime has no matrix products for its {'/'.join(sorted(quantized))} image tower")
+    import onnx_ir
+
     model = _convert(program)
     model.metadata_props.update({name: json.dumps(value) for name, value in metadata.items()})
     onnx_ir.save(model, directory / MODEL, external_data=PARAMS)
@@ -59,16 +58,16 @@ def _convert(program: ClipProgram) -> "onnx_ir.Model":
     from onnx_ir.passes import common
 
     shapes = program.output_shapes()
-    jaxpr = jax.make_jaxpr(lambda clip: program.run(program.params, clip))(program.clip)
-    # jax2onnx replaces functions of jax.numpy while it traces. Of a finished jaxpr, it sees only the operations.
-    run = jaxpr_as_fun(for_platform(jaxpr, "cpu"))
+    # jax2onnx replaces functions of jax.numpy while it traces. In a rewritten function, it sees only operations.
+    run = for_platform(partial(program.run, program.params), "cpu")
+    traced = jaxpr_as_fun(jax.make_jaxpr(run)(program.clip))
     (batch,) = export.symbolic_shape(BATCH)
     video = jax.ShapeDtypeStruct((batch, *program.clip.shape), program.clip.dtype)
     for library in ("jax2onnx", "onnx_ir"):  # their warnings are about packages and shapes that this model has not
         logging.getLogger(library).setLevel(logging.ERROR)
     try:
         model = jax2onnx.to_onnx(
-            lambda video: jax.lax.map(run, video),
+            lambda video: jax.lax.map(traced, video),
             [video],
             model_name="dist_jax",
             opset=OPSET,
@@ -77,7 +76,7 @@ def _convert(program: ClipProgram) -> "onnx_ir.Model":
             output_names=sorted(shapes),
         )
     except Exception as error:  # it has no exception class of its own
-        raise UserError(_REFUSED.format(_jax2onnx_version(), first_line(error))) from error
+        raise _refused(f"jax2onnx {_jax2onnx_version()}: {first_line(error)}") from error
     common.LiftSubgraphInitializersToMainGraphPass()(model)
     common.RemoveUnusedNodesPass()(model)
     for output in model.graph.outputs:
@@ -95,12 +94,15 @@ def _check(program: ClipProgram, file: Path) -> None:
         names = [output.name for output in session.get_outputs()]
         outputs = dict(zip(names, session.run(names, {VIDEO: clip[None]}), strict=True))
     except Exception as error:  # its exceptions have no common class
-        raise UserError(_REFUSED.format(_jax2onnx_version(), f"ONNX Runtime: {first_line(error)}")) from error
+        raise _refused(f"ONNX Runtime: {first_line(error)}") from error
     for name, expected in jax.jit(program.run)(program.params, clip).items():
         difference = float(np.max(np.abs(outputs[name][0] - expected)))
         if not difference <= TOLERANCE:  # also NaN
-            reason = f"{name} of ONNX Runtime and JAX differ by {difference:.2g}"
-            raise UserError(_REFUSED.format(_jax2onnx_version(), reason))
+            raise _refused(f"{name} of ONNX Runtime and JAX differ by {difference:.2g}")
+
+
+def _refused(reason: str) -> UserError:
+    return UserError(f"this model cannot be exported to ONNX ({reason}); use --format stablehlo or --format savedmodel")
 
 
 def _jax2onnx_version() -> str:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dist_jax.distributed.sharding import path_name
+from dist_jax.exporting.platforms import without_kernels
 from dist_jax.inference.frame_store import Classifier
 from dist_jax.models.layers import matmul_precision, unit
 from dist_jax.models.networks import NO_NETWORK
@@ -30,8 +31,11 @@ class ClipProgram:
     run: Callable[[Arrays, jax.Array], Arrays]  # parameters and a clip -> "probabilities" [K], "embedding" [E], float32
 
     def run_batch(self, params: Arrays, video: jax.Array) -> Arrays:
-        """Clips [B, T, H, W, 3], one after another -> "probabilities" float32 [B, K], "embedding" float32 [B, E]."""
-        return jax.lax.map(partial(self.run, params), video)
+        """Clips [B, T, H, W, 3], one after another -> "probabilities" float32 [B, K], "embedding" float32 [B, E].
+
+        It can be exported for several platforms.
+        """
+        return jax.lax.map(partial(without_kernels(self.run), params), video)
 
     def output_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
         """Shape and dtype of each output of one clip."""

@@ -58,6 +58,7 @@ def test_an_existing_folder_is_not_a_repository(hub, directory, tmp_path, monkey
     assert not hub.requests
 
 
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # huggingface_hub without Xet
 def test_a_pushed_model_is_loaded_again(hub, directory, tmp_path, capfd):
     convert.main(["--input", str(directory), "--output", str(tmp_path / "new"), "--push", "me/new", "--private"])
     assert hub.repositories["me/new"].private
