@@ -63,7 +63,7 @@ def make_program(classifier: Classifier) -> ClipProgram:
     clip = jax.ShapeDtypeStruct((model.dist.num_frames, size, size, 3), jnp.uint8)
     # safetensors ignores the strides of transposed views, so the arrays must be contiguous.
     return ClipProgram(
-        {name: np.array(leaf, order="C") for name, (_, leaf) in zip(names, leaves, strict=True)}, clip, run
+        {name: np.asarray(leaf, order="C") for name, (_, leaf) in zip(names, leaves, strict=True)}, clip, run
     )
 
 
