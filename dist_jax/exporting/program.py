@@ -33,7 +33,7 @@ class ClipProgram:
     def run_batch(self, params: Arrays, video: jax.Array) -> Arrays:
         """Clips [B, T, H, W, 3], one after another -> "probabilities" float32 [B, K], "embedding" float32 [B, E].
 
-        It can be exported for several platforms.
+        Has no Pallas kernels, so that one export can be for several platforms.
         """
         return jax.lax.map(partial(without_kernels(self.run), params), video)
 

@@ -6,6 +6,8 @@ StableHLO program as that of jax.export with XLA.
 
 from pathlib import Path
 
+import jax
+
 from dist_jax.exporting.metadata import VIDEO
 from dist_jax.exporting.program import ClipProgram
 
@@ -15,9 +17,11 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 def versions() -> dict[str, object]:
     """The version of TensorFlow, and of the calling convention of its operation XlaCallModule."""
     import tensorflow as tf
-    from jax import export
 
-    return {"tensorflow": tf.__version__, "calling_convention": export.maximum_supported_calling_convention_version}
+    return {
+        "tensorflow": tf.__version__,
+        "calling_convention": jax.config.read("jax_export_calling_convention_version"),
+    }
 
 
 def write(program: ClipProgram, metadata: dict, directory: Path) -> None:
