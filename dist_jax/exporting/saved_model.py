@@ -20,7 +20,7 @@ def versions() -> dict[str, object]:
 
     return {
         "tensorflow": tf.__version__,
-        "calling_convention": jax.config.read("jax_export_calling_convention_version"),
+        "calling_convention": jax.config.values["jax_export_calling_convention_version"],
     }
 
 

@@ -20,7 +20,7 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 def versions() -> dict[str, object]:
     """The calling convention of the program: jax.export reads only some versions."""
-    return {"calling_convention": jax.config.read("jax_export_calling_convention_version")}
+    return {"calling_convention": jax.config.values["jax_export_calling_convention_version"]}
 
 
 def write(program: ClipProgram, metadata: dict, directory: Path) -> None:
