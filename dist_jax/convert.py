@@ -64,18 +64,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.push:
         card = make_card(args.push, model, read_origin(args.input), args.license)
         (Path(args.output) / hub_models.CARD).write_text(card, encoding="utf-8")
-        print(f"uploaded to {hub_models.push(Path(args.output), args.push, args.private)}")
+        print(f"uploaded to {hub.upload(Path(args.output), args.push, args.private)}")
 
 
 def _check_push(args: argparse.Namespace) -> None:
-    """Raises UserError before the conversion if the options of an upload do not fit together, or without a token."""
+    """Raises UserError before the conversion if the options of an upload do not fit together, or see `check_target`."""
     if not args.push:
         if args.private or args.license != OTHER_LICENSE:
             raise UserError("--private and --license describe the repository of --push; set --push, or remove them")
         return
     if args.to != "directory":
         raise UserError("--push uploads a model directory; remove --to pytorch")
-    hub.check_login(args.push)
+    hub_models.check_target(args.push)
 
 
 def with_classes(model: Model, names: tuple[str, ...], recompute: bool = True) -> Model:

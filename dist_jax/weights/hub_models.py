@@ -30,12 +30,12 @@ def locate(path: str | Path) -> str | Path:
     return hub.download(str(path), _FILES)
 
 
-def push(directory: Path, repository: str, private: bool) -> str:
-    """Uploads a model directory; returns the address. A repository with other files is not overwritten.
+def check_target(repository: str) -> None:
+    """Checks that a model directory can be uploaded to a repository: a new one, or that of another model directory.
 
     Raises:
-        UserError: see `hub.upload`; or the repository is not a model directory.
+        UserError: nobody is logged in, no network, or a repository with other files, which are not overwritten.
     """
+    hub.check_login(repository)
     if set(hub.list_files(repository)) - _EMPTY and locate(repository) == repository:
         raise UserError(f"{repository} exists and is not a model directory of dist_jax; use another name")
-    return hub.upload(directory, repository, private)

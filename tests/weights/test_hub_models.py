@@ -152,17 +152,23 @@ def test_a_private_repository_needs_a_token(directory, tmp_path):
     ("repository", "options", "message"),
     [
         ("others/x", [], r"new is complete, but uploading it to others/x failed: .* refuses access \(status 403\)"),
-        ("me/bert", [], "me/bert exists and is not a model directory of dist_jax; use another name"),
         ("me/public", ["--private"], "me/public exists and is public"),
     ],
 )
-def test_a_repository_that_cannot_be_written_is_an_error(hub, directory, tmp_path, repository, options, message):
+def test_a_failed_upload_leaves_a_complete_directory(hub, directory, tmp_path, repository, options, message):
     hub.add("me/public", directory)
-    hub.repositories["me/bert"] = Repository({"config.json": b'{"model_type": "bert"}'})
     with pytest.raises(UserError, match=message):
         convert.main(["--input", str(directory), "--output", str(tmp_path / "new"), "--push", repository, *options])
     assert (tmp_path / "new" / "README.md").exists()
     assert dist_jax.load(tmp_path / "new").class_names == CLASSES  # a card does not disturb
+
+
+def test_a_repository_with_other_files_is_not_overwritten(hub, directory, tmp_path):
+    hub.repositories["me/bert"] = Repository({"config.json": b'{"model_type": "bert"}'})
+    arguments = ["--input", str(directory), "--output", str(tmp_path / "new"), "--push", "me/bert"]
+    with pytest.raises(UserError, match="me/bert exists and is not a model directory of dist_jax; use another name"):
+        convert.main(arguments)
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize(
