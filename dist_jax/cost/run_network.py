@@ -38,11 +38,12 @@ def count_operations(metadata: RunMetadata) -> int:
     """
     name, dist = _network_name(metadata), _dist_config(metadata)
     vision = abstract.vision_sizes(ml_collections.ConfigDict(metadata.config["backbone"]))
-    return _forward_operations(name, dist, dataclasses.replace(vision, resolution=_resolution(metadata)))
+    return forward_operations(name, dist, dataclasses.replace(vision, resolution=_resolution(metadata)))
 
 
 @functools.cache  # tracing takes seconds, and compared runs often have the same network
-def _forward_operations(name: str, dist: DistConfig, vision: VisionConfig) -> int:
+def forward_operations(name: str, dist: DistConfig, vision: VisionConfig) -> int:
+    """Operations of the forward pass of one clip, as `count_operations`, from the sizes of network and image tower."""
     model = VideoModel(ClipBackbone(vision, None), dist, network_name=name)
     frozen = {"vision": vision_shapes(vision), "logit_scale": jax.ShapeDtypeStruct((), jnp.float32)}
     video = jax.ShapeDtypeStruct((1, dist.num_frames, vision.resolution, vision.resolution, 3), jnp.float32)

@@ -22,7 +22,7 @@ from dist_jax.models.quantization import check_quantize
 from dist_jax.models.video_model import VideoModel
 from dist_jax.text.prompt_templates import encode_classes
 from dist_jax.typing import PyTree
-from dist_jax.weights import frozen, plain_clip, table
+from dist_jax.weights import frozen, hub_models, plain_clip, table
 from dist_jax.weights.clip import Texts
 from dist_jax.weights.init_from import adapt
 from dist_jax.weights.model_directory import EvalProtocol, Model
@@ -42,8 +42,9 @@ def load(
     """Loads a trained model, or a CLIP as a model without trained network.
 
     Args:
-        path: a model directory (`python -m dist_jax.convert`), a training workdir or a published .pyth file. For plain
-          CLIP: a hub id, a directory or a file, as config.backbone.weights.
+        path: a model directory (`python -m dist_jax.convert`) or its Hugging Face hub id, a training workdir or a
+          published .pyth file. For plain CLIP: a hub id, a directory or a file, as config.backbone.weights. The
+          config.json of a hub repository decides which of both it is.
         dtype: float32 (default; full precision on every device) or bfloat16 (faster on accelerators). Applies to the
           frozen image tower's parameters and to all computation on videos. Text embeddings are always computed in
           float32, and all results except `features` are float32.
@@ -66,6 +67,7 @@ def load(
         mesh = make_mesh(dict.fromkeys(AXES, 1), jax.local_devices()[:1])
     elif set(mesh.axis_names) != set(AXES):
         raise UserError(f"mesh has the axes {mesh.axis_names}; make it with dist_jax.distributed.mesh.make_mesh")
+    path = hub_models.locate(path)
     quantize = read_quantize(path) if quantize is None else quantize
     check_quantize("quantize", quantize)
     place = partial(_place, mesh, dtype, quantize)
@@ -277,7 +279,11 @@ class Predictor:
             text: as in `logits`.
             zero_shot_weight: as in `logits`.
         """
-        classifier = Classifier(
+        return FrameStore(self.classifier(text, zero_shot_weight), self._mesh, self._dtype, capacity)
+
+    def classifier(self, text: np.ndarray | jax.Array | None = None, zero_shot_weight: float = 0.0) -> Classifier:
+        """The model and its arrays, for programs that are compiled elsewhere. Arguments as in `logits`."""
+        return Classifier(
             self._video_model,
             self._model.dist_params,
             self._frozen,
@@ -285,7 +291,6 @@ class Predictor:
             float(zero_shot_weight),
             self._model.multi_label,
         )
-        return FrameStore(classifier, self._mesh, self._dtype, capacity)
 
     def for_frames(self, num_frames: int) -> "Predictor":
         """The same model for clips of `num_frames` frames, a multiple of alpha.

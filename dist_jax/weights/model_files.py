@@ -14,7 +14,7 @@ from dist_jax.models.backbones.clip_vision import VisionConfig
 from dist_jax.models.dist_network import DistConfig
 from dist_jax.text import tokenizer
 from dist_jax.weights import clip as clip_weights
-from dist_jax.weights import clip_configs, dist_official, model_directory, table
+from dist_jax.weights import clip_configs, dist_official, hub_models, model_directory, table
 from dist_jax.weights.clip import ClipModel
 from dist_jax.weights.label_choice import choose_label, select_label
 from dist_jax.weights.model_directory import EvalProtocol, Model
@@ -25,7 +25,7 @@ from dist_jax.workdir.run_metadata import RUN_FILE, RunMetadata, read_run_metada
 
 LoadClip = Callable[..., ClipModel]  # weights.clip.load with its last arguments
 _NO_SETTINGS = ClipSettings()
-KINDS = "a model directory, a training workdir or a published .pyth file"
+KINDS = "a model directory, a training workdir or a published .pyth file"  # or a model directory on the hub
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,8 +51,8 @@ def read_model(
     """Reads a trained model with its CLIP.
 
     Args:
-        path: a model directory, a training workdir or a published .pyth file. Of a workdir, the best checkpoint by the
-          metric of its configuration, or the newest checkpoint.
+        path: a model directory or its hub id, a training workdir or a published .pyth file. Of a workdir, the best
+          checkpoint by the metric of its configuration, or the newest checkpoint.
         clip: CLIP weights for `weights.clip.load`, instead of the CLIP in the model or in its configuration.
         use_clip: the CLIP to use if `clip` and the CLIP of the model differ: "given" or "inside"; "": raise an error.
         layers: backbone blocks that the network reads; necessary for a published file if CLIP has more blocks.
@@ -65,6 +65,7 @@ def read_model(
         UserError: no model at `path`, a damaged model, two different CLIPs, or an unknown label.
     """
     load_clip = partial(clip_weights.load, place=partial(place_under, "clip", place), settings=clip_settings)
+    path = hub_models.locate(path)
     if label and not _is_workdir(path):
         raise UserError(f"{path} is not a training workdir and has one classifier; remove the label {label!r}")
     if clip_settings != _NO_SETTINGS and not clip and not _is_workdir(path):
@@ -99,6 +100,7 @@ def read_dist(path: str | Path) -> DistWeights:
     Raises:
         UserError: no model at `path`, or a damaged model.
     """
+    path = hub_models.locate(path)
     if _is_workdir(path):
         metadata = read_run_metadata(str(path))
         return DistWeights(_network_name(metadata), *_run_network(str(path), metadata), metadata.backbone)
