@@ -77,7 +77,7 @@ def classify_videos(
             errors.append(str(error))
             continue
         print(as_table(prediction), end="\n\n", flush=True)
-        results.append(as_dict(prediction))
+        results.append(prediction.as_dict())
         if pages:
             pages.add(prediction)
         if evidence:
@@ -96,10 +96,7 @@ def read_labels(labels: str) -> list[str]:
         return class_names.read(Path(labels))
     if labels.endswith(".txt"):
         raise UserError(f"--labels {labels}: no such file")
-    names = [name.strip() for name in labels.split(",")]
-    if "" in names or len(set(names)) < len(names):
-        raise UserError(f"--labels {labels!r}: names must be unique and not empty")
-    return names
+    return class_names.split(labels, "--labels")
 
 
 def as_table(prediction: Prediction) -> str:
@@ -110,15 +107,6 @@ def as_table(prediction: Prediction) -> str:
         for name, p in zip(prediction.class_names, prediction.probabilities, strict=True)
     ]
     return "\n".join([f"{prediction.path} ({prediction.views_summary})", *lines])
-
-
-def as_dict(prediction: Prediction) -> dict:
-    """Formats a prediction for JSON."""
-    classes = [
-        {"label": name, "probability": float(p)}
-        for name, p in zip(prediction.class_names, prediction.probabilities, strict=True)
-    ]
-    return {"video": prediction.path, "frames": prediction.frame_indices.tolist(), "predictions": classes}
 
 
 def _write_json(path: str, results: list[dict]) -> None:
