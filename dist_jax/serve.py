@@ -20,6 +20,7 @@ from dist_jax.errors import UserError, exit_with_message
 from dist_jax.files import user_path
 from dist_jax.serving.classifier import ServedModel
 from dist_jax.serving.limits import Limits
+from dist_jax.serving.listener import bind
 
 PACKAGES = ("gradio", "fastapi", "starlette", "uvicorn", "python_multipart")
 
@@ -31,13 +32,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f'{", ".join(missing)} is not installed; run: pip install "dist_jax[serve]"')
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import
-    from dist_jax.serving import server
+    with bind(args.host, args.port) as listener:  # before the model: loading takes longer
+        model = dist_jax.load(args.model, label=args.label_key)
+        print("compiling ...", file=sys.stderr, flush=True)
+        served = ServedModel(model, limits, args.max_batch)
+        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import
+        from dist_jax.serving import server
 
-    listener = server.bind(args.host, args.port)  # before the model: loading takes longer
-    model = dist_jax.load(args.model, label=args.label_key)
-    print("compiling ...", file=sys.stderr, flush=True)
-    server.run(listener, ServedModel(model, limits, args.max_batch), args.model)
+        server.run(listener, served, _public_name(args.model))
+
+
+def _public_name(model: str) -> str:
+    """The name for clients, without the folders of this machine."""
+    return os.path.basename(os.path.abspath(model)) if os.path.exists(model) else model  # else a hub id
 
 
 def _parser() -> argparse.ArgumentParser:

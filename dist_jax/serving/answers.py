@@ -60,7 +60,9 @@ def timeline(model: ServedModel, upload: Upload, stop: threading.Event) -> dict:
     classes = model.classes(upload.fields.get("labels", ""))
     window = upload.fields.get("window", "").strip()
     grid = model.grid(
-        upload.path, parse_time("window", window) if window else None, _integer(upload.fields, "overlap", DEFAULT_OVERLAP)
+        upload.path,
+        parse_time("window", window) if window else None,
+        _integer(upload.fields, "overlap", DEFAULT_OVERLAP),
     )
     text, image = io.StringIO(), io.BytesIO()
     output = JsonOutput(text, upload.name, classes.names)

@@ -36,15 +36,19 @@ class Batcher:
     A batch starts as soon as the device is free; the batcher does not wait for more clips.
 
     Args:
-        score: clips uint8 [n, T, H, W, 3] -> float32 [n, D], row by row. It runs only in this thread, with n in `sizes`.
+        score: clips uint8 [n, T, H, W, 3] -> float32 [n, D], row by row. Only this thread calls
+          it, with n in `sizes`.
         sizes: allowed numbers of clips, increasing; the last one is the largest batch.
+
+    Attributes:
+        is_closed: no requests are accepted.
     """
 
     def __init__(self, score: Score, sizes: Sequence[int]) -> None:
         self._score, self._sizes = score, tuple(sizes)
         self._waiting: deque[_Clip] = deque()
         self._changed = threading.Condition()
-        self._is_closed = False
+        self.is_closed = False
         self._thread = threading.Thread(target=self._run, name="batcher", daemon=True)
         self._thread.start()
 
@@ -55,7 +59,7 @@ class Batcher:
         """
         request = _Request(len(clips))
         with self._changed:
-            if self._is_closed:
+            if self.is_closed:
                 raise RuntimeError("the batcher is closed")
             self._waiting.extend(_Clip(request, row, clip) for row, clip in enumerate(clips))
             self._changed.notify()
@@ -64,7 +68,7 @@ class Batcher:
     def close(self) -> None:
         """Ends the thread after the batch that runs. Requests that wait are cancelled."""
         with self._changed:
-            self._is_closed = True
+            self.is_closed = True
             self._changed.notify()
         self._thread.join()
         for clip in self._waiting:
@@ -80,8 +84,8 @@ class Batcher:
         with self._changed:
             batch: list[_Clip] = []
             while not batch:
-                self._changed.wait_for(lambda: self._waiting or self._is_closed)
-                if self._is_closed:
+                self._changed.wait_for(lambda: self._waiting or self.is_closed)
+                if self.is_closed:
                     break
                 while self._waiting and len(batch) < self._sizes[-1]:
                     clip = self._waiting.popleft()

@@ -138,7 +138,8 @@ class ServedModel:
         if num_windows > self.limits.max_windows:
             raise RequestError(
                 400,
-                f"{num_windows} windows; at most {self.limits.max_windows} are allowed: use a longer window or less overlap",
+                f"{num_windows} windows; at most {self.limits.max_windows} are allowed: use a longer window or less "
+                "overlap",
             )
         return grid
 

@@ -51,7 +51,9 @@ def _bar(label: str, probability: float) -> str:
 
 
 def _figure(name: str, source: str, caption: str) -> str:
-    return f'<figure class="{name}"><img src="{source}" alt="{name}"><figcaption>{escape(caption)}</figcaption></figure>'
+    return (
+        f'<figure class="{name}"><img src="{source}" alt="{name}"><figcaption>{escape(caption)}</figcaption></figure>'
+    )
 
 
 def _percent(probability: float) -> str:

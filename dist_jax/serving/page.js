@@ -56,7 +56,7 @@ function notice(text) {
 }
 
 function megabytes(bytes) {
-  return `${(bytes / 1e6).toFixed(1)} MB`;
+  return `${(bytes / 1e6).toFixed(bytes < 1e6 ? 3 : 1)} MB`;
 }
 
 // The preview plays the local file: nothing is sent before the button is pressed.

@@ -31,10 +31,10 @@ def build_page(facts: dict) -> gr.Blocks:
     """The page of a model. `facts` are those of `answers.model_facts`."""
     limits = facts["limits"]
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
-        gr.HTML(f'<header id="header"><h1>{escape(TITLE)}</h1><p>{_model_line(facts)}</p></header>')
+        gr.HTML(f'<header id="header"><h1>{escape(TITLE)}</h1><p>{_model_line(facts)}</p></header>', padding=False)
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                gr.HTML(DROP_ZONE)
+                gr.HTML(DROP_ZONE, padding=False)
                 labels = gr.Textbox(
                     label="Labels",
                     info=_labels_info(facts),
@@ -51,14 +51,17 @@ def build_page(facts: dict) -> gr.Blocks:
                 )
                 with gr.Row(visible=False) as timeline_row:
                     window = gr.Number(facts["window"] or DEFAULT_WINDOW_S, label="Window (seconds)", minimum=0)
-                    overlap = gr.Dropdown(facts["overlaps"], value=DEFAULT_OVERLAP, label="Windows per moment")
+                    overlap = gr.Dropdown(
+                        facts["overlaps"], value=DEFAULT_OVERLAP, label="Overlap (windows per moment)"
+                    )
                 button = gr.Button("Classify", variant="primary", elem_id="classify")
                 gr.HTML(
                     f'<p class="note">At most {limits["max_upload_mb"]:g} MB and {limits["max_duration_s"]:g} s. '
-                    "The server deletes the video after the answer.</p>"
+                    "The server deletes the video after the answer.</p>",
+                    padding=False,
                 )
             with gr.Column(scale=3, min_width=300):
-                result = gr.HTML('<p class="note">The result appears here.</p>', elem_id="result")
+                result = gr.HTML('<p class="note">The result appears here.</p>', elem_id="result", padding=False)
         show_row = "mode => ({__type__: 'update', visible: mode === 'timeline'})"
         mode.change(None, mode, timeline_row, js=show_row, api_visibility="private")
         script = f"(...values) => classifyVideo({round(limits['max_upload_mb'] * 1e6)}, ...values)"

@@ -1,6 +1,7 @@
-"""The server process: socket, application, and everything that must end with it."""
+"""The server process: the application, and everything that must end with it."""
 
 import contextlib
+import signal
 import socket
 import sys
 import tempfile
@@ -12,7 +13,7 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.responses import JSONResponse
 
-from dist_jax.errors import UserError, one_line
+from dist_jax.errors import one_line
 from dist_jax.serving import answers
 from dist_jax.serving.api import Api
 from dist_jax.serving.classifier import ServedModel
@@ -24,7 +25,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 SHUTDOWN_S = 5  # running requests may end, seconds
-CLOSED = ("/gradio_api/", "/monitoring", "/login", "/logout")  # paths of Gradio that the page does not need
+# Gradio's paths that the page needs. The others take uploads, run functions or read files.
+PAGES = ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt")
+FOLDERS = ("/assets/", "/static/", "/svelte/", "/pwa_icon")
 # The browser loads nothing from other hosts, and no other site shows the page in a frame.
 HEADERS = {
     "Content-Security-Policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob:; frame-ancestors 'self'",
@@ -33,21 +36,15 @@ HEADERS = {
 }
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Opens the socket. Port 0: a free one. Raises UserError if the address is in use or not this machine's."""
-    try:
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        listener = socket.socket(family, socket.SOCK_STREAM)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(address)
-    except (OSError, OverflowError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"--host {host} --port {port}: {reason}; use another address") from error
-    return listener
-
-
 def run(listener: socket.socket, model: ServedModel, model_name: str) -> None:
-    """Serves until SIGINT or SIGTERM. Then no temporary file is left."""
+    """Serves until SIGINT or SIGTERM. Then no temporary file is left.
+
+    Args:
+        listener: from `listener.bind`.
+        model: that classifies.
+        model_name: for clients.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # uvicorn raises the signal again after its own clean-up
     host, port = listener.getsockname()[:2]
     with tempfile.TemporaryDirectory(prefix="dist_jax-serve-") as folder, contextlib.closing(model):
         jobs = JobQueue(model.limits.max_queue)
@@ -66,14 +63,24 @@ def make_app(api: Api, facts: dict) -> "PageGuard":
     """The routes of the API, and the page at all other paths."""
     app = FastAPI(openapi_url=None, routes=api.routes())
     app = gradio.mount_gradio_app(
-        app, build_page(facts), "/", theme=theme(), css=CSS, head=f"<script>{SCRIPT}</script>", footer_links=[],
-        run_history=False, ssr_mode=False, enable_monitoring=False, mcp_server=False, pwa=False,
+        app,
+        build_page(facts),
+        "/",
+        theme=theme(),
+        css=CSS,
+        head=f"<script>{SCRIPT}</script>",
+        footer_links=[],
+        run_history=False,
+        ssr_mode=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        pwa=False,
     )
     return PageGuard(app)
 
 
 class PageGuard:
-    """Lets Gradio only deliver the page: its routes that take uploads, run functions or read files are closed.
+    """Lets Gradio only deliver the page; all its other routes are closed. See `is_open`.
 
     Args:
         app: ASGI application.
@@ -97,7 +104,7 @@ def is_open(method: str, path: str) -> bool:
     """Whether a request may reach the application: the API and the page's routes; Gradio's pages and static files."""
     if path.startswith(("/api/", "/page/")):
         return True
-    return method in ("GET", "HEAD") and not path.startswith(CLOSED)
+    return method in ("GET", "HEAD") and (path in PAGES or path.startswith(FOLDERS))
 
 
 def _with_headers(send: Send) -> Send:

@@ -5,7 +5,7 @@ import contextlib
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path, PurePath
-from typing import IO
+from typing import IO, TYPE_CHECKING
 
 from python_multipart.exceptions import MultipartParseError
 from python_multipart.multipart import MultipartParser, parse_options_header
@@ -14,6 +14,9 @@ from starlette.requests import ClientDisconnect, Request
 from dist_jax.errors import one_line
 from dist_jax.serving.answers import Upload
 from dist_jax.serving.limits import Limits, RequestError
+
+if TYPE_CHECKING:
+    from python_multipart.multipart import MultipartCallbacks
 
 IDLE_S = 30  # maximum time without a byte of the body, seconds
 DISCARD_S = 2  # how long the rest of a refused body is read, so that the client sees the answer, seconds
@@ -59,7 +62,9 @@ async def discard_body(request: Request) -> None:
 async def _read_body(request: Request, form: "_Form", limits: Limits) -> None:
     media_type, options = parse_options_header(request.headers.get("content-type", ""))
     if media_type != b"multipart/form-data" or not options.get(b"boundary"):
-        raise RequestError(400, f"the body must be a form (multipart/form-data) with the file in the field video; {EXAMPLE}")
+        raise RequestError(
+            400, f"the body must be a form (multipart/form-data) with the file in the field video; {EXAMPLE}"
+        )
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length) > limits.max_upload_bytes + FORM_BYTES:
         raise _too_large(limits.max_upload_bytes)
@@ -100,10 +105,17 @@ class _Form:
         self._field = ""  # of the current part
         self._num_text_bytes = self._num_file_bytes = 0
 
-    def callbacks(self) -> dict:
+    def callbacks(self) -> "MultipartCallbacks":
         """For MultipartParser."""
-        names = ("part_begin", "header_field", "header_value", "header_end", "headers_finished", "part_data", "end")
-        return {f"on_{name}": getattr(self, f"_on_{name}") for name in names}
+        return {
+            "on_part_begin": self._on_part_begin,
+            "on_header_field": self._on_header_field,
+            "on_header_value": self._on_header_value,
+            "on_header_end": self._on_header_end,
+            "on_headers_finished": self._on_headers_finished,
+            "on_part_data": self._on_part_data,
+            "on_end": self._on_end,
+        }
 
     def result(self) -> tuple[str, dict[str, str]]:
         """Name of the file and text fields. Raises RequestError if the form has no file or is not complete."""

@@ -6,10 +6,11 @@ from dist_jax.serving.limits import Limits, RequestError
 from dist_jax.video import decoding, opening
 from dist_jax.video.decoding import VideoError, VideoInfo
 
-# Containers that hold their own frames. FFmpeg also reads playlists and lists (HLS, DASH, concat), which name other files
-# or addresses: an upload must not make the server read those.
+# Containers that hold their own frames. FFmpeg also reads playlists (HLS, DASH, concat), which name other files or
+# addresses: an upload must not make the server read those.
 CONTAINERS = (
-    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,flv,asf,ogg,gif,apng,mxf,wtv,dv,ivf,nut"
+    "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,flv,asf,ogg,gif,apng,mxf,wtv,dv,"
+    "ivf,nut"
 )
 MAX_PIXELS = 8192 * 4320  # of a frame
 MAX_ASPECT = 8  # long side / short side: frames are scaled to a fixed short side
@@ -34,8 +35,8 @@ def check_video(path: str, limits: Limits) -> VideoInfo:
     if info.width * info.height > MAX_PIXELS or sides[1] > MAX_ASPECT * sides[0]:
         raise RequestError(
             400,
-            f"the video has frames of {info.width} x {info.height} pixels; at most {MAX_PIXELS:,} pixels and a ratio of "
-            f"{MAX_ASPECT}:1 are allowed",
+            f"the video has frames of {info.width} x {info.height} pixels; at most {MAX_PIXELS:,} pixels and "
+            f"sides of {MAX_ASPECT}:1 are allowed",
         )
     return info
 
