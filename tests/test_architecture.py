@@ -16,9 +16,9 @@ ROOT = pathlib.Path(dist_jax.__file__).parent
 
 # Packages and top-level modules, highest layer first. A module may import from its own layer and from lower layers.
 LAYERS = (
-    {"main", "predict", "embed", "convert", "plan", "show_clips", "compare", "epic"},  # commands
+    {"main", "predict", "embed", "convert", "plan", "show_clips", "compare", "epic", "serve"},  # commands
     {"__init__"},  # dist_jax.load
-    {"cost"},
+    {"cost", "serving"},
     {"build_records", "training", "inference"},
     {"evaluation"},
     {"experiment"},
@@ -34,6 +34,8 @@ LAYERS = (
     {"errors", "typing"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+WEB_PACKAGES = ("fastapi", "gradio", "python_multipart", "starlette", "uvicorn")
+WEB = {"serving.api", "serving.page", "serving.server", "serving.uploads"}  # modules that import them
 TENSORFLOW = {"data", "build_records", "files"}  # `files` imports it for remote paths only
 
 
@@ -110,6 +112,15 @@ def test_only_the_data_packages_import_tensorflow():
     assert importers <= TENSORFLOW
 
 
+def test_only_the_web_modules_import_web_packages():
+    importers = {
+        module
+        for module, path in MODULES.items()
+        if any(name.split(".")[0] in WEB_PACKAGES for name in imported_names(path.read_text()))
+    }
+    assert importers == WEB
+
+
 def test_prediction_starts_without_tensorflow():
     code = "import sys, dist_jax.predict; dist_jax.load; assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -117,5 +128,7 @@ def test_prediction_starts_without_tensorflow():
 
 def test_every_module_imports():
     for module in pkgutil.walk_packages([str(ROOT)], "dist_jax."):
-        if not module.name.endswith(("dist_jax.main", "__main__")):  # they define flags or run a command
+        if module.name.endswith(("dist_jax.main", "__main__")):  # they define flags or run a command
+            continue
+        if module.name.removeprefix("dist_jax.") not in WEB:  # tests/serving runs them
             importlib.import_module(module.name)

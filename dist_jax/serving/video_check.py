@@ -51,5 +51,5 @@ def _check_container(path: str) -> None:
 def _check_duration(duration_s: float, limits: Limits) -> None:
     if duration_s > limits.max_duration_s:
         raise RequestError(
-            413, f"the video has {duration_s:.0f} s; at most {limits.max_duration_s:g} s are allowed: cut it"
+            413, f"the video has {duration_s:.1f} s; at most {limits.max_duration_s:g} s are allowed: cut it"
         )

@@ -63,7 +63,7 @@ def test_a_cut_video_names_no_path_of_the_server(folder):
 def test_long_videos_are_refused(folder):
     assert refused(folder / "video.mp4", Limits(max_duration_s=1.9)) == (
         413,
-        "the video has 2 s; at most 1.9 s are allowed: cut it",
+        "the video has 2.0 s; at most 1.9 s are allowed: cut it",
     )
     assert check_video(str(folder / "video.mp4"), Limits(max_duration_s=2.0)).num_frames == 40
 
