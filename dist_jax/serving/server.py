@@ -54,6 +54,7 @@ def run(listener: socket.socket, model: ServedModel, model_name: str) -> None:
                 log_level="warning",
                 timeout_graceful_shutdown=SHUTDOWN_S,
             )
+            listener.listen()  # before the message: a client may connect now
             address = f"[{host}]" if ":" in host else host
             print(f"serving {model_name} on http://{address}:{port} (Ctrl-C stops)", file=sys.stderr, flush=True)
             uvicorn.Server(config).run([listener])

@@ -66,9 +66,9 @@ class WebServer:
         connection.sendall("\r\n".join([*lines, "", ""]).encode() + body)
         return connection
 
-    def temporary_files(self) -> list[str]:
-        """All files in TMPDIR."""
-        return [str(path) for path in self.folder.rglob("*") if path.is_file()]
+    def uploads(self) -> list[Path]:
+        """The files of requests."""
+        return list(self.folder.glob("dist_jax-serve-*/*"))
 
     def stop(self) -> int:
         """Sends SIGTERM. Returns the exit status."""

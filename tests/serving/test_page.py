@@ -80,7 +80,7 @@ def test_a_video_and_labels_give_bars_and_pictures(page, server, video, tmp_path
     assert page.save_screenshot(str(tmp_path / "page.png"))
     assert [entry for entry in page.get_log("browser") if entry["level"] == "SEVERE"] == []
     assert hosts(page) == {server.url.removeprefix("http://")}
-    assert not server.temporary_files()
+    assert not server.uploads()
 
 
 def test_the_timeline_of_the_models_own_classes(page, video):
