@@ -1,7 +1,8 @@
 """The web server: a page and a JSON API that classify uploaded videos. The command is `python -m dist_jax.serve`.
 
-    request -> uploads.py (form, video file) -> jobs.py (threads, limited number) -> video_check.py
-            -> classifier.py -> batcher.py (clips of all requests -> device) -> api.py (JSON) or fragments.py (HTML)
+    request -> api -> uploads (form, video file) -> jobs (threads, limited number)
+            -> answers -> video_check -> classifier -> batcher (clips of all requests -> device)
+            -> api: JSON, or HTML of `fragments` for `page`
 
-Only `uploads`, `api`, `page` and `server` need the extra packages of `pip install "dist_jax[serve]"`.
+Only `api`, `uploads`, `page` and `server` need the packages of `pip install "dist_jax[serve]"`.
 """
