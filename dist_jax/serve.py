@@ -11,7 +11,10 @@ Requires pip install "dist_jax[serve]". The page and the API are described in do
 import argparse
 import importlib.util
 import os
+import signal
+import socket
 import sys
+import tempfile
 from collections.abc import Sequence
 
 import dist_jax
@@ -36,10 +39,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = dist_jax.load(args.model, label=args.label_key)
         print("compiling ...", file=sys.stderr, flush=True)
         served = ServedModel(model, limits, args.max_batch)
-        os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # before the import
+        _run(listener, served, _public_name(args.model))
+
+
+def _run(listener: socket.socket, model: ServedModel, model_name: str) -> None:
+    """Serves until SIGINT or SIGTERM. Then no temporary file is left."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # uvicorn raises the signal again after its own clean-up
+    with tempfile.TemporaryDirectory(prefix="dist_jax-serve-") as folder:
+        # Gradio reads both when it is imported.
+        os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_TEMP_DIR": os.path.join(folder, "gradio")}
         from dist_jax.serving import server
 
-        server.run(listener, served, _public_name(args.model))
+        server.run(listener, model, model_name, folder)
 
 
 def _public_name(model: str) -> str:

@@ -51,9 +51,8 @@ def _bar(label: str, probability: float) -> str:
 
 
 def _figure(name: str, source: str, caption: str) -> str:
-    return (
-        f'<figure class="{name}"><img src="{source}" alt="{name}"><figcaption>{escape(caption)}</figcaption></figure>'
-    )
+    image = f'<div><img src="{source}" alt="{name}"></div>'
+    return f'<figure class="{name}">{image}<figcaption>{escape(caption)}</figcaption></figure>'
 
 
 def _percent(probability: float) -> str:

@@ -1,11 +1,10 @@
-"""The server process: the application, and everything that must end with it."""
+"""The web application and its server."""
 
 import contextlib
-import signal
 import socket
 import sys
-import tempfile
 from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
 from typing import Any
 
 import gradio
@@ -36,28 +35,25 @@ HEADERS = {
 }
 
 
-def run(listener: socket.socket, model: ServedModel, model_name: str) -> None:
-    """Serves until SIGINT or SIGTERM. Then no temporary file is left.
+def run(listener: socket.socket, model: ServedModel, model_name: str, folder: str) -> None:
+    """Serves until SIGINT or SIGTERM.
 
     Args:
         listener: from `listener.bind`.
-        model: that classifies.
+        model: that classifies; it is closed at the end.
         model_name: for clients.
+        folder: of temporary files; the caller removes it.
     """
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # uvicorn raises the signal again after its own clean-up
     host, port = listener.getsockname()[:2]
-    with tempfile.TemporaryDirectory(prefix="dist_jax-serve-") as folder, contextlib.closing(model):
-        jobs = JobQueue(model.limits.max_queue)
-        with contextlib.closing(jobs):
-            config = uvicorn.Config(
-                make_app(Api(model, model_name, jobs, folder), answers.model_facts(model, model_name)),
-                log_level="warning",
-                timeout_graceful_shutdown=SHUTDOWN_S,
-            )
-            listener.listen()  # before the message: a client may connect now
-            address = f"[{host}]" if ":" in host else host
-            print(f"serving {model_name} on http://{address}:{port} (Ctrl-C stops)", file=sys.stderr, flush=True)
-            uvicorn.Server(config).run([listener])
+    uploads = Path(folder) / "uploads"
+    uploads.mkdir()
+    with contextlib.closing(model), contextlib.closing(JobQueue(model.limits.max_queue)) as jobs:
+        app = make_app(Api(model, model_name, jobs, str(uploads)), answers.model_facts(model, model_name))
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=SHUTDOWN_S)
+        listener.listen()  # before the message: a client may connect now
+        address = f"[{host}]" if ":" in host else host
+        print(f"serving {model_name} on http://{address}:{port} (Ctrl-C stops)", file=sys.stderr, flush=True)
+        uvicorn.Server(config).run([listener])
 
 
 def make_app(api: Api, facts: dict) -> "PageGuard":

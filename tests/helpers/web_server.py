@@ -68,7 +68,7 @@ class WebServer:
 
     def uploads(self) -> list[Path]:
         """The files of requests."""
-        return list(self.folder.glob("dist_jax-serve-*/*"))
+        return list(self.folder.glob("dist_jax-serve-*/uploads/*"))
 
     def stop(self) -> int:
         """Sends SIGTERM. Returns the exit status."""
