@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     limits = Limits(args.max_upload_mb, args.max_duration, args.max_labels, args.max_windows, args.max_queue)
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f'{", ".join(missing)} is not installed; run: pip install "dist_jax[serve]"')
+        raise UserError(f'not installed: {", ".join(missing)}; run: pip install "dist_jax[serve]"')
     with bind(args.host, args.port) as listener:  # before the model: loading takes longer
         model = dist_jax.load(args.model, label=args.label_key)
         print("compiling ...", file=sys.stderr, flush=True)

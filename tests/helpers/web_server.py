@@ -10,7 +10,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from dist_jax import convert
@@ -69,6 +70,13 @@ class WebServer:
     def uploads(self) -> list[Path]:
         """The files of requests."""
         return list(self.folder.glob("dist_jax-serve-*/uploads/*"))
+
+    def wait_until(self, is_true: Callable[[], object]) -> None:
+        """Returns when the server has done what it does after the last request."""
+        end = time.monotonic() + TIMEOUT_S
+        while not is_true():
+            assert time.monotonic() < end, self.log.read_text()
+            time.sleep(0.02)
 
     def stop(self) -> int:
         """Sends SIGTERM. Returns the exit status."""

@@ -1,7 +1,6 @@
-"""A real server on the loopback interface: many clients, broken requests, limits, files, memory, the end."""
+"""A real server on the loopback interface: many clients, broken requests, limits, files, memory. The end is in conftest.py."""
 
 import itertools
-import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,7 +8,6 @@ import pytest
 
 pytest.importorskip("gradio", reason='the server needs pip install "dist_jax[serve]"')
 
-from helpers import web_server
 from helpers.small_models import CLASSES
 from helpers.video_files import write_video
 from helpers.web_server import encode_form, resident_memory
@@ -89,14 +87,6 @@ def send(server, contents, expected, number):
     return 0.0
 
 
-def wait_until(is_true):
-    """Returns when the server has finished what it does after the last request."""
-    end = time.monotonic() + web_server.TIMEOUT_S
-    while not is_true():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 def test_many_clients_get_the_probabilities_of_classify_video(server, contents, expected):
     with ThreadPoolExecutor(NUM_CLIENTS) as clients:
         list(clients.map(lambda number: send(server, contents, expected, number), range(50)))  # allocators fill up
@@ -104,7 +94,7 @@ def test_many_clients_get_the_probabilities_of_classify_video(server, contents, 
         errors = list(clients.map(lambda number: send(server, contents, expected, number), range(NUM_REQUESTS)))
     assert max(errors) < 1e-5
     assert resident_memory(server.process) - before < MAX_GROWTH
-    wait_until(lambda: not server.uploads())
+    server.wait_until(lambda: not server.uploads())
     assert "Traceback" not in server.log.read_text()
 
 
@@ -162,7 +152,7 @@ def test_timelines_and_pictures_come_from_the_same_server(server, contents):
 def test_a_full_queue_answers_503_and_then_recovers(server, contents, expected):
     body, headers = encode_form(contents[0])
     slow = [server.begin("/api/classify", body[:200], len(body), headers) for _ in range(12)]
-    wait_until(lambda: len(server.uploads()) == 12)
+    server.wait_until(lambda: len(server.uploads()) == 12)
     answer = server.post("/api/classify", contents[0])
     assert (answer.status, answer.headers.get("retry-after")) == (503, "5")
     assert answer.json()["error"] == "the server already has 12 requests; try again in some seconds"
@@ -172,7 +162,7 @@ def test_a_full_queue_answers_503_and_then_recovers(server, contents, expected):
     slow[0].sendall(body[200:])  # a slow client gets its answer
     assert slow[0].recv(12) == b"HTTP/1.1 200"
     slow[0].close()
-    wait_until(lambda: not server.uploads())
+    server.wait_until(lambda: not server.uploads())
     assert classify(server, contents, expected, 0) < 1e-5
 
 
@@ -205,14 +195,5 @@ def test_invalid_arguments_raise_an_error(model_folder, arguments, message):
 
 def test_without_gradio_the_command_says_what_to_install(model_folder, monkeypatch):
     monkeypatch.setattr(serve, "PACKAGES", ("gradio", "no_such_package"))
-    with pytest.raises(UserError, match=r'^no_such_package is not installed; run: pip install "dist_jax\[serve\]"$'):
+    with pytest.raises(UserError, match=r'^not installed: no_such_package; run: pip install "dist_jax\[serve\]"$'):
         serve.main(["--model", model_folder])
-
-
-def test_the_end_removes_the_files_of_running_uploads(tmp_path, model_folder, contents):
-    with web_server.web_server(tmp_path, model_folder, "--max-batch=1") as server:
-        body, headers = encode_form(contents[0])
-        with server.begin("/api/classify", body[:200], len(body), headers):
-            wait_until(server.uploads)
-            assert server.stop() == 0
-    assert list(server.folder.iterdir()) == []
