@@ -1,4 +1,4 @@
-"""A real server on the loopback interface: many clients, broken requests, limits, files, memory. The end is in conftest.py."""
+"""A real server on the loopback interface: many clients, broken requests, limits, files, memory; see conftest.py."""
 
 import itertools
 from concurrent.futures import ThreadPoolExecutor
