@@ -72,7 +72,7 @@ def classify_videos(
             errors.append(str(error))
             continue
         print(as_table(prediction), end="\n\n", flush=True)
-        results.append(as_dict(prediction))
+        results.append(prediction.as_dict())
         if pages:
             pages.add(prediction)
         if evidence:
@@ -93,15 +93,6 @@ def as_table(prediction: Prediction) -> str:
         for name, p in zip(prediction.class_names, prediction.probabilities, strict=True)
     ]
     return "\n".join([f"{prediction.path} ({prediction.views_summary})", *lines])
-
-
-def as_dict(prediction: Prediction) -> dict:
-    """Formats a prediction for JSON."""
-    classes = [
-        {"label": name, "probability": float(p)}
-        for name, p in zip(prediction.class_names, prediction.probabilities, strict=True)
-    ]
-    return {"video": prediction.path, "frames": prediction.frame_indices.tolist(), "predictions": classes}
 
 
 def _write_json(path: str, results: list[dict]) -> None:

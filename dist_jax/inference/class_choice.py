@@ -41,7 +41,4 @@ def read_labels(labels: str) -> list[str]:
         return class_names.read(Path(labels))
     if labels.endswith(".txt"):
         raise UserError(f"--labels {labels}: no such file")
-    names = [name.strip() for name in labels.split(",")]
-    if "" in names or len(set(names)) < len(names):
-        raise UserError(f"--labels {labels!r}: names must be unique and not empty")
-    return names
+    return class_names.split(labels, "--labels")

@@ -138,6 +138,16 @@ class Predictor:
         return self._video_model.has_own_classes
 
     @property
+    def multi_label(self) -> bool:
+        """True if the probability of each class is independent of the others: the sigmoid of its logit."""
+        return self._model.multi_label
+
+    @property
+    def has_attention_maps(self) -> bool:
+        """True if the network is DiST, see `attention`."""
+        return self._model.network == "dist"
+
+    @property
     def num_frames(self) -> int:
         """T, frames per clip."""
         return self._model.dist.num_frames
@@ -213,7 +223,7 @@ class Predictor:
         Raises:
             UserError: the network is not DiST; only DiST has these layers.
         """
-        if self._model.network != "dist":
+        if not self.has_attention_maps:
             raise UserError(f"the network {self._model.network!r} has no pooling layers of DiST, so no attention maps")
         frames, tokens = self._run(_attention, video)
         backbone = self._video_model.backbone
@@ -249,6 +259,26 @@ class Predictor:
         if text is None:
             return self._run(_output, video)
         return self._run(partial(_logits, zero_shot_weight=float(zero_shot_weight)), video, text)
+
+    def logit_vectors(self, video: np.ndarray | jax.Array, zero_shot_weight: float = 0.0) -> jax.Array:
+        """Vectors whose dot products with text features are the logits of the texts.
+
+        Logits are linear in text features of unit length, so that one pass serves any texts. For a model with its own
+        classes, the vectors are its logits.
+
+        Args:
+            video: pixels, uint8 [B, T, H, W, 3].
+            zero_shot_weight: as in `logits`.
+
+        Returns:
+            float32 [B, E]; of a model with its own classes: [B, K].
+        """
+        return self.logits(video, self.embedding_axes, zero_shot_weight)
+
+    @property
+    def embedding_axes(self) -> jax.Array | None:
+        """Text features whose logits are those of `logit_vectors`: float32 [E, E]. None: the model has own classes."""
+        return None if self.has_own_classes else jnp.eye(self.embed_dim)
 
     def classify(
         self, video: np.ndarray | jax.Array, texts: Texts | None = None, zero_shot_weight: float = 0.0
@@ -305,7 +335,8 @@ class Predictor:
         return Predictor(dataclasses.replace(self._model, dist=target, dist_params=params), self._mesh, self._dtype)
 
     @cached_property
-    def _class_text_features(self) -> jax.Array:
+    def class_text_features(self) -> jax.Array:
+        """Text features of `class_names`, float32 [K, E], unit length. Raises UserError if the model has no names."""
         if self._model.text_features is not None:
             return self._model.text_features
         if not self.class_names:
@@ -333,7 +364,7 @@ class Predictor:
                     f"zero_shot_weight={zero_shot_weight}: {self._model.network} cannot be mixed with CLIP; use 0"
                 )
             return None
-        text = self._class_text_features if text is None else jnp.asarray(text)
+        text = self.class_text_features if text is None else jnp.asarray(text)
         embed_dim = self._model.dist.embed_dim
         if text.ndim != 2 or text.shape[1] != embed_dim or not jnp.issubdtype(text.dtype, jnp.floating):
             raise UserError(
