@@ -37,6 +37,21 @@ class Classes(NamedTuple):
     text: np.ndarray | None  # text features, float32 [K, E]; None: the model has its own classifier
 
 
+def probabilities(vectors: np.ndarray, classes: Classes, multi_label: bool) -> np.ndarray:
+    """Probabilities of K classes, as `Predictor.classify` computes them.
+
+    Args:
+        vectors: from `Predictor.logit_vectors`, float32 [n, E]; [n, K] for a model with its own classifier.
+        classes: the K classes.
+        multi_label: see `Predictor.multi_label`.
+
+    Returns:
+        float32 [n, K].
+    """
+    logits = vectors if classes.text is None else vectors @ classes.text.T
+    return expit(logits) if multi_label else softmax(logits, axis=-1)
+
+
 class ServedModel:
     """A model with its batcher, its cache of class names and its frame store.
 
@@ -105,7 +120,7 @@ class ServedModel:
         check_video(path, self.limits)
         views = read_views(self.model, path)
         vectors = self._batcher.submit(views.clips).result()  # [crops * V, E]
-        return views.rank(classes.names, self._probabilities(vectors, classes), top)
+        return views.rank(classes.names, probabilities(vectors, classes, self.model.multi_label), top)
 
     def explain(self, prediction: Prediction) -> Evidence | None:
         """Attention maps of the views. None: the network has none."""
@@ -150,7 +165,9 @@ class ServedModel:
             VideoError: the video is damaged, or shorter than a window.
             Stopped: `stop` is set.
         """
-        windows = WindowAssembler(self._store, grid, lambda vectors: self._probabilities(vectors, classes))
+        windows = WindowAssembler(
+            self._store, grid, lambda vectors: probabilities(vectors, classes, self.model.multi_label)
+        )
         for window in classify_windows(windows, path, FrameSettings(self.model.resolution, square_pixels=True)):
             if stop.is_set():
                 raise Stopped
@@ -162,11 +179,6 @@ class ServedModel:
 
     def _vectors(self, clips: np.ndarray) -> np.ndarray:
         return np.asarray(self.model.logit_vectors(clips, self.model.eval_protocol.zero_shot_weight))
-
-    def _probabilities(self, vectors: np.ndarray, classes: Classes) -> np.ndarray:
-        """Vectors [n, E], or logits [n, K] of the model's own classifier -> probabilities float32 [n, K]."""
-        logits = vectors if classes.text is None else vectors @ classes.text.T
-        return expit(logits) if self.model.multi_label else softmax(logits, axis=-1)
 
     def _own_classes(self) -> Classes | None:
         """The classes of the training. None: the model has no class names."""

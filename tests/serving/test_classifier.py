@@ -19,7 +19,8 @@ from dist_jax.inference.timeline import classify_file, make_grid
 from dist_jax.inference.video_classifier import classify_video
 from dist_jax.serving import answers, fragments
 from dist_jax.serving.answers import Upload
-from dist_jax.serving.classifier import ServedModel
+from dist_jax.serving.classifier import Classes, ServedModel
+from dist_jax.serving.classifier import probabilities as class_probabilities
 from dist_jax.serving.jobs import Stopped
 from dist_jax.serving.limits import Limits, RequestError
 from dist_jax.weights import clip as clip_weights
@@ -85,6 +86,16 @@ def test_any_number_of_labels_uses_the_same_programs(served, video, caplog):
         classify("a fox, a hen")
         classify("a cow, a pig, a hen")
     assert [record.getMessage() for record in caplog.records if "ompil" in record.getMessage()] == []
+
+
+def test_independent_classes_have_sigmoid_probabilities():
+    vectors = np.log(np.array([[1.0, 3.0]], np.float32))
+    text = np.array([[1, 0], [0, 1], [1, 1]], np.float32)  # logits log 1, log 3, log 3
+    classes = Classes(("a", "b", "c"), text)
+    np.testing.assert_allclose(class_probabilities(vectors, classes, multi_label=True), [[1 / 2, 3 / 4, 3 / 4]], 1e-6)
+    np.testing.assert_allclose(class_probabilities(vectors, classes, multi_label=False), [[1 / 7, 3 / 7, 3 / 7]], 1e-6)
+    own = Classes(("a", "b"), None)
+    np.testing.assert_allclose(class_probabilities(vectors, own, multi_label=False), [[1 / 4, 3 / 4]], 1e-6)
 
 
 def test_pictures_are_data_uris_and_the_page_escapes_texts(served, video):
