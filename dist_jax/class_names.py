@@ -25,6 +25,18 @@ def parse(text: str, source: str) -> list[str]:
     return names
 
 
+def split(text: str, source: str) -> list[str]:
+    """The names in a text, separated by commas or line breaks. Lines at the end of the text may be empty.
+
+    Raises:
+        UserError: an empty or duplicate name.
+    """
+    names = [name.strip() for line in text.strip().splitlines() for name in line.split(",")]
+    if not names or "" in names or len(set(names)) < len(names):
+        raise UserError(f"{source} {text!r}: names must be unique and not empty")
+    return names
+
+
 def read(file: Path) -> list[str]:
     """Reads the K names in a local file. Raises UserError if it cannot be read or is invalid."""
     try:

@@ -1,10 +1,14 @@
-"""Compares runs: accuracy, trained parameters, operations, time of a training step, memory, epochs.
+"""Compares runs: accuracy, trained parameters, operations, time or estimated cycles of a training step, memory, epochs.
 
-    python -m dist_jax.compare RUN [RUN ...] [--results NAME] [--output comparison]
+    python -m dist_jax.compare RUN [RUN ...] [--results NAME] [--output comparison] [--topology v5e:2x4]
 
 RUN is the workdir of a training run or of an evaluation. Prints a Markdown table with one row per run. With
 --output NAME, it also writes NAME.md, NAME.csv and NAME.png (accuracy against operations). A cell is empty if the
 workdir does not contain its value.
+
+--topology compiles the training step of each run for a TPU slice (minutes per run; needs no TPU but its compiler:
+pip install "jax[tpu]") and adds the cycles that the compiler estimates, and the compiled memory of runs without a
+measured one.
 """
 
 import argparse
@@ -13,23 +17,30 @@ import io
 import itertools
 import json
 import os
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 from etils import epath
 
-from dist_jax.cost import run_network
+from dist_jax.cost import run_network, slice_cost, topology
+from dist_jax.cost.chips import TpuSlice, parse_slice
+from dist_jax.cost.programs import Cost
 from dist_jax.errors import UserError, exit_with_message
 from dist_jax.evaluation.result_plots import plot_points
 from dist_jax.evaluation.run_summary import RunSummary, read_run
 from dist_jax.evaluation.tables import markdown_table
 from dist_jax.files import user_path, write_text
+from dist_jax.workdir.run_metadata import RunMetadata
 
 CAPTION = (
     "GFLOPs: 10^9 operations of the forward pass of one view, frozen backbone and trained network; a multiply-add "
     "counts as two. Seconds per step: median of the training, with input, on the devices of the run. "
     "Memory: peak of a device in the training."
+)
+ESTIMATE_CAPTION = (
+    "Estimated cycles: of a training step with the run's batch size on one chip of {}, as the TPU compiler estimates "
+    "them (not measured); without training, of the backbone's forward pass. Compiled memory: of a chip in this step."
 )
 
 
@@ -40,10 +51,12 @@ class Row(NamedTuple):
     run: RunSummary
     trainable: int | None  # trained parameters
     operations: int | None  # per view, a multiply-add counts as two
-    problem: str  # why `trainable` or `operations` is unknown; empty if both are known
+    cost: Cost | None  # of a training step on the slice of --topology
+    problems: list[str]  # why values are unknown
 
 
 Cell = str | int | float | None
+Computations = dict[str, Callable[[RunMetadata], Any]]  # name of a value -> its computation
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -52,8 +65,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     if os.path.basename(args.results) != args.results:
         raise UserError(f"--results {args.results}: must be the name of a file in RUN/results, without .json")
     jax.config.update("jax_platforms", "cpu")  # the accelerators of this machine may be in use
-    rows = read_rows(args.runs, args.results)
-    text = as_markdown(rows)
+    tpu_slice = parse_slice(args.topology) if args.topology else None
+    rows = read_rows(args.runs, args.results, tpu_slice)
+    text = as_markdown(rows, tpu_slice)
     print(text, end="")
     if args.output:
         write_text(f"{args.output}.md", text)
@@ -62,26 +76,36 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(line)
 
 
-def read_rows(workdirs: Sequence[str], results: str) -> list[Row]:
-    """Reads the runs and counts their parameters and operations. Raises UserError, see `run_summary.read_run`."""
+def read_rows(workdirs: Sequence[str], results: str, tpu_slice: TpuSlice | None = None) -> list[Row]:
+    """Reads the runs, counts their parameters and operations, and compiles their steps for a slice if there is one.
+
+    Raises:
+        UserError: see `run_summary.read_run` and `topology.devices`.
+    """
     paths = [os.path.realpath(workdir) for workdir in workdirs]
     duplicates = [workdir for workdir, path in zip(workdirs, paths, strict=True) if paths.count(path) > 1]
     if duplicates:
         raise UserError(f"the same run is given several times: {', '.join(duplicates)}; remove all but one")
+    values: Computations = {"parameters": run_network.count_trainable, "GFLOPs": run_network.count_operations}
+    if tpu_slice:
+        devices = topology.devices(tpu_slice)
+        values["cycles"] = lambda metadata: slice_cost.run_cost(metadata, tpu_slice, devices)
     runs = [read_run(workdir, results) for workdir in workdirs]
     names = [run.name for run in runs]
     unique = len(set(names)) == len(names)
-    return [_row(run.name if unique else workdir, run) for workdir, run in zip(workdirs, runs, strict=True)]
+    return [_row(run.name if unique else workdir, run, values) for workdir, run in zip(workdirs, runs, strict=True)]
 
 
-def _row(name: str, run: RunSummary) -> Row:
-    trainable = None
-    try:
-        trainable = run_network.count_trainable(run.metadata)
-        return Row(name, run, trainable, run_network.count_operations(run.metadata), "")
-    except UserError as error:
-        unknown = "GFLOPs" if trainable is not None else "parameters and GFLOPs"
-        return Row(name, run, trainable, None, f"no {unknown}: {error}")
+def _row(name: str, run: RunSummary, values: Computations) -> Row:
+    found: dict[str, Any] = {}
+    unknown: dict[str, list[str]] = {}  # problem -> names of values
+    for value, compute in values.items():
+        try:
+            found[value] = compute(run.metadata)
+        except UserError as error:
+            unknown.setdefault(str(error), []).append(value)
+    problems = [f"no {' and '.join(missing)}: {problem}" for problem, missing in unknown.items()]
+    return Row(name, run, found.get("parameters"), found.get("GFLOPs"), found.get("cycles"), problems)
 
 
 def metric_names(rows: Iterable[Row]) -> list[str]:
@@ -91,7 +115,10 @@ def metric_names(rows: Iterable[Row]) -> list[str]:
 
 def columns(row: Row, metrics: Sequence[str]) -> dict[str, Cell]:
     """Column name -> exact value."""
-    run = row.run
+    run, cost = row.run, row.cost
+    memory, source = (run.memory, "measured") if run.memory is not None else (None, None)
+    if memory is None and cost is not None:
+        memory, source = cost.memory.total, "compiled"
     return {
         "run": row.name,
         "network": run.network,
@@ -101,7 +128,9 @@ def columns(row: Row, metrics: Sequence[str]) -> dict[str, Cell]:
         "trainable parameters": row.trainable,
         "GFLOPs per view": None if row.operations is None else row.operations / 1e9,
         "seconds per step": run.step_seconds,
-        "memory (GiB)": None if run.memory is None else run.memory / 2**30,
+        "estimated M cycles per step": None if cost is None else cost.cycles.total / 1e6,
+        "memory (GiB)": None if memory is None else memory / 2**30,
+        "memory is": source,
         "epochs": run.epochs,
     }
 
@@ -116,14 +145,15 @@ def as_csv(rows: Sequence[Row]) -> str:
     return stream.getvalue()
 
 
-def as_markdown(rows: Sequence[Row]) -> str:
+def as_markdown(rows: Sequence[Row], tpu_slice: TpuSlice | None) -> str:
     """The table as Markdown with rounded values, the meaning of its columns, and notes."""
     metrics = metric_names(rows)
     cells = [columns(row, metrics) for row in rows]
     table = markdown_table(
         list(cells[0]), [[_format(name, value, name in metrics) for name, value in row.items()] for row in cells]
     )
-    return "\n".join([table, CAPTION, *(f"Note: {note}." for note in notes(rows))]) + "\n"
+    captions = [CAPTION, *([ESTIMATE_CAPTION.format(tpu_slice)] if tpu_slice else [])]
+    return "\n".join([table, *captions, *(f"Note: {note}." for note in notes(rows))]) + "\n"
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
@@ -135,7 +165,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
             found.append(f"the runs are evaluated on different numbers of {what}: {', '.join(map(str, different))}")
     if len({json.dumps(row.run.classes) for row in rows if row.run.classes is not None}) > 1:
         found.append("the runs are evaluated on different classes")
-    return found + [f"{row.name}: {row.problem}" for row in rows if row.problem]
+    return found + [f"{row.name}: {problem}" for row in rows for problem in row.problems]
 
 
 def write_plot(rows: Sequence[Row], path: str) -> list[str]:
@@ -173,6 +203,7 @@ def _parser() -> argparse.ArgumentParser:
         help="name of a file in RUN/results, without .json; default: val (of the training), or else evaluate",
     )
     parser.add_argument("--output", type=user_path, default="", help="NAME of NAME.md, NAME.csv and NAME.png")
+    parser.add_argument("--topology", default="", help="TPU slice to compile for, e.g. v5e-8 or v5e:2x4")
     return parser
 
 

@@ -3,6 +3,9 @@
 python -m dist_jax.convert --input WORKDIR --output model
 python -m dist_jax.convert --input k400.pyth --clip openai/clip-vit-base-patch16 --labels k400.txt --output model
 python -m dist_jax.convert --input model --to pytorch --output model.pyth
+python -m dist_jax.convert --input WORKDIR --output model --push owner/name [--private] [--license mit]
+
+--push also uploads the model directory to the Hugging Face hub, with a model card (README.md).
 """
 
 import argparse
@@ -13,22 +16,26 @@ from pathlib import Path
 
 import numpy as np
 
-from dist_jax import class_names
+from dist_jax import class_names, hub
 from dist_jax.errors import UserError, exit_with_message
 from dist_jax.files import user_path
+from dist_jax.model_card import make_card, read_origin
 from dist_jax.text import tokenizer
 from dist_jax.text.prompt_templates import encode_classes
 from dist_jax.weights import clip as clip_weights
-from dist_jax.weights import dist_official, model_directory, table
+from dist_jax.weights import dist_official, hub_models, model_directory, table
 from dist_jax.weights.checkpoint_files import to_torch
 from dist_jax.weights.model_directory import Model
 from dist_jax.weights.model_files import KINDS, read_model
 from dist_jax.weights.openai_sizes import ACTIVATIONS, ClipSettings
 
+OTHER_LICENSE = "other"  # an identifier of the hub: the license is not in its list, or not stated
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command with the arguments `argv`; default: those of the process."""
     args = _parser().parse_args(argv)
+    _check_push(args)
     if args.use_clip and not args.clip:
         raise UserError(f"--use-clip {args.use_clip} chooses between two CLIPs; set the second one with --clip")
     tokenizer_directory = str(tokenizer.locate(args.tokenizer)) if args.tokenizer else None
@@ -53,6 +60,21 @@ def main(argv: Sequence[str] | None = None) -> None:
         model = with_classes(dataclasses.replace(model, clip_model=clip_model), names, recompute)
         model_directory.write(args.output, model)
     print(f"wrote {args.output}: {describe(model)}")
+    if args.push:
+        card = make_card(args.push, model, read_origin(args.input), args.license)
+        (Path(args.output) / hub_models.CARD).write_text(card, encoding="utf-8")
+        print(f"uploaded to {hub.upload(Path(args.output), args.push, args.private)}")
+
+
+def _check_push(args: argparse.Namespace) -> None:
+    """Raises UserError before the conversion if the options of an upload do not fit together, or see `check_target`."""
+    if not args.push:
+        if args.private or args.license != OTHER_LICENSE:
+            raise UserError("--private and --license describe the repository of --push; set --push, or remove them")
+        return
+    if args.to != "directory":
+        raise UserError("--push uploads a model directory; remove --to pytorch")
+    hub_models.check_target(args.push)
 
 
 def with_classes(model: Model, names: tuple[str, ...], recompute: bool = True) -> Model:
@@ -154,6 +176,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--label-key", default="", help="label of a workdir with several labels, e.g. verb")
     parser.add_argument("--tokenizer", type=user_path, default="", help="CLIP's tokenizer: directory or hub id")
+    parser.add_argument("--push", default="", help="repository of the Hugging Face hub to upload to: owner/name")
+    parser.add_argument("--private", action="store_true", help="only you can see the repository")
+    parser.add_argument(
+        "--license", default=OTHER_LICENSE, help="license of the weights, an identifier of the hub; default other"
+    )
     return parser
 
 

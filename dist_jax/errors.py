@@ -11,7 +11,7 @@ class UserError(Exception):
     """An error that the user can fix. The message is one line: what is wrong, the values, what to do. No traceback."""
 
 
-def first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of an error's message; the name of its type if the message is empty."""
     return str(error).strip().partition("\n")[0] or type(error).__name__
 

@@ -6,8 +6,11 @@ when the first remote path is used, so that commands on local files start fast.
 
 import os
 import re
+import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from dist_jax.errors import UserError
@@ -185,6 +188,33 @@ def make_folder(path: str) -> None:
         _gfile().makedirs(path) if is_remote(path) else os.makedirs(path, exist_ok=True)
     except Exception as error:  # every file system has its own exception classes
         raise UserError(f"{path}: cannot create this folder ({_reason(error)})") from error
+
+
+def check_new_folder(folder: Path) -> None:
+    """Raises UserError if `folder` exists and is not an empty folder."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"{folder} exists and is not empty; use another --output")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """Yields a temporary local folder. It becomes `folder` when the block ends, and is deleted if the block fails.
+
+    Raises:
+        UserError: `folder` exists and is not empty, or cannot be created.
+    """
+    check_new_folder(folder)
+    unfinished = folder.with_name(folder.name + ".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    make_folder(str(unfinished))
+    try:
+        yield unfinished
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    if folder.exists():
+        folder.rmdir()
+    os.replace(unfinished, folder)
 
 
 def unreadable(path: str, error: Exception) -> UserError:

@@ -17,7 +17,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from dist_jax import command_line
-from dist_jax.cost import abstract, datasets, programs, remedies, run_estimate, topology
+from dist_jax.cost import abstract, datasets, remedies, run_estimate, slice_cost, topology
 from dist_jax.cost.chips import TpuSlice, parse_slice
 from dist_jax.cost.programs import Cost
 from dist_jax.cost.run_estimate import RunEstimate
@@ -59,11 +59,11 @@ def main(argv: Sequence[str]) -> None:
         StepPlan(config, train_videos)  # an impossible schedule is an error now, not after minutes of compilation
     print(f"{title(setup, tpu_slice)}\ncompiling the training step (minutes) ...", flush=True)
     try:
-        cost = step_cost(setup, tpu_slice)
+        cost = slice_cost.step_cost(setup, tpu_slice)
     except TooLarge as error:
         raise UserError(f"{error}; {advice(config, setup_of, tpu_slice)}") from error
     estimate = RunEstimate(setup.config, tpu_slice, cost.cycles)
-    print("\n".join(step_lines(cost, estimate, setup) + run_lines(estimate, train_videos, val_videos)), flush=True)
+    print("\n".join(step_lines(cost, estimate) + run_lines(estimate, train_videos, val_videos)), flush=True)
     if LARGEST_BATCH.value:
         print("searching the largest batch_size; every size is compiled", flush=True)
         batch_search.search(setup, tpu_slice.chip.memory)
@@ -94,21 +94,6 @@ def title(setup: ModelSetup, tpu_slice: TpuSlice) -> str:
     )
 
 
-def step_cost(setup: ModelSetup, tpu_slice: TpuSlice) -> Cost:
-    """The cost of the training step. Raises TooLarge if it does not fit together with the prefetched batches."""
-    chip, batch_size = tpu_slice.chip, setup.config.batch_size
-    try:
-        cost = programs.compile_cost(programs.trace(programs.TRAIN, setup), chip)
-    except TooLarge as error:
-        needed = programs.needed_memory(error)
-        raise TooLarge(f"batch_size={batch_size} does not fit into a {chip.name} chip: {needed}") from error
-    total = batch_search.add_batches(cost.memory, setup)
-    if total.total > chip.memory:
-        limit = f"{chip.memory / 2**30:.2f} GiB"
-        raise TooLarge(f"batch_size={batch_size} does not fit into the {limit} of a {chip.name} chip: {total}")
-    return cost
-
-
 def advice(
     config: ml_collections.ConfigDict, setup_of: Callable[[ml_collections.ConfigDict], ModelSetup], tpu_slice: TpuSlice
 ) -> str:
@@ -124,14 +109,13 @@ def advice(
     return f"it fits with {settings} ({memory.total / 2**30:.2f} GiB)"
 
 
-def step_lines(cost: Cost, estimate: RunEstimate, setup: ModelSetup) -> list[str]:
+def step_lines(cost: Cost, estimate: RunEstimate) -> list[str]:
     """Memory, collectives and time of a training step."""
     chip, seconds = estimate.tpu_slice.chip, estimate.step_seconds
-    total = batch_search.add_batches(cost.memory, setup)
     rate = cost.flops / estimate.tpu_slice.num_chips / seconds
     communication = run_estimate.collective_seconds(cost.collectives, estimate.tpu_slice)
     lines = [
-        f"memory       fits: {total} of {chip.memory / 2**30:.2f} GiB",
+        f"memory       fits: {cost.memory} of {chip.memory / 2**30:.2f} GiB",
         f"collectives  per step: {run_estimate.collective_summary(cost.collectives)}; not part of the step time "
         f"({1e3 * communication:.1f} ms at the peak rate of the links)",
         f"step time    {1e3 * seconds:.0f} ms, estimated by the compiler, not measured "

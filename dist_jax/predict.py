@@ -18,17 +18,17 @@ line per window as it comes.
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
 
 import dist_jax
-from dist_jax import class_names, compilation_cache
+from dist_jax import compilation_cache
 from dist_jax.errors import UserError, exit_with_message
 from dist_jax.files import user_path
 from dist_jax.inference import timeline_command
+from dist_jax.inference.class_choice import choose_classes
 from dist_jax.inference.evidence_plots import EvidencePictures
 from dist_jax.inference.plots import PredictionPages
 from dist_jax.inference.predictor import Predictor
@@ -45,12 +45,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise UserError(f"--top {args.top}: must be at least 1")
     timeline_command.check_arguments(args)
     model = dist_jax.load(args.model, label=args.label_key)
-    names = model.class_names if args.labels is None else read_labels(args.labels)
-    if not names:
-        raise UserError(f'{args.model} has no class names; use --labels "a,b,c" or --labels FILE')
-    if args.labels is not None and model.has_own_classes:
-        raise UserError(f"{args.model} has its own classifier, so it cannot classify other labels; remove --labels")
-    text_features = None if args.labels is None else model.encode_classes(names)
+    names, text_features = choose_classes(model, args.model, args.labels)
     if args.timeline:
         timeline_command.run_timeline(args, model, names, text_features)
     elif args.live:
@@ -77,7 +72,7 @@ def classify_videos(
             errors.append(str(error))
             continue
         print(as_table(prediction), end="\n\n", flush=True)
-        results.append(as_dict(prediction))
+        results.append(prediction.as_dict())
         if pages:
             pages.add(prediction)
         if evidence:
@@ -90,18 +85,6 @@ def classify_videos(
         raise UserError(f"{len(errors)} of {len(args.video)} videos could not be read: {'; '.join(errors)}")
 
 
-def read_labels(labels: str) -> list[str]:
-    """Class names from a file (one per line) or from a comma-separated list."""
-    if os.path.isfile(labels):  # Path.is_file raises an error if the text is longer than a file name can be
-        return class_names.read(Path(labels))
-    if labels.endswith(".txt"):
-        raise UserError(f"--labels {labels}: no such file")
-    names = [name.strip() for name in labels.split(",")]
-    if "" in names or len(set(names)) < len(names):
-        raise UserError(f"--labels {labels!r}: names must be unique and not empty")
-    return names
-
-
 def as_table(prediction: Prediction) -> str:
     """Formats a prediction for a terminal, one class per line."""
     width = max(map(len, prediction.class_names))
@@ -110,15 +93,6 @@ def as_table(prediction: Prediction) -> str:
         for name, p in zip(prediction.class_names, prediction.probabilities, strict=True)
     ]
     return "\n".join([f"{prediction.path} ({prediction.views_summary})", *lines])
-
-
-def as_dict(prediction: Prediction) -> dict:
-    """Formats a prediction for JSON."""
-    classes = [
-        {"label": name, "probability": float(p)}
-        for name, p in zip(prediction.class_names, prediction.probabilities, strict=True)
-    ]
-    return {"video": prediction.path, "frames": prediction.frame_indices.tolist(), "predictions": classes}
 
 
 def _write_json(path: str, results: list[dict]) -> None:

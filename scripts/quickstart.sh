@@ -49,12 +49,14 @@ settings=(
 stage "DiST: training and evaluation"
 run python -m dist_jax.main --config=configs/demo.py "${settings[@]}" --workdir="$output/run"
 
-stage "baselines on the same frozen CLIP: no training, and a linear probe"
+stage "baselines on the same frozen CLIP: no training, a linear and an attentive probe"
 run python -m dist_jax.main --config=configs/demo.py:network=none "${settings[@]}" --workdir="$output/plain_clip" \
   --evaluate --results=val
-run python -m dist_jax.main --config=configs/demo.py:network=linear_probe "${settings[@]}" \
-  --workdir="$output/linear_probe"
-run python -m dist_jax.compare "$output/plain_clip" "$output/linear_probe" "$output/run" --output "$output/comparison"
+for probe in linear_probe attentive_probe; do
+  run python -m dist_jax.main "--config=configs/demo.py:network=$probe" "${settings[@]}" --workdir="$output/$probe"
+done
+run python -m dist_jax.compare "$output/plain_clip" "$output/linear_probe" "$output/attentive_probe" "$output/run" \
+  --output "$output/comparison"
 
 stage "the report"
 run python -m examples.demo.report --run "$output/run" --videos "$output/videos" --output "$output/report.png"

@@ -16,9 +16,11 @@ ROOT = pathlib.Path(dist_jax.__file__).parent
 
 # Packages and top-level modules, highest layer first. A module may import from its own layer and from lower layers.
 LAYERS = (
-    {"main", "predict", "embed", "convert", "plan", "show_clips", "compare", "epic"},  # commands
+    # commands
+    {"main", "predict", "embed", "convert", "export", "serve", "plan", "show_clips", "compare", "epic"},
+    {"model_card", "exporting"},
     {"__init__"},  # dist_jax.load
-    {"cost"},
+    {"cost", "serving"},
     {"build_records", "training", "inference"},
     {"evaluation"},
     {"experiment"},
@@ -34,7 +36,10 @@ LAYERS = (
     {"errors", "typing"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-TENSORFLOW = {"data", "build_records", "files"}  # `files` imports it for remote paths only
+WEB_PACKAGES = ("fastapi", "gradio", "python_multipart", "starlette", "uvicorn")
+WEB = {"serving.api", "serving.page", "serving.server", "serving.uploads"}  # modules that import them
+# `files` imports TensorFlow for remote paths only, `saved_model` for the export to it only.
+TENSORFLOW = {"data", "build_records", "files", "exporting.saved_model"}
 
 
 def modules() -> dict[str, pathlib.Path]:
@@ -103,19 +108,30 @@ def test_project_imports_finds_all_import_forms():
 
 def test_only_the_data_packages_import_tensorflow():
     importers = {
-        module.split(".")[0]
+        module
         for module, path in MODULES.items()
         if any(name.startswith("tensorflow") for name in imported_names(path.read_text()))
     }
-    assert importers <= TENSORFLOW
+    assert not {module for module in importers if not {module, module.split(".")[0]} & TENSORFLOW}
 
 
-def test_prediction_starts_without_tensorflow():
-    code = "import sys, dist_jax.predict; dist_jax.load; assert 'tensorflow' not in sys.modules"
+def test_only_the_web_modules_import_web_packages():
+    importers = {
+        module
+        for module, path in MODULES.items()
+        if any(name.split(".")[0] in WEB_PACKAGES for name in imported_names(path.read_text()))
+    }
+    assert importers == WEB
+
+
+def test_prediction_and_export_start_without_tensorflow():
+    code = "import sys, dist_jax.predict, dist_jax.export; dist_jax.load; assert 'tensorflow' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_every_module_imports():
     for module in pkgutil.walk_packages([str(ROOT)], "dist_jax."):
-        if not module.name.endswith(("dist_jax.main", "__main__")):  # they define flags or run a command
+        if module.name.endswith(("dist_jax.main", "__main__")):  # they define flags or run a command
+            continue
+        if module.name.removeprefix("dist_jax.") not in WEB:  # tests/serving runs them
             importlib.import_module(module.name)

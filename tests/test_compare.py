@@ -1,6 +1,7 @@
 """python -m dist_jax.compare: a table of real runs, incomparable and incomplete runs, invalid commands."""
 
 import csv
+import importlib.util
 import json
 import statistics
 from pathlib import Path
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from etils import epath
 from helpers import small_models, training_run
+from helpers.small_step import HAS_LIBTPU
 
 from dist_jax import compare
 from dist_jax.errors import UserError
@@ -46,6 +48,16 @@ def make_run(tmp_path, run_file):
     return make
 
 
+def change_settings(workdir: str, settings: dict) -> None:
+    """Changes settings in run.json, {"mix": {"mixup_alpha": 0}} only this one of `mix`."""
+    file = Path(workdir) / "run.json"
+    metadata = json.loads(file.read_text())
+    for name, value in settings.items():
+        is_group = isinstance(value, dict)
+        metadata["config"][name] = metadata["config"][name] | value if is_group else value
+    file.write_text(json.dumps(metadata))
+
+
 def table(text: str) -> list[dict[str, str]]:
     """The rows of a Markdown table: column -> cell."""
     header, _, *rows = [line for line in text.splitlines() if line.startswith("|")]
@@ -79,7 +91,9 @@ def test_the_row_of_a_training_run(finished_run, tmp_path, capsys):
         "top5": "100.0%",
         "mean_class_accuracy": f"{report['mean_class_accuracy']:.1%}",
         "seconds per step": f"{16 / statistics.median(speeds):.4g}",
+        "estimated M cycles per step": "",
         "memory (GiB)": "",  # a CPU does not report it
+        "memory is": "",
         "epochs": "8",
     }
     assert {name: row[name] for name in expected} == expected
@@ -131,7 +145,37 @@ def test_step_time_is_the_median_and_memory_the_maximum(make_run, capsys):
     compare.main([workdir])
     (row,) = table(capsys.readouterr().out)
     assert row["seconds per step"] == "4"  # batch size 256
-    assert row["memory (GiB)"] == "5"
+    assert (row["memory (GiB)"], row["memory is"]) == ("5", "measured")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("standard_promotion")
+@pytest.mark.skipif(not HAS_LIBTPU, reason="needs libtpu")
+def test_with_a_topology_the_compiler_estimates_cycles_and_memory_that_was_not_measured(make_run, capsys):
+    settings = {"batch_size": 8, "mix": {"mixup_alpha": 0, "cutmix_alpha": 0}}  # compiles faster than the default
+    changes = {"dist": {}, "plain": {"model": {"network": "none"}}, "uneven": {"batch_size": 6}}
+    runs = [make_run(name) for name in changes]
+    for workdir, change in zip(runs, changes.values(), strict=True):
+        change_settings(workdir, settings | change)
+    (Path(runs[1]) / "metrics.jsonl").write_text('{"device_memory_peak": 1073741824}\n')
+    compare.main([*runs, "--topology=v5e-4"])
+    text = capsys.readouterr().out
+    dist, plain, uneven = table(text)
+    cycles = "estimated M cycles per step"
+    assert float(dist[cycles]) > float(plain[cycles]) > 0
+    assert dist["memory is"] == "compiled"
+    assert 0 < float(dist["memory (GiB)"]) < 1
+    assert (plain["memory (GiB)"], plain["memory is"]) == ("1", "measured")
+    assert (uneven[cycles], uneven["memory (GiB)"], uneven["memory is"]) == ("", "", "")
+    assert "on one chip of v5e-4 (2x2, 4 chips, 1 host), as the TPU compiler estimates them (not measured)" in text
+    (note,) = notes(text)
+    assert note.startswith("Note: uneven: no cycles: batch_size=6 is not divisible by 4 devices")
+
+
+def test_a_topology_needs_the_tpu_compiler(make_run, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r'^the TPU compiler is not installed; run pip install "jax\[tpu\]==[\d.]+"$'):
+        compare.main([make_run("a"), "--topology=v5e-8"])
 
 
 def test_values_that_a_run_does_not_have_are_empty(make_run, tmp_path, capsys):
@@ -188,6 +232,7 @@ def test_without_val_the_results_of_the_command_evaluate_are_shown(make_run, cap
         (["unevaluated"], r"^unevaluated has no results; evaluate it: python -m dist_jax\.main --evaluate$"),
         (["run", "--results=../val"], r"^--results \.\./val: must be the name of a file in RUN/results"),
         (["run", "./run"], r"^the same run is given several times: run, \./run; remove all but one$"),
+        (["run", "--topology=v7-8"], r"^--topology=v7-8: unknown; the known TPU slices are v4-8, 16"),
         (["run", "--output=nowhere/all"], r"^nowhere/all\.md: cannot be written"),
         (["damaged"], r"^damaged/results/val\.json is not JSON \(.*\); evaluate again$"),
         (["list"], r"^list/results/val\.json is not an evaluation of dist_jax; evaluate again$"),

@@ -129,3 +129,11 @@ def test_saved_scores_are_read_without_pickle(tmp_path):
     np.savez(file, narration_ids=np.array(IDS, dtype=object), verb=one_hot(VERBS, 97))
     with pytest.raises(UserError, match="cannot be read as scores"):
         read_run_scores(str(file), "verb")
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 truncated"])
+def test_damaged_files_of_scores_raise_one_error(tmp_path, content):
+    file = tmp_path / "damaged.npz"
+    file.write_bytes(content)
+    with pytest.raises(UserError, match="cannot be read as scores"):
+        read_run_scores(str(file), "verb")

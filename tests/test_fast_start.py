@@ -5,13 +5,15 @@ import subprocess
 import sys
 
 import pytest
-from helpers import small_models
+from helpers import small_models, training_run
 from helpers.small_models import CLASSES
 from helpers.video_files import write_video
 
 from dist_jax import convert
 from dist_jax.errors import UserError
-from dist_jax.weights import model_directory
+from dist_jax.weights import model_directory, model_files
+from dist_jax.workdir import text_feature_cache
+from dist_jax.workdir.run_metadata import read_run_metadata
 
 SLOW = ("tensorflow", "orbax", "matplotlib.pyplot", "transformers", "torch", "optax")
 
@@ -24,9 +26,22 @@ def directory(tmp_path_factory):
     return folder / "model"
 
 
-def test_a_prediction_imports_no_slow_packages_and_fills_the_cache(directory, tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory):
+    """A workdir as a training leaves it, with the text features of the classes."""
+    folder = tmp_path_factory.mktemp("fast_run")
+    workdir = small_models.write_workdir(folder / "run", training_run.save_clip(folder / "clip"))
+    model = model_files.read_model(workdir)
+    features = convert.with_classes(model, model.class_names).text_features
+    text_feature_cache.write(workdir, read_run_metadata(workdir), {"label": features})
+    return workdir
+
+
+@pytest.mark.parametrize(("kind", "necessary"), [("directory", []), ("workdir", ["orbax"])])
+def test_a_prediction_imports_no_slow_packages_and_fills_the_cache(kind, necessary, request, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    arguments = ["predict", "--model", str(directory), "--video", write_video(tmp_path / "x.mp4")]
+    model = request.getfixturevalue(kind)
+    arguments = ["predict", "--model", str(model), "--video", write_video(tmp_path / "x.mp4")]
     code = (
         "import runpy, sys\n"
         f"sys.argv = {arguments}\n"
@@ -37,7 +52,7 @@ def test_a_prediction_imports_no_slow_packages_and_fills_the_cache(directory, tm
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert process.returncode == 0, process.stderr
     assert "a dog" in process.stdout
-    assert process.stdout.splitlines()[-1] == "[]"
+    assert process.stdout.splitlines()[-1] == str(necessary)
     assert any((tmp_path / "dist_jax" / "compiled").iterdir())
 
 

@@ -100,3 +100,18 @@ def test_text_in_another_encoding_is_rejected(tmp_path, content, message):
     (tmp_path / "x").write_bytes(content)
     with pytest.raises(UserError, match=message):
         files.read_text(str(tmp_path / "x"))
+
+
+def test_a_new_folder_appears_only_when_it_is_complete(tmp_path):
+    with files.new_folder(tmp_path / "out") as folder:
+        (folder / "file").touch()
+        assert not (tmp_path / "out").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    with pytest.raises(UserError, match=r"out exists and is not empty; use another --output"):
+        files.check_new_folder(tmp_path / "out")
+
+
+def test_nothing_remains_of_a_new_folder_that_fails(tmp_path):
+    with pytest.raises(KeyboardInterrupt), files.new_folder(tmp_path / "out"):
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())

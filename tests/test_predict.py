@@ -64,27 +64,6 @@ def test_labels_replace_the_classes_of_the_model(directory, video, capsys):
     assert "a dog" not in printed
 
 
-def test_labels_are_a_file_or_a_comma_separated_list(tmp_path):
-    (tmp_path / "labels.txt").write_text("one, two\nthree\n")
-    assert predict.read_labels(str(tmp_path / "labels.txt")) == ["one, two", "three"]
-    assert predict.read_labels("one, two") == ["one", "two"]
-    many = [f"class {number}" for number in range(99)]  # longer than a file name can be
-    assert predict.read_labels(",".join(many)) == many
-
-
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        ("nowhere.txt", r"--labels nowhere\.txt: no such file"),
-        ("a,,b", "names must be unique and not empty"),
-        ("a,a", "names must be unique and not empty"),
-    ],
-)
-def test_invalid_labels_raise_an_error(labels, message):
-    with pytest.raises(UserError, match=message):
-        predict.read_labels(labels)
-
-
 def test_unreadable_videos_are_skipped_and_listed_at_the_end(directory, video, tmp_path, capsys):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     videos = [tmp_path / "broken.mp4", video, tmp_path / "absent.mp4"]

@@ -2,7 +2,6 @@
 
 import contextlib
 import csv
-import dataclasses
 import http.server
 import itertools
 import json
@@ -227,12 +226,18 @@ def test_a_single_label_has_probability_one(folder, capsys):
     assert capsys.readouterr().out.split() == ["0:00:00.0", "0:00:02.4", "100.0", "%", "a", "dog"]
 
 
-def test_the_default_window_is_the_mean_training_clip(folder, tmp_path, capsys):
-    model = model_directory.read(folder / "model")
-    model_directory.write(tmp_path / "model", dataclasses.replace(model, clip_seconds=1.25))
+def test_the_default_window_of_a_converted_run_is_the_mean_length_of_its_training_clips(
+    finished_run, folder, tmp_path, capsys
+):
+    workdir, _ = finished_run
+    # 20 clips: 7 of 1 s, 7 of 1.1 s, 6 of 1.2 s.
+    assert json.loads((workdir / "run.json").read_text())["clip_seconds"] == 1.095
+    convert.main(["--input", str(workdir), "--output", str(tmp_path / "model")])
+    assert dist_jax.load(tmp_path / "model").clip_seconds == 1.095
+    capsys.readouterr()
     run(tmp_path, "--video", folder / "numbers.mp4", "--timeline", "--csv", "-")
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
-    assert (rows[0]["end"], rows[1]["start"]) == ("1.25", "0.15625")
+    assert (rows[0]["end"], float(rows[1]["start"])) == ("1.095", pytest.approx(1.095 / 8))
 
 
 # Live streams

@@ -1,5 +1,6 @@
 """The setup of a configuration for a TPU slice or this machine, without weights and data."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import ml_collections
@@ -17,17 +18,23 @@ from dist_jax.weights.published_sizes import PUBLISHED
 ASSUMED_CLASSES = 400  # for data that is not in datasets.DATASETS; the cost of the text features is negligible
 
 
-def setup(config: ml_collections.ConfigDict, mesh: Mesh) -> ModelSetup:
+def setup(config: ml_collections.ConfigDict, mesh: Mesh, num_classes: Mapping[str, int] | None = None) -> ModelSetup:
     """The setup of `config` on a mesh. Reads no weights and no data; downloads nothing.
+
+    Args:
+        config: validated.
+        mesh: of devices of this machine, or of a topology that is only compiled for.
+        num_classes: K of each label, by label name. Default: that of the public data set in config.data.train.
 
     Raises:
         UserError: a batch size that the mesh does not divide, a backbone of unknown size, or settings that do not fit
           each other.
     """
     sharding.check_batch(mesh, "batch_size", config.batch_size, config.grad_accum_steps)
-    dataset = datasets.find(config.data.train)
-    num_classes = dataset.num_classes if dataset else ASSUMED_CLASSES
-    return abstract_setup(config, mesh, image_tower(config.backbone), dict.fromkeys(label_names(config), num_classes))
+    if num_classes is None:
+        dataset = datasets.find(config.data.train)
+        num_classes = dict.fromkeys(label_names(config), dataset.num_classes if dataset else ASSUMED_CLASSES)
+    return abstract_setup(config, mesh, image_tower(config.backbone), num_classes)
 
 
 def image_tower(backbone: ml_collections.ConfigDict) -> VitBackbone:

@@ -38,11 +38,12 @@ def count_operations(metadata: RunMetadata) -> int:
     name, dist = _network_name(metadata), _dist_config(metadata)
     backbone = abstract.image_tower(ml_collections.ConfigDict(metadata.config["backbone"]))
     vision = dataclasses.replace(backbone.vision, resolution=_resolution(metadata))
-    return _forward_operations(name, dist, dataclasses.replace(backbone, vision=vision))
+    return forward_operations(name, dist, dataclasses.replace(backbone, vision=vision))
 
 
 @functools.cache  # tracing takes seconds, and compared runs often have the same network
-def _forward_operations(name: str, dist: DistConfig, backbone: VitBackbone) -> int:
+def forward_operations(name: str, dist: DistConfig, backbone: VitBackbone) -> int:
+    """Operations of the forward pass of one clip, as `count_operations`, from the sizes of network and backbone."""
     model = VideoModel(backbone, dist, network_name=name)
     frozen = backbone.param_shapes()
     video = jax.ShapeDtypeStruct((1, dist.num_frames, backbone.resolution, backbone.resolution, 3), jnp.float32)

@@ -121,6 +121,8 @@ def _trained_params(config: ml_collections.ConfigDict, workdir: str, experiment:
         raise UserError(
             f"{workdir} contains no training run; use another --workdir, or set config.init_from to weights"
         )
+    if jax.process_index() == 0:
+        print(f"{workdir} contains no training run: evaluating config.init_from={config.init_from}", flush=True)
     model, backbone = experiment.model, experiment.backbone_weights
     return 0, load_initial(config.init_from, model.network_name, model.dist, backbone, same_backbone=True)
 

@@ -5,6 +5,7 @@ float32 [n, V, 97], `noun` float32 [n, V, 300].
 """
 
 import io
+import zipfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -34,7 +35,7 @@ def read_run_scores(path: str, label: str) -> RunScores:
     try:
         with np.load(io.BytesIO(epath.Path(path).read_bytes()), allow_pickle=False) as arrays:
             content = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError) as error:
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: cannot be read as scores ({error}); use a file RESULTS_scores.npz") from error
     if "narration_ids" not in content or not set(LABELS) & content.keys():
         raise UserError(f"{path}: contains {', '.join(sorted(content))}; use a file RESULTS_scores.npz")

@@ -1,7 +1,7 @@
 """Pictures of `explain.Evidence`: frames, weights of the frames as bars, weights of the patches as heat maps."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
@@ -36,11 +36,15 @@ class EvidencePictures:
         plot_evidence(evidence, str(self._path.with_stem(self._path.stem + suffix)))
 
 
-def plot_evidence(evidence: Evidence, path: str) -> None:
+def plot_evidence(evidence: Evidence, path: str | IO[bytes]) -> None:
     """Writes a picture with at most 8 frames per row: bars of the frame weights, the frames, heat maps of the patches.
 
     The unit of both weights is the equal share, 1 / S for frames and 1 / (h * w) for patches. All heat maps have the
     same colour scale.
+
+    Args:
+        evidence: from `explain`.
+        path: the picture (.png, .pdf, .svg), or a file for a PNG.
 
     Raises:
         UserError: `path` has an unknown extension or cannot be written.

@@ -78,7 +78,12 @@ class FrameStore:
             self._ring = _encode(c.model, c.zero_shot_weight, c.frozen, self._ring, *self._put(frames, padded_slots))
 
     def classify(self, videos: np.ndarray, slots: list[list[int]]) -> jax.Array:
-        """Probabilities of windows, as `Predictor.classify` of their frames.
+        """Probabilities of windows, as `Predictor.classify` of their frames: float32 [n, K]. See `logits`."""
+        logits = self.logits(videos, slots)
+        return jax.nn.sigmoid(logits) if self._classifier.multi_label else jax.nn.softmax(logits)
+
+    def logits(self, videos: np.ndarray, slots: list[list[int]]) -> jax.Array:
+        """Logits of windows, as `Predictor.logits` of their frames.
 
         Args:
             videos: pixels of all frames of the windows, uint8 [n, T, H, W, 3], 1 <= n <= `window_batch`.
@@ -101,8 +106,7 @@ class FrameStore:
                 self._ring,
                 *self._put(padded_videos, padded_slots),
             )
-        probabilities = jax.nn.sigmoid(logits) if c.multi_label else jax.nn.softmax(logits)
-        return probabilities[: len(videos)]
+        return logits[: len(videos)]
 
     def _put(self, *arrays: np.ndarray) -> tuple[jax.Array, ...]:
         return jax.device_put(arrays, self._sharding)

@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
@@ -65,8 +65,12 @@ def plot_predictions(predictions: Sequence[Prediction], path: str) -> None:
     save(figure, path, height, "--plot")
 
 
-def save(figure: "Figure", path: str, height: float, option: str) -> None:
-    """Writes a figure of `height` inches. Raises UserError with the name of the `option` if `path` is not possible."""
+def save(figure: "Figure", path: str | IO[bytes], height: float, option: str) -> None:
+    """Writes a figure of `height` inches to a path, or as PNG to a file.
+
+    Raises:
+        UserError: with the name of the `option`, if `path` is not possible.
+    """
     try:
         figure.savefig(path, dpi=DPI * min(1, MAX_INCHES / height))
     except (ValueError, OSError) as error:

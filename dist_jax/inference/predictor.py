@@ -22,7 +22,7 @@ from dist_jax.models.quantization import check_quantize
 from dist_jax.models.video_model import VideoModel
 from dist_jax.text.prompt_templates import encode_classes
 from dist_jax.typing import PyTree
-from dist_jax.weights import frozen, plain_clip, table
+from dist_jax.weights import frozen, hub_models, plain_clip, table
 from dist_jax.weights.backbone_model import Texts
 from dist_jax.weights.init_from import adapt
 from dist_jax.weights.model_directory import EvalProtocol, Model
@@ -42,8 +42,9 @@ def load(
     """Loads a trained model, or a CLIP as a model without trained network.
 
     Args:
-        path: a model directory (`python -m dist_jax.convert`), a training workdir or a published .pyth file. For plain
-          CLIP: a hub id, a directory or a file, as config.backbone.weights.
+        path: a model directory (`python -m dist_jax.convert`) or its Hugging Face hub id, a training workdir or a
+          published .pyth file. For plain CLIP: a hub id, a directory or a file, as config.backbone.weights. The
+          config.json of a hub repository decides which of both it is.
         dtype: float32 (default; full precision on every device) or bfloat16 (faster on accelerators). Applies to the
           frozen image tower's parameters and to all computation on videos. Text embeddings are always computed in
           float32, and all results except `features` are float32.
@@ -66,6 +67,7 @@ def load(
         mesh = make_mesh(dict.fromkeys(AXES, 1), jax.local_devices()[:1])
     elif set(mesh.axis_names) != set(AXES):
         raise UserError(f"mesh has the axes {mesh.axis_names}; make it with dist_jax.distributed.mesh.make_mesh")
+    path = hub_models.locate(path)
     quantize = read_quantize(path) if quantize is None else quantize
     check_quantize("quantize", quantize)
     place = partial(_place, mesh, dtype, quantize)
@@ -134,6 +136,16 @@ class Predictor:
     def has_own_classes(self) -> bool:
         """True if the model has its own linear classifier, so that it cannot classify other texts."""
         return self._video_model.has_own_classes
+
+    @property
+    def multi_label(self) -> bool:
+        """True if the probability of each class is independent of the others: the sigmoid of its logit."""
+        return self._model.multi_label
+
+    @property
+    def has_attention_maps(self) -> bool:
+        """True if the network is DiST, see `attention`."""
+        return self._model.network == "dist"
 
     @property
     def num_frames(self) -> int:
@@ -211,7 +223,7 @@ class Predictor:
         Raises:
             UserError: the network is not DiST; only DiST has these layers.
         """
-        if self._model.network != "dist":
+        if not self.has_attention_maps:
             raise UserError(f"the network {self._model.network!r} has no pooling layers of DiST, so no attention maps")
         frames, tokens = self._run(_attention, video)
         backbone = self._video_model.backbone
@@ -248,6 +260,26 @@ class Predictor:
             return self._run(_output, video)
         return self._run(partial(_logits, zero_shot_weight=float(zero_shot_weight)), video, text)
 
+    def logit_vectors(self, video: np.ndarray | jax.Array, zero_shot_weight: float = 0.0) -> jax.Array:
+        """Vectors whose dot products with text features are the logits of the texts.
+
+        Logits are linear in text features of unit length, so that one pass serves any texts. For a model with its own
+        classes, the vectors are its logits.
+
+        Args:
+            video: pixels, uint8 [B, T, H, W, 3].
+            zero_shot_weight: as in `logits`.
+
+        Returns:
+            float32 [B, E]; of a model with its own classes: [B, K].
+        """
+        return self.logits(video, self.embedding_axes, zero_shot_weight)
+
+    @property
+    def embedding_axes(self) -> jax.Array | None:
+        """Text features whose logits are those of `logit_vectors`: float32 [E, E]. None: the model has own classes."""
+        return None if self.has_own_classes else jnp.eye(self.embed_dim)
+
     def classify(
         self, video: np.ndarray | jax.Array, texts: Texts | None = None, zero_shot_weight: float = 0.0
     ) -> jax.Array:
@@ -265,7 +297,7 @@ class Predictor:
         """
         text = None if texts is None else self._text_features(texts)
         logits = self.logits(video, text, zero_shot_weight)
-        return jax.nn.sigmoid(logits) if self._model.multi_label else jax.nn.softmax(logits)
+        return _probabilities(logits, self._model.multi_label)
 
     def frame_store(
         self, capacity: Capacity, text: np.ndarray | jax.Array | None = None, zero_shot_weight: float = 0.0
@@ -277,7 +309,11 @@ class Predictor:
             text: as in `logits`.
             zero_shot_weight: as in `logits`.
         """
-        classifier = Classifier(
+        return FrameStore(self.classifier(text, zero_shot_weight), self._mesh, self._dtype, capacity)
+
+    def classifier(self, text: np.ndarray | jax.Array | None = None, zero_shot_weight: float = 0.0) -> Classifier:
+        """The model and its arrays, for programs that are compiled elsewhere. Arguments as in `logits`."""
+        return Classifier(
             self._video_model,
             self._model.dist_params,
             self._frozen,
@@ -285,7 +321,6 @@ class Predictor:
             float(zero_shot_weight),
             self._model.multi_label,
         )
-        return FrameStore(classifier, self._mesh, self._dtype, capacity)
 
     def for_frames(self, num_frames: int) -> "Predictor":
         """The same model for clips of `num_frames` frames, a multiple of alpha.
@@ -300,7 +335,8 @@ class Predictor:
         return Predictor(dataclasses.replace(self._model, dist=target, dist_params=params), self._mesh, self._dtype)
 
     @cached_property
-    def _class_text_features(self) -> jax.Array:
+    def class_text_features(self) -> jax.Array:
+        """Text features of `class_names`, float32 [K, E], unit length. Raises UserError if the model has no names."""
         if self._model.text_features is not None:
             return self._model.text_features
         if not self.class_names:
@@ -328,7 +364,7 @@ class Predictor:
                     f"zero_shot_weight={zero_shot_weight}: {self._model.network} cannot be mixed with CLIP; use 0"
                 )
             return None
-        text = self._class_text_features if text is None else jnp.asarray(text)
+        text = self.class_text_features if text is None else jnp.asarray(text)
         embed_dim = self._model.dist.embed_dim
         if text.ndim != 2 or text.shape[1] != embed_dim or not jnp.issubdtype(text.dtype, jnp.floating):
             raise UserError(
@@ -371,6 +407,11 @@ def _embed(model: VideoModel, params: dict, frozen: dict, video: jax.Array) -> j
 @partial(jax.jit, static_argnums=0)
 def _output(model: VideoModel, params: dict, frozen: dict, video: jax.Array) -> jax.Array:
     return model.embed(params, frozen, model.normalize(video))
+
+
+@partial(jax.jit, static_argnums=1)  # one program, not one for each operation of a softmax
+def _probabilities(logits: jax.Array, multi_label: bool) -> jax.Array:
+    return jax.nn.sigmoid(logits) if multi_label else jax.nn.softmax(logits)
 
 
 @partial(jax.jit, static_argnums=0)

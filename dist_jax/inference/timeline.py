@@ -1,7 +1,7 @@
 """Class probabilities over time: windows of a video or of a live stream, with shared features of the frames."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 
 import jax
@@ -77,12 +77,17 @@ def classify_file(
     """
     if end is not None and not grid.num_windows(end):
         raise _no_window(path, grid, float(end))
-    store = make_store(model, grid, text_features, WINDOW_BATCH, FRAME_BATCH)
+    windows = WindowAssembler(make_store(model, grid, text_features, WINDOW_BATCH, FRAME_BATCH), grid)
+    yield from classify_windows(windows, path, FrameSettings(model.resolution, square_pixels), end)
+
+
+def classify_windows(
+    windows: "WindowAssembler", path: str, settings: FrameSettings, end: Fraction | None = None
+) -> Iterator[Window]:
+    """Decodes a video file once and classifies its windows. `end`, results and errors are those of `classify_file`."""
+    grid = windows.grid
     points = grid.points(None if end is None else grid.num_windows(end))
-    frames = decode_from(path, float(grid.start))
-    settings = FrameSettings(model.resolution, square_pixels)
-    with FrameFeed(path, frames, points, settings, _QUEUED_FRAMES) as feed:
-        windows = WindowAssembler(store, grid)
+    with FrameFeed(path, decode_from(path, float(grid.start)), points, settings, _QUEUED_FRAMES) as feed:
         yield from windows.classify(feed)
     if not windows.num_classified:
         raise _no_window(path, grid, windows.end_s)
@@ -110,10 +115,14 @@ class WindowAssembler:
     Args:
         store: with slots for the windows of a batch, see `make_store`.
         grid: the windows.
+        probabilities: of the logits of n windows: [n, K] -> [n, K']. Default: those of `FrameStore.classify`.
     """
 
-    def __init__(self, store: FrameStore, grid: WindowGrid) -> None:
-        self._store, self._grid = store, grid
+    def __init__(
+        self, store: FrameStore, grid: WindowGrid, probabilities: Callable[[np.ndarray], np.ndarray] | None = None
+    ) -> None:
+        self._store, self.grid = store, grid
+        self._probabilities = probabilities
         self._pixels: dict[Fraction, np.ndarray] = {}  # of frames that a later window needs
         self._last_window: dict[Fraction, int] = {}  # of the same frames
         self._slots: dict[Fraction, int] = {}  # of encoded frames
@@ -146,7 +155,7 @@ class WindowAssembler:
 
     def _complete_until(self, position: Fraction) -> Iterator[Window]:
         """Classifies the windows that end at or before `position`, if they fill a batch."""
-        while self._grid.end_of(self._next) <= position:
+        while self.grid.end_of(self._next) <= position:
             if self._has_frames(self._next):
                 self._batch.append(self._next)
             else:
@@ -158,22 +167,25 @@ class WindowAssembler:
                 self._release()
 
     def _has_frames(self, window: int) -> bool:
-        return all(time in self._pixels for time in self._grid.frame_times(window))
+        return all(time in self._pixels for time in self.grid.frame_times(window))
 
     def _flush(self) -> Iterator[Window]:
         """Classifies the windows of the current batch."""
         if self._batch:
-            self._encode(sorted({time for window in self._batch for time in self._grid.sparse_times(window)}))
-            frame_times = [self._grid.frame_times(window) for window in self._batch]
+            self._encode(sorted({time for window in self._batch for time in self.grid.sparse_times(window)}))
+            frame_times = [self.grid.frame_times(window) for window in self._batch]
             videos = np.stack([np.stack([self._pixels[time] for time in times]) for times in frame_times])
-            slots = [[self._slots[time] for time in self._grid.sparse_times(window)] for window in self._batch]
-            probabilities = np.asarray(self._store.classify(videos, slots))
+            slots = [[self._slots[time] for time in self.grid.sparse_times(window)] for window in self._batch]
+            if self._probabilities is None:
+                probabilities = np.asarray(self._store.classify(videos, slots))
+            else:
+                probabilities = self._probabilities(np.asarray(self._store.logits(videos, slots)))
             self.num_classified += len(self._batch)
             done, self._batch = self._batch, []
             self._release()
-            middle = self._grid.num_frames // 2
+            middle = self.grid.num_frames // 2
             for window, row, video in zip(done, probabilities, videos, strict=True):
-                yield Window(self._grid.start_of(window), self._grid.end_of(window), row, video[middle].copy())
+                yield Window(self.grid.start_of(window), self.grid.end_of(window), row, video[middle].copy())
 
     def _encode(self, times: Sequence[Fraction]) -> None:
         """Runs the backbone on the frames that have no features yet."""

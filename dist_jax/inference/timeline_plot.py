@@ -3,7 +3,7 @@
 import itertools
 import textwrap
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
@@ -24,12 +24,12 @@ class TimelinePlot(TimelineOutput):
     """Collects a timeline in limited memory, and draws it at the end.
 
     Args:
-        path: the image to write (.png, .pdf, .svg).
+        path: the image to write (.png, .pdf, .svg), or a file for a PNG.
         title: of the plot.
         class_names: K names.
     """
 
-    def __init__(self, path: str, title: str, class_names: Sequence[str]) -> None:
+    def __init__(self, path: str | IO[bytes], title: str, class_names: Sequence[str]) -> None:
         self._path, self._title, self._names = path, title, class_names
         self._group = 1  # windows per column
         self._columns: list[np.ndarray] = []  # [3 + K]: number of windows, sums of start, end, probabilities

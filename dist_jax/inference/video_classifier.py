@@ -28,6 +28,41 @@ class Prediction:
         num_views, num_frames = self.frame_indices.shape
         return f"{num_views} view{'s'[: num_views != 1]} of {num_frames} frame{'s'[: num_frames != 1]}"
 
+    def as_dict(self) -> dict:
+        """For JSON: "video", "frames" (numbers of each view), "predictions" (labels and probabilities)."""
+        classes = [
+            {"label": name, "probability": float(p)}
+            for name, p in zip(self.class_names, self.probabilities, strict=True)
+        ]
+        return {"video": self.path, "frames": self.frame_indices.tolist(), "predictions": classes}
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoViews:
+    """The clips of a video in the evaluation protocol."""
+
+    path: str
+    frame_indices: np.ndarray  # frame numbers of each view, int32 [V, T]
+    crops: np.ndarray  # pixels, uint8 [crops, V, T, H, W, 3]
+
+    @property
+    def clips(self) -> np.ndarray:
+        """All views of all crops: uint8 [crops * V, T, H, W, 3]."""
+        return self.crops.reshape(-1, *self.crops.shape[2:])
+
+    def rank(self, class_names: Sequence[str], probabilities: np.ndarray, top: int) -> Prediction:
+        """The `top` most probable of K classes.
+
+        Args:
+            class_names: K names.
+            probabilities: of each of the `clips`, float32 [crops * V, K].
+            top: maximum number of classes in the result.
+        """
+        mean = np.mean(probabilities, axis=0)  # [K]
+        best = np.argsort(-mean, kind="stable")[:top]
+        central = self.crops[len(self.crops) // 2]
+        return Prediction(self.path, self.frame_indices, central, [class_names[k] for k in best], mean[best])
+
 
 def classify_video(
     model: Predictor,
@@ -50,14 +85,19 @@ def classify_video(
     Raises:
         VideoError: the video cannot be read.
     """
+    views = read_views(model, path, square_pixels)
+    zero_shot_weight = model.eval_protocol.zero_shot_weight
+    scores = [model.classify(clip[None], text_features, zero_shot_weight) for clip in views.clips]
+    return views.rank(class_names, np.concatenate(scores), top)
+
+
+def read_views(model: Predictor, path: str, square_pixels: bool = True) -> VideoViews:
+    """Reads the views and crops of the model's evaluation protocol. Raises VideoError if the video is unreadable."""
     protocol = model.eval_protocol
     frame_indices = choose_frames(decoding.probe(path).num_frames, model.num_frames, protocol)  # [V, T]
-    crops = read_crops(path, frame_indices, model.resolution, protocol.num_crops, square_pixels)
-    clips = crops.reshape(-1, *crops.shape[2:])  # [crops, V, T, H, W, 3] -> [crops * V, T, H, W, 3]
-    scores = [model.classify(clip[None], text_features, protocol.zero_shot_weight) for clip in clips]
-    probabilities = np.mean(np.concatenate(scores), axis=0)  # [K]
-    best = np.argsort(-probabilities, kind="stable")[:top]
-    return Prediction(path, frame_indices, crops[len(crops) // 2], [class_names[k] for k in best], probabilities[best])
+    return VideoViews(
+        path, frame_indices, read_crops(path, frame_indices, model.resolution, protocol.num_crops, square_pixels)
+    )
 
 
 def choose_frames(video_frames: int, clip_frames: int, protocol: EvalProtocol) -> np.ndarray:

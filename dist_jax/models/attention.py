@@ -1,5 +1,6 @@
 """Multi-head attention: with gradients and weights that can be read, and a faster form for frozen towers."""
 
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -68,7 +69,7 @@ class FrozenAttention(Attention):
         head_dim = q.shape[-1] // self.num_heads
         if causal or not tpu_attention.supports(q, head_dim, 1 if self.mesh is None else self.mesh.shape["tensor"]):
             return dense(q, k, v)
-        fused = partial(tpu_attention.attend, head_dim=head_dim)
+        fused: Callable[..., jax.Array] = partial(tpu_attention.attend, head_dim=head_dim)
         if self.mesh is not None:
             fused = over_clips_and_heads(fused, self.mesh)
         return jax.lax.platform_dependent(q, k, v, tpu=fused, default=dense)

@@ -180,14 +180,8 @@ class VideoModel:
         Raises:
             ValueError: a weight above 0 for a network with its own classifier.
         """
-        if self.network_name == NO_NETWORK:
-            return self.plain_logits(frozen, text_features, video)
-        if zero_shot_weight == 0.0:
-            return self.logits(params, frozen, text_features, video)
-        self._check_text_classifies()
-        if zero_shot_weight == 1.0:
-            return self.plain_logits(frozen, text_features, video)
-        return self.mix(*self.both_logits(params, frozen, text_features, video), zero_shot_weight)
+        features = self.features(frozen, video, self.mixed_layers(zero_shot_weight))
+        return self.mixed_logits_of_features(params, frozen, text_features, features, video, zero_shot_weight)
 
     def mixed_layers(self, zero_shot_weight: float) -> tuple[int, ...]:
         """The backbone blocks that `mixed_logits` reads, increasing. Arguments and errors as there."""
@@ -221,13 +215,32 @@ class VideoModel:
             zero_shot_weight: as in `mixed_logits`.
         """
         has_network = self.network_name != NO_NETWORK
-        trained: Logits = {}
-        plain: Logits = {}
+        embedding = frames = None
         if has_network and zero_shot_weight < 1.0:
             embedding = self.embed_features(params, frozen, features[: len(self.dist.layers)], video)
-            trained = self._classify(frozen, embedding, text_features)
         if not has_network or zero_shot_weight > 0.0:
-            plain = self._plain(frozen, self.backbone.frame_embeddings(frozen, features[-1]), text_features)
+            frames = self.backbone.frame_embeddings(frozen, features[-1])
+        return self.mixed_logits_of_embeddings(frozen, text_features, embedding, frames, zero_shot_weight)
+
+    def mixed_logits_of_embeddings(
+        self,
+        frozen: dict,
+        text_features: TextFeatures,
+        embedding: jax.Array | None,
+        frames: jax.Array | None,
+        zero_shot_weight: float,
+    ) -> Logits:
+        """`mixed_logits` of embeddings that exist already.
+
+        Args:
+            frozen: see the class.
+            text_features: as in `logits`.
+            embedding: of `embed`, [B, dist.output_dim]; None: only `frames` count.
+            frames: of the backbone's frame embeddings, [S, B, E]; None: only `embedding` counts.
+            zero_shot_weight: of `frames`, if both are given.
+        """
+        trained = {} if embedding is None else self._classify(frozen, embedding, text_features)
+        plain = {} if frames is None else self._plain(frozen, frames, text_features)
         return self.mix(trained, plain, zero_shot_weight) if trained and plain else trained or plain
 
     def similarity(self, frozen: dict, embedding: jax.Array, text_features: jax.Array) -> jax.Array:

@@ -15,6 +15,7 @@ from dist_jax.training.compiled_step import abstract_state, batch_shapes
 from dist_jax.training.train_step import TrainStep
 from dist_jax.typing import PyTree
 from dist_jax.weights.init_from import load_initial
+from dist_jax.workdir import text_feature_cache
 from dist_jax.workdir.checkpoints import Checkpoints
 from dist_jax.workdir.run_metadata import RunMetadata, check_can_resume, write_run_metadata
 from dist_jax.workdir.train_state import TrainState
@@ -23,7 +24,7 @@ from dist_jax.workdir.train_state import TrainState
 def initial_state(
     workdir: str, metadata: RunMetadata, train_step: TrainStep, checkpoints: Checkpoints, experiment: Experiment
 ) -> TrainState:
-    """The initial training state, placed on the mesh. Writes run.json.
+    """The initial training state, placed on the mesh. Writes run.json and text_features.npz.
 
     It is the newest checkpoint, or else has the parameters of config.init_from, or else new parameters.
 
@@ -34,6 +35,7 @@ def initial_state(
         check_can_resume(workdir, metadata)
     if jax.process_index() == 0:
         write_run_metadata(workdir, metadata)
+        text_feature_cache.write(workdir, metadata, experiment.text_features)
     target = abstract_state(train_step, experiment.mesh)
     if checkpoints.latest is not None:
         return checkpoints.restore(checkpoints.latest, target)

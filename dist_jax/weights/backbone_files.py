@@ -88,7 +88,10 @@ def find(weights: str) -> Path:
         file = hub.download(weights, [*small_files, name, *shards]) / name
         if file.is_file():
             return file
-    raise UserError(f"{weights}: the hub repository has none of {', '.join(WEIGHTS)}")
+    raise UserError(
+        f"{weights}: the hub repository is neither a model directory of dist_jax nor a CLIP: it has none of "
+        f"{', '.join(WEIGHTS)}"
+    )
 
 
 def _by_preference(directory: Path) -> list[str]:

@@ -12,7 +12,6 @@ tokenizer files      copied from the CLIP directory (optional; without them, the
 import dataclasses
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ import numpy as np
 
 from dist_jax import class_names, config
 from dist_jax.errors import UserError
+from dist_jax.files import new_folder
 from dist_jax.models.backbones.text_tower import TextConfig
 from dist_jax.models.backbones.vision_tower import VisionConfig
 from dist_jax.models.backbones.vit import VitBackbone
@@ -91,25 +91,17 @@ def write(directory: str | Path, model: Model) -> None:
     """
     if model.network != "dist":
         raise UserError(f"model directories hold DiST networks, not {model.network}; use the workdir of the training")
-    directory = Path(directory)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(f"{directory} exists and is not empty; use another --output")
     labels = class_names.to_text(model.class_names)
-    unfinished = directory.with_name(directory.name + ".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
-    (unfinished / CONFIG).write_text(json.dumps(_config(model), indent=1) + "\n")
-    # safetensors ignores the strides of transposed views, so the arrays must be contiguous.
-    tensors = {name: np.asarray(leaf, order="C") for name, leaf in _leaves(model).items()}
-    checkpoint_files.write_safetensors(unfinished / TENSORS, tensors, {_SIZES: _sizes_digest(model)})
-    if model.class_names:
-        (unfinished / LABELS).write_text(labels, encoding="utf-8")
-    if model.clip_model.tokenizer is not None:
-        for file in tokenizer.files(Path(model.clip_model.tokenizer)):
-            shutil.copyfile(file, unfinished / file.name)
-    if directory.exists():
-        directory.rmdir()
-    os.replace(unfinished, directory)
+    with new_folder(Path(directory)) as folder:
+        (folder / CONFIG).write_text(json.dumps(_config(model), indent=1) + "\n")
+        # safetensors ignores the strides of transposed views, so the arrays must be contiguous.
+        tensors = {name: np.asarray(leaf, order="C") for name, leaf in _leaves(model).items()}
+        checkpoint_files.write_safetensors(folder / TENSORS, tensors, {_SIZES: _sizes_digest(model)})
+        if model.class_names:
+            (folder / LABELS).write_text(labels, encoding="utf-8")
+        if model.clip_model.tokenizer is not None:
+            for file in tokenizer.files(Path(model.clip_model.tokenizer)):
+                shutil.copyfile(file, folder / file.name)
 
 
 def is_model_directory(path: str | Path) -> bool:

@@ -13,18 +13,19 @@ from dist_jax.models.backbones.text_tower import TextConfig
 from dist_jax.models.backbones.vision_tower import VisionConfig
 from dist_jax.models.dist_network import DistConfig
 from dist_jax.text import tokenizer
-from dist_jax.weights import backbones, clip_configs, dist_official, model_directory, table
+from dist_jax.weights import backbones, clip_configs, dist_official, hub_models, model_directory, table
 from dist_jax.weights import clip as clip_weights
 from dist_jax.weights.backbone_model import BackboneModel
 from dist_jax.weights.label_choice import choose_label, select_label
 from dist_jax.weights.model_directory import EvalProtocol, Model
 from dist_jax.weights.openai_sizes import ClipSettings
 from dist_jax.weights.table import Place, keep, place_under
+from dist_jax.workdir import text_feature_cache
 from dist_jax.workdir.run_metadata import RUN_FILE, RunMetadata, read_run_metadata
 
 LoadClip = Callable[..., BackboneModel]  # weights.backbones.load with its last arguments
 _NO_SETTINGS = ClipSettings()
-KINDS = "a model directory, a training workdir or a published .pyth file"
+KINDS = "a model directory, a training workdir or a published .pyth file"  # or a model directory on the hub
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,8 +51,8 @@ def read_model(
     """Reads a trained model with its CLIP.
 
     Args:
-        path: a model directory, a training workdir or a published .pyth file. Of a workdir, the best checkpoint by the
-          metric of its configuration, or the newest checkpoint.
+        path: a model directory or its hub id, a training workdir or a published .pyth file. Of a workdir, the best
+          checkpoint by the metric of its configuration, or the newest checkpoint.
         clip: CLIP weights for `weights.backbones.load`, instead of the CLIP in the model or in its configuration.
         use_clip: the CLIP to use if `clip` and the CLIP of the model differ: "given" or "inside"; "": raise an error.
         layers: backbone blocks that the network reads; necessary for a published file if CLIP has more blocks.
@@ -64,6 +65,7 @@ def read_model(
         UserError: no model at `path`, a damaged model, two different CLIPs, or an unknown label.
     """
     load_clip = partial(backbones.load, place=partial(place_under, "clip", place), settings=clip_settings)
+    path = hub_models.locate(path)
     if label and not _is_workdir(path):
         raise UserError(f"{path} is not a training workdir and has one classifier; remove the label {label!r}")
     if clip_settings != _NO_SETTINGS and not clip and not _is_workdir(path):
@@ -98,6 +100,7 @@ def read_dist(path: str | Path) -> DistWeights:
     Raises:
         UserError: no model at `path`, or a damaged model.
     """
+    path = hub_models.locate(path)
     if _is_workdir(path):
         metadata = read_run_metadata(str(path))
         return DistWeights(_network_name(metadata), *_run_network(str(path), metadata), metadata.backbone)
@@ -188,13 +191,16 @@ def _read_workdir(path: str, clip: str, use_clip: str, place: Place, clip_settin
             f"{path} does not contain CLIP, and loading the CLIP of its training failed ({error}); set its location: "
             "dist_jax.load(path, clip=...) or python -m dist_jax.convert --clip ..."
         ) from error
+    text_features = None
     if use_clip != "given":
         _check_same_clip(path, metadata, clip_model)
+        text_features = text_feature_cache.read(path, metadata, label)
     return Model(
         dist=dist,
         dist_params=_place_dist(params, place),
         clip_model=clip_model,
         class_names=tuple(metadata.class_names[label]),
+        text_features=None if text_features is None else place("text_features", text_features),
         eval_protocol=EvalProtocol.from_config(metadata.config),
         quantize=metadata.config["backbone"].get("quantize", ""),
         network=_network_name(metadata),

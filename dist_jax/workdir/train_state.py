@@ -1,8 +1,12 @@
 """The training state."""
 
+from typing import TYPE_CHECKING
+
 import flax.struct
 import jax
-import optax
+
+if TYPE_CHECKING:
+    import optax  # a slow import that readers of checkpoints do not need
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -10,5 +14,5 @@ class TrainState(flax.struct.PyTreeNode):
 
     step: jax.Array  # int32 [], completed or skipped optimizer steps; the only counter of schedule and random draws
     params: dict  # DiST parameters, float32
-    opt_state: optax.OptState
+    opt_state: "optax.OptState"
     ema: dict | None  # moving average of params; None if config.ema_decay is 0

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from examples.rehearsal import actions
 from examples.rehearsal.epic import Segment
-from examples.rehearsal.kinetics import CLASSES, K400, K600, K700, MERGED, Lists
+from examples.rehearsal.kinetics import CLASS_LISTS, CLASSES, K400, K600, K700, MERGED, Lists, label_of
 
 
 def texts(lists: Lists, videos_per_split: int, segments: Sequence[Segment]) -> dict[str, str]:
@@ -13,7 +13,7 @@ def texts(lists: Lists, videos_per_split: int, segments: Sequence[Segment]) -> d
     counts = lists.train_counts()
     num_train = sum(count["kept"] for count in counts.values())
     num_val = len({video for videos in lists.val.values() for video in videos})
-    num_k400_val = len(lists.val[K400])
+    num_k400_val, num_k600_val = len(lists.val[K400]), len(lists.val[K600])
     num_ucf, num_hmdb = (actions.NUM_SPLITS * videos_per_split * len(x) for x in (actions.UCF101, actions.HMDB51))
     epic = Counter(segment.split for segment in segments)
     stages = {
@@ -28,8 +28,10 @@ def texts(lists: Lists, videos_per_split: int, segments: Sequence[Segment]) -> d
         "evaluate_k400": [f"{num_k400_val} videos, 9 views"],
         "records_ucf101": _records(num_ucf),
         "records_hmdb51": _records(num_hmdb),
-        "zero_shot_ucf101": [f"{num_ucf} videos, 3 views", "| plain CLIP "],
+        "zero_shot_ucf101": ["evaluating config.init_from=", f"{num_ucf} videos, 3 views", "| plain CLIP "],
         "zero_shot_hmdb51": [f"{num_hmdb} videos, 3 views", "| plain CLIP "],
+        "records_k600": _records(num_k600_val),
+        "zero_shot_k600": [f"{num_k600_val} videos, 3 views", "| plain CLIP ", *_dropped(lists)],
         "plain_clip_k400": [f"{num_k400_val} videos, 3 views"],
         **{f"records_epic_{split}": _records(number) for split, number in epic.items()},
         "evaluate_epic": [f"{epic['val']} videos, 3 views", "action_top1", "unseen_action_top1", "tail_action_top1"],
@@ -39,6 +41,13 @@ def texts(lists: Lists, videos_per_split: int, segments: Sequence[Segment]) -> d
         "labels_k400": sorted(CLASSES[K400]),
     }
     return {f"{stage}.txt": "\n".join(lines) + "\n" for stage, lines in stages.items()}
+
+
+def _dropped(lists: Lists) -> list[str]:
+    """The videos of Kinetics-600 whose class is not in a list."""
+    labels = [label_of(K600, video.motion) for video in lists.val[K600]]
+    dropped = {name: sum(label not in names for label in labels) for name, names in CLASS_LISTS.items()}
+    return [f"{name}: {count} videos of other classes dropped" for name, count in dropped.items()]
 
 
 def _counts(count: dict[str, int]) -> str:

@@ -31,6 +31,8 @@ def main() -> None:
         return
     lists, count = kinetics.make_lists(SIZES[args.short]), VIDEOS_PER_SPLIT[args.short]
     write_files(output / "annotations" / "kinetics", kinetics.annotation_files(lists))
+    class_lists = {f"{name}.txt": "".join(f"{c}\n" for c in names) for name, names in kinetics.CLASS_LISTS.items()}
+    write_files(output / "annotations" / "k600_classes", class_lists)
     write_files(output / "annotations" / "ucf101", actions.ucf101_files(count))
     write_files(output / "annotations" / "hmdb51", actions.hmdb51_files(count))
     segments = epic.make_segments(SEGMENTS[args.short], SEED)

@@ -8,6 +8,7 @@ import pytest
 from dist_jax.data.sources import SOURCES
 from dist_jax.distributed import sharding
 from dist_jax.evaluation.metrics import METRICS
+from dist_jax.exporting.formats import FORMATS
 from dist_jax.models.networks import NETWORKS
 from dist_jax.weights.backbones import KINDS
 
@@ -17,7 +18,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
 @pytest.fixture
 def restored_tables():
     """Restores the registries that the page extends."""
-    tables_before = [(table, dict(table)) for table in (SOURCES, METRICS, NETWORKS, KINDS)]
+    tables_before = [(table, dict(table)) for table in (SOURCES, METRICS, NETWORKS, FORMATS, KINDS)]
     yield
     for table, entries in tables_before:
         table.clear()

@@ -92,6 +92,15 @@ def test_zero_shot_weight_interpolates_between_dist_and_clip_logits(model):
     assert np.abs(own - plain).max() > 0.1
 
 
+@pytest.mark.parametrize("zero_shot_weight", [0.0, 0.5])
+def test_logits_of_any_texts_are_products_with_the_logit_vectors(model, zero_shot_weight):
+    vectors = model.logit_vectors(VIDEO, zero_shot_weight)
+    assert (vectors.shape, vectors.dtype) == ((2, 32), jnp.float32)
+    for text in (model.class_text_features, model.encode_text(["one", "two", "three", "four"])):
+        expected = model.logits(VIDEO, text, zero_shot_weight)
+        np.testing.assert_allclose(np.asarray(vectors) @ np.asarray(text).T, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_classify_accepts_own_classes_strings_token_ids_and_features(model):
     assert model.class_names == CLASSES
     own = model.classify(VIDEO)

@@ -1,5 +1,6 @@
 """The rehearsal: its layouts are what build_records reads; its videos; bad arguments."""
 
+import itertools
 import subprocess
 from pathlib import Path
 
@@ -73,6 +74,11 @@ def test_the_stages_of_the_rehearsal_expect_the_lines_that_build_records_prints(
         assert len(wanted) == {"train": 4, "val": 1}[split]
         assert all(line in summary for line in wanted)
     assert ": 24 videos, \nunreadable videos: 1 of 25; " in lines["records_k400_train.txt"]
+    # Validation videos of Kinetics-600: 3 of each class, 2 of "shrinking"; a list has two of the six classes.
+    assert ": 17 videos, " in lines["records_k600.txt"]
+    dropped = [line for line in lines["zero_shot_k600.txt"].splitlines() if "dropped" in line]
+    counts = {"classes1": 17 - 6, "classes2": 17 - 6, "classes3": 17 - 5}
+    assert dropped == [f"{name}: {count} videos of other classes dropped" for name, count in counts.items()]
 
 
 def test_no_training_video_of_the_union_is_in_a_validation_or_test_list(output):
@@ -96,6 +102,12 @@ def test_kinetics400_has_all_videos_but_one(output, split, count, num_missing):
     assert len(annotations.segments) == count
     assert annotations.class_names == ["balloon blowing", "moving down", "moving left", "moving right", "moving up"]
     assert len(missing(annotations, output / "videos/kinetics")) == num_missing
+
+
+def test_every_validation_video_of_kinetics600_exists_and_the_class_lists_have_its_classes(output):
+    annotations = read(output, "kinetics600", "val", "kinetics/kinetics600", "kinetics")
+    assert (len(annotations.segments), missing(annotations, output / "videos/kinetics")) == (17, [])
+    assert sorted(itertools.chain(*kinetics.CLASS_LISTS.values())) == annotations.class_names
 
 
 def test_kinetics600_has_complete_videos_with_the_segment_from_second_1_to_3(output):

@@ -13,6 +13,7 @@ import pytest
 from helpers import training_run
 from helpers.training_run import (
     ALL_AXES,
+    CLASS_NAMES,
     DATA_PARALLEL,
     NUM_STEPS,
     NUM_TRAIN,
@@ -35,6 +36,7 @@ from dist_jax.evaluation.evaluate import evaluate
 from dist_jax.training import batch_search, find_batch, memory, train
 from dist_jax.training.step_plan import StepPlan
 from dist_jax.weights import clip as clip_weights
+from dist_jax.weights import model_files
 from dist_jax.workdir.run_metadata import read_run_metadata, write_run_metadata
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
@@ -49,6 +51,13 @@ def test_a_run_has_finite_losses_and_does_not_change_the_backbone(training_data,
     loaded = clip_weights.load(str(training_data / "clip")).params
     assert set(frozen) == {"vision", "logit_scale"}
     jax.tree.map(np.testing.assert_array_equal, frozen, {name: loaded[name] for name in frozen})
+
+
+def test_a_run_saves_the_text_features_of_its_classes_for_predictions(training_data, finished_run):
+    workdir, _ = finished_run
+    features = model_files.read_model(workdir).text_features
+    encode_texts = clip_weights.load(str(training_data / "clip")).encode_texts
+    np.testing.assert_allclose(features, encode_texts(CLASS_NAMES), atol=1e-6)
 
 
 def test_a_checkpoint_contains_no_backbone_parameters(finished_run):
@@ -146,6 +155,16 @@ def test_evaluation_of_a_run_accepts_only_the_init_from_of_its_training(training
         evaluate(config, str(workdir), make_mesh(config.mesh), "again")
     config.init_from = "runs/first"
     assert evaluate(config, str(workdir), make_mesh(config.mesh), "again")["videos"] == NUM_VAL
+
+
+def test_evaluation_without_a_training_run_says_which_weights_it_evaluates(
+    training_data, finished_run, tmp_path, capsys
+):
+    workdir, _ = finished_run
+    config = make_config(training_data, init_from=str(workdir))
+    evaluate(config, str(tmp_path), make_mesh(config.mesh), "evaluate")
+    line = f"{tmp_path} contains no training run: evaluating config.init_from={workdir}"
+    assert capsys.readouterr().out.splitlines()[0] == line
 
 
 def test_evaluation_with_another_network_is_refused(training_data, finished_run):
