@@ -105,30 +105,23 @@ def test_plain_logits_come_from_the_last_block_also_if_the_network_does_not_read
 @settings(deadline=None, max_examples=20)
 @given(weight=st.floats(0, 1, width=32))
 def test_mixed_logits_are_the_weighted_mean(weight):
-    """With fixed logits in place of the networks: hypothesis varies the weight only."""
-    model = _FixedLogits(**vars(video_model("dist", NUM_CLASSES)))
-    mixed = model.mixed_logits({}, {}, {}, VIDEO, weight)
+    model = video_model("dist", NUM_CLASSES)
+    trained = {"verb": jnp.full((1, 1), 2.0), "noun": jnp.full((1, 1), 4.0)}
+    plain = {"verb": jnp.full((1, 1), 6.0), "noun": jnp.full((1, 1), -4.0)}
+    mixed = model.mix(trained, plain, weight)
     np.testing.assert_allclose(mixed["verb"], [[2 * (1 - weight) + 6 * weight]], rtol=1e-6)
     np.testing.assert_allclose(mixed["noun"], [[4 * (1 - weight) - 4 * weight]], rtol=1e-6, atol=1e-6)
-
-
-class _FixedLogits(type(video_model())):
-    """Trained logits 2 and 4, plain logits 6 and -4."""
-
-    def logits(self, *_):
-        return {"verb": jnp.full((1, 1), 2.0), "noun": jnp.full((1, 1), 4.0)}
-
-    def plain_logits(self, *_):
-        return {"verb": jnp.full((1, 1), 6.0), "noun": jnp.full((1, 1), -4.0)}
-
-    def both_logits(self, *_):
-        return self.logits(), self.plain_logits()
 
 
 def num_products(function, *arguments):
     """Matrix products and convolutions in a program."""
     equations = all_equations(jax.make_jaxpr(function)(*arguments).jaxpr)
     return sum(eqn.primitive.name in ("dot_general", "conv_general_dilated") for eqn in equations)
+
+
+def test_mixed_logits_mix_both_classifiers(two_labels, tiny_frozen, both):
+    mixed = jax.jit(two_labels.mixed_logits, static_argnums=4)(params_of(two_labels), tiny_frozen, texts(), VIDEO, 0.25)
+    assert_equal_logits(mixed, two_labels.mix(*both, 0.25))
 
 
 def test_mixed_logits_compute_only_what_has_a_weight(two_labels, tiny_frozen):
