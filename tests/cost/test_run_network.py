@@ -43,6 +43,12 @@ def test_sizes_that_older_runs_do_not_have_are_the_defaults_of_the_network():
     assert run_network.count_trainable(metadata(without=("num_labels", "num_classes"))) == 26_105_184
 
 
+def test_a_network_on_siglip_has_no_class_token():
+    on_siglip = run_network.count_trainable(metadata(num_prefix_tokens=0, embed_dim=768))
+    assert on_siglip == 26_166_624  # as tests/test_configs.py counts it
+    assert run_network.count_trainable(metadata(embed_dim=768)) - on_siglip == 12 * 8 * 384
+
+
 def test_plain_clip_has_no_trained_parameters_and_needs_the_backbone_only():
     run = metadata(network="none")
     assert run_network.count_trainable(run) == 0

@@ -12,9 +12,11 @@ from helpers.siglip_files import TEXT, VISION
 
 import dist_jax
 from dist_jax import convert
+from dist_jax.cost import programs
 from dist_jax.distributed import sharding
 from dist_jax.distributed.mesh import make_mesh
 from dist_jax.errors import UserError
+from dist_jax.model_setup import abstract_setup
 from dist_jax.models.backbones.siglip import SiglipBackbone
 from dist_jax.models.video_model import VideoModel
 from dist_jax.training.optimizer import lr_schedule, make_optimizer
@@ -130,6 +132,13 @@ def test_quantised_features_are_close_to_those_of_the_float_tower():
         cosines = np.sum(quantized * exact, -1) / np.linalg.norm(quantized, axis=-1) / np.linalg.norm(exact, axis=-1)
         assert 0.999 < np.min(cosines) < 1
         assert not np.array_equal(quantized, exact)
+
+
+def test_full_fine_tuning_is_refused():
+    config = small_models.make_config()
+    setup = abstract_setup(config, make_mesh(config.mesh, jax.devices()[:1]), SiglipBackbone(VISION), {"label": 5})
+    with pytest.raises(UserError, match="full fine-tuning is written for CLIP"):
+        programs.fine_tuning(setup)
 
 
 @pytest.mark.usefixtures("standard_promotion")
