@@ -51,7 +51,7 @@ class ClipVision(nn.Module):
     config: VisionConfig
     dtype: jnp.dtype = jnp.float32
     quantize: str = ""  # of the linear layers in the blocks: key of QUANTIZED_DTYPES; empty: float layers
-    mesh: Mesh | None = None  # the devices that share the clips and the heads; None: one device
+    mesh: Mesh | None = None  # the devices that share the clips and the heads, see FrozenAttention
 
     def setup(self) -> None:  # noqa: D102
         c = self.config
