@@ -1,6 +1,5 @@
 """Multi-head attention: with gradients and weights that can be read, and a faster form for frozen towers."""
 
-from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
@@ -56,9 +55,13 @@ class Attention(nn.Module):
 
 
 class FrozenAttention(Attention):
-    """`Attention` without gradients: a fused kernel on TPUs. The parameters are those of `Attention`."""
+    """`Attention` without gradients: a fused kernel on TPUs. The parameters are those of `Attention`.
 
-    mesh: Mesh | None = None  # its axes data and fsdp share the clips, tensor shares the heads; None: one device
+    XLA cannot divide a kernel among devices. So the kernel needs their mesh: data and fsdp share the clips, tensor the
+    heads. Without a mesh, XLA computes the attention.
+    """
+
+    mesh: Mesh | None = None
 
     def _attend(self, q: jax.Array, k: jax.Array, v: jax.Array, causal: bool) -> jax.Array:
         """[..., clips, I, width], see `Attention`."""
@@ -67,11 +70,9 @@ class FrozenAttention(Attention):
             return weighted_values(attention_weights(q, k, self.num_heads, causal), v)
 
         head_dim = q.shape[-1] // self.num_heads
-        if causal or not tpu_attention.supports(q, head_dim, 1 if self.mesh is None else self.mesh.shape["tensor"]):
+        if causal or self.mesh is None or not tpu_attention.supports(q, head_dim, self.mesh.shape["tensor"]):
             return dense(q, k, v)
-        fused: Callable[..., jax.Array] = partial(tpu_attention.attend, head_dim=head_dim)
-        if self.mesh is not None:
-            fused = over_clips_and_heads(fused, self.mesh)
+        fused = over_clips_and_heads(partial(tpu_attention.attend, head_dim=head_dim), self.mesh)
         return jax.lax.platform_dependent(q, k, v, tpu=fused, default=dense)
 
 

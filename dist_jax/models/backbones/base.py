@@ -71,7 +71,8 @@ class Backbone(abc.ABC):
             params: the frozen tree.
             frames: normalised, float [B, S, H, W, 3].
             layers: increasing block numbers, counted from 0.
-            mesh: the devices that share the clips (axes data and fsdp) and the heads (axis tensor); None: one device.
+            mesh: the devices that share the clips (axes data and fsdp) and the heads (axis tensor); None: XLA
+              divides the program among its devices, without kernels of our own.
 
         Returns:
             [len(layers), S, B, num_prefix_tokens + N, D] in `dtype`, prefix tokens first.

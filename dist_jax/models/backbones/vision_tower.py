@@ -57,7 +57,7 @@ class VisionTower(nn.Module):
     config: VisionConfig
     dtype: jnp.dtype = jnp.float32
     quantize: str = ""  # of the linear layers in the blocks: key of QUANTIZED_DTYPES; empty: float layers
-    mesh: Mesh | None = None  # the devices that share the clips and the heads; None: one device
+    mesh: Mesh | None = None  # the devices that share the clips and the heads, see FrozenAttention
 
     eps: ClassVar[float] = 1e-5  # of the LayerNorms
     patch_bias: ClassVar[bool] = False  # whether the patch embedding has a bias
