@@ -104,14 +104,14 @@ async def _unknown(request: Request) -> Response:
 async def _unless_disconnected(request: Request, job: Awaitable[dict]) -> dict:
     """Runs a job; cancels it if the client closes the connection, and then raises ClientDisconnect."""
     running = asyncio.ensure_future(job)
-    gone = asyncio.ensure_future(_disconnection(request))
+    disconnected = asyncio.ensure_future(_disconnection(request))
     try:
-        await asyncio.wait((running, gone), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((running, disconnected), return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             return running.result()
         raise ClientDisconnect
     finally:
-        gone.cancel()
+        disconnected.cancel()
         if not running.done():
             running.cancel()
             await asyncio.wait((running,))

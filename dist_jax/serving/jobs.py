@@ -15,7 +15,7 @@ NUM_WORKERS = 4  # videos that are decoded at the same time; their clips share b
 
 
 class Stopped(Exception):
-    """The client is gone, or the server stops: the rest of the job is not necessary."""
+    """The client disconnected, or the server stops: the rest of the job is not needed."""
 
 
 class JobQueue:

@@ -37,7 +37,7 @@ async def receive_upload(request: Request, folder: str, limits: Limits, fields: 
 
     Raises:
         RequestError: status 400, no valid form; 408, the client sends nothing; 413, too large.
-        ClientDisconnect: the client is gone.
+        ClientDisconnect: the client disconnected.
     """
     path = Path(folder) / uuid.uuid4().hex
     try:

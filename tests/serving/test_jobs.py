@@ -1,4 +1,4 @@
-"""Tests of dist_jax.serving.jobs: admission, and jobs whose client is gone."""
+"""Tests of dist_jax.serving.jobs: admission, and jobs of clients that disconnected."""
 
 import asyncio
 import contextlib
