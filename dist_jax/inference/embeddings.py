@@ -60,7 +60,8 @@ def split(info: VideoInfo, windows: Windows) -> list[Window]:
         start = begin + number * hop_s
         if spans and (start >= end - TIME_TOLERANCE_S or spans[-1][1] >= end - TIME_TOLERANCE_S):
             break
-        spans.append((start, min(start + windows.window_s, end)))
+        stop = start + windows.window_s
+        spans.append((start, stop if stop < end - TIME_TOLERANCE_S else end))
     return [Window(start, stop, *frames_between(info.times, start, stop)) for start, stop in spans]
 
 

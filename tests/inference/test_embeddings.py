@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from helpers import small_models
 from helpers.video_files import write_video
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from dist_jax.inference import embedding_store, embeddings
 from dist_jax.inference.embedding_store import Embeddings, EmbeddingStore, Span
 from dist_jax.inference.embeddings import Window, Windows, frames_between, search, split
-from dist_jax.video.decoding import VideoInfo, probe
+from dist_jax.video.decoding import TIME_TOLERANCE_S, VideoInfo, probe
 
 
 def video_info(num_frames, fps=10.0, first_s=0.0):
@@ -48,11 +48,12 @@ def test_a_window_has_the_frames_that_are_visible_in_it():
 
 
 @given(st.integers(1, 80), st.floats(0.05, 9), st.floats(0.1, 1))
+@example(63, 1.6578247346785413, 0.1)  # the last window is 0.3 ms too short to reach the end
 def test_windows_without_gaps_have_every_frame(num_frames, window_s, ratio):
     windows = split(video_info(num_frames), Windows(window_s, window_s * ratio))
     frames = {frame for _, _, first, count in windows for frame in range(first, first + count)}
     assert frames == set(range(num_frames))
-    assert all(0 < window.end_s - window.start_s <= window_s + 1e-9 for window in windows)
+    assert all(0 < window.end_s - window.start_s <= window_s + TIME_TOLERANCE_S for window in windows)
     assert windows[-1].end_s == pytest.approx(num_frames / 10)
 
 
