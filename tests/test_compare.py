@@ -69,6 +69,7 @@ def notes(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.startswith("Note: ")]
 
 
+@pytest.mark.slow
 def test_the_row_of_a_training_run(finished_run, tmp_path, capsys):
     workdir, _ = finished_run
     compare.main([str(workdir), "--output", str(tmp_path / "all")])

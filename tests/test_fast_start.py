@@ -37,6 +37,7 @@ def workdir(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "necessary"), [("directory", []), ("workdir", ["orbax"])])
 def test_a_prediction_imports_no_slow_packages_and_fills_the_cache(kind, necessary, request, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

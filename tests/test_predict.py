@@ -35,6 +35,7 @@ def video(tmp_path):
     return write_video(tmp_path / "grey.mp4")
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_table_and_writes_json_and_a_plot(directory, video, tmp_path):
     short = write_video(tmp_path / "short.mp4", frames=3)
     command = [sys.executable, "-m", "dist_jax.predict", "--model", directory, "--video", video, "--video", short]

@@ -319,6 +319,7 @@ def test_http(folder, capsys):
     check_lines(folder, [json.loads(line) for line in capsys.readouterr().out.splitlines()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("connect", [stdin_of, http_server])
 def test_a_stalled_stream_ends_after_the_timeout_and_keeps_its_lines(folder, capsys, connect):
     end = threading.Event()

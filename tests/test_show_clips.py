@@ -102,6 +102,7 @@ def arguments(tmp_path, pattern):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("split", "num_clips"), [("train", 3), ("val", 9)])
 def test_the_command_writes_the_image_and_the_arrays(arguments, tmp_path, capsys, monkeypatch, split, num_clips):
     monkeypatch.setattr("sys.argv", [*arguments, f"--split={split}", "--count=3", f"--npz={tmp_path / 'clips.npz'}"])

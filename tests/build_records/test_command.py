@@ -182,6 +182,7 @@ def test_videos_and_records_on_a_remote_file_system(videos, tmp_path):
     assert len(index) == 2 and b"up/a.mp4" in data and b"down/b.mp4" in data
 
 
+@pytest.mark.slow
 def test_the_shards_do_not_depend_on_the_number_of_workers(build):
     expected = hashes(build("--shards=3"))
     assert hashes(build("--shards=3", "--workers=2", "--overwrite")) == expected
@@ -412,6 +413,7 @@ def test_a_user_error_is_one_line_with_status_1(tmp_path, capsys):
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}: no subfolder contains videos")
 
 
+@pytest.mark.slow
 def test_a_killed_job_is_resumed(videos, tmp_path):
     (tmp_path / "list.txt").write_text("".join(f"{name}.mp4 up\n" for name in "abcdef"))
     arguments = [sys.executable, "-m", "dist_jax.build_records", "--videos", str(videos), "--shards=6", "--workers=1"]

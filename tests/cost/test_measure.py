@@ -26,6 +26,7 @@ def setup() -> ModelSetup:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("standard_promotion")
 @pytest.mark.parametrize("name", [programs.FROZEN_FORWARD, programs.FULL_FINE_TUNING])
 def test_a_program_is_measured(name, setup):
@@ -54,6 +55,7 @@ def fine_tuned(setup, tiny_frozen):
     return model, {"vision": tiny_frozen["vision"]}
 
 
+@pytest.mark.slow
 def test_full_fine_tuning_has_the_parameters_and_the_embeddings_of_clip(setup, fine_tuned, tiny_frozen):
     model, params = fine_tuned
     expected_shapes = jax.tree.map(jnp.shape, params)

@@ -23,6 +23,7 @@ def temporary_memory(name: str, setup: ModelSetup) -> int:
     return memory.step_memory(programs.trace(name, setup).lower().compile()).temporary
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("standard_promotion")
 def test_training_takes_at_most_four_tenths_of_the_temporary_memory_of_full_fine_tuning(setup):
     train, full = (temporary_memory(name, setup) for name in (programs.TRAIN, programs.FULL_FINE_TUNING))

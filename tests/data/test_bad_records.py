@@ -307,6 +307,7 @@ def test_training_and_padding_rows_with_multi_label(tmp_path):
     assert batch["labels"]["label"].tolist() == 4 * [[True, False, True, False, False]] + [[False] * 5]
 
 
+@pytest.mark.slow
 def test_no_readable_record_is_lost_among_a_thousand_damaged_ones(tmp_path):
     size, rng = 1500, np.random.default_rng(0)
     images = [jpeg(picture(0, frame, (8, 8))) for frame in range(2)]

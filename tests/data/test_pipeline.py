@@ -114,6 +114,7 @@ def test_the_sequence_can_start_at_any_step(config, start):
     assert_equal(train(config, 6 - start, start=start), train(config, 6)[start:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_hosts", [2, 4])
 def test_a_resumed_run_on_several_hosts_reads_the_same_global_batches(config, num_hosts):
     global_batches = train(config, 4)
@@ -217,6 +218,7 @@ def test_flip_pairs_of_two_labels_are_an_error(tmp_path):
         train(config, 1)
 
 
+@pytest.mark.slow
 def test_rand_augment_and_erasing_can_be_switched_on(pattern, config):
     plain = train(config, 1)[0]["video"]
     for changes in ({"augment__rand_augment": (2, 9.0)}, {"augment__erase_prob": 1.0}):

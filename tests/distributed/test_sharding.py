@@ -57,6 +57,7 @@ def step_collectives(mesh, model, config, frozen, text):
     return collectives(hlo.parse(step.lower(*arguments).compile().as_text())), state
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("standard_promotion")
 def test_a_data_parallel_step_reduces_only_the_gradients_and_two_scalars(
     tiny_model, tiny_frozen, tiny_text, tiny_config
@@ -77,6 +78,7 @@ def test_a_data_parallel_step_reduces_only_the_gradients_and_two_scalars(
     assert sum(op.bytes for op in ops) == gradient_bytes - shared_bias_bytes - unused_bytes + 4 * num_scalars
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("standard_promotion")
 def test_an_fsdp_step_moves_parameters_but_no_activations(tiny_model, tiny_frozen, tiny_text, tiny_config):
     tiny_config.batch_size = 4096  # one token of all clips is larger than the largest parameter

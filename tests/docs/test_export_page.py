@@ -73,6 +73,7 @@ def export_as_the_page_says(name, folder, monkeypatch):
     return subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "title"), [("stablehlo", "StableHLO"), ("savedmodel", "SavedModel"), ("onnx", "ONNX")]
 )

@@ -25,6 +25,7 @@ def restored_tables():
         table.update(entries)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("restored_tables")
 def test_all_code_blocks_of_the_page_run_in_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -46,6 +46,7 @@ def run(directory, video):
     return jax.jit(program.call)(load_file(directory / stablehlo.PARAMS), video)
 
 
+@pytest.mark.slow
 def test_plain_clip_with_labels(clip_directory, arguments, tmp_path):
     export.main(["--model", str(clip_directory), "--labels", "a b,c", *arguments])
     video = small_models.video(1, dataclasses.replace(small_models.DIST, num_frames=8))

@@ -39,6 +39,7 @@ def test_it_has_eight_frames_by_default_and_no_classes(directory):
         model.classify(small_models.video(1, dataclasses.replace(small_models.DIST, num_frames=8)))
 
 
+@pytest.mark.slow
 def test_embeddings_are_the_unit_mean_of_unit_frame_embeddings_and_logits_the_mean_of_cosines(model):
     one_frame = model.for_frames(1)
     frames = np.stack([one_frame.encode_video(VIDEO[:, t : t + 1]) for t in range(4)])  # [T, B, E]

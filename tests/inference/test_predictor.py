@@ -92,6 +92,7 @@ def test_zero_shot_weight_interpolates_between_dist_and_clip_logits(model):
     assert np.abs(own - plain).max() > 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero_shot_weight", [0.0, 0.5])
 def test_logits_of_any_texts_are_products_with_the_logit_vectors(model, zero_shot_weight):
     vectors = model.logit_vectors(VIDEO, zero_shot_weight)
@@ -140,6 +141,7 @@ def test_bfloat16_is_close_to_float32(directory, model):
     assert half.features(VIDEO).dtype == jnp.bfloat16
 
 
+@pytest.mark.slow
 def test_a_mesh_accepts_any_number_of_clips(directory, model):
     mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
     sharded = dist_jax.load(directory, mesh=mesh)

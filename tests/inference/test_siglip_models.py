@@ -56,6 +56,7 @@ def test_zero_shot_logits_are_the_mean_of_scaled_cosines_plus_the_bias(directory
     np.testing.assert_allclose(model.classify(VIDEO, CLASSES), probabilities, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_model_directory_holds_the_kind_of_its_backbone(trained, tmp_path):
     model_directory.write(tmp_path / "model", trained)
     read = model_directory.read(tmp_path / "model")
@@ -141,6 +142,7 @@ def test_full_fine_tuning_is_refused():
         programs.fine_tuning(setup)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("standard_promotion")
 def test_a_training_step_lowers_the_loss(trained):
     config = small_models.make_config()

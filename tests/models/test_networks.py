@@ -189,6 +189,7 @@ def test_the_text_embedding_is_read_at_the_end_token_and_ignores_later_tokens():
     assert not np.allclose(jax.jit(ClipText(other_end_token).apply)(params, tokens)[0], first)
 
 
+@pytest.mark.slow
 def test_the_embedding_of_a_clip_does_not_depend_on_the_number_of_clips(tiny_model, tiny_frozen):
     video = jax.random.normal(jax.random.key(0), (TILE_ROWS, 4, 8, 8, 3))
     params = jax.jit(tiny_model.init)(jax.random.key(1))
@@ -197,6 +198,7 @@ def test_the_embedding_of_a_clip_does_not_depend_on_the_number_of_clips(tiny_mod
     np.testing.assert_allclose(embed(params, tiny_frozen, video), jnp.concatenate(few), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_rematerialization_gives_the_same_gradients(tiny_model):
     dist = tiny_model.dist
     features = jax.random.normal(jax.random.key(0), (3, 2, 1, 5, 128))

@@ -108,6 +108,7 @@ def test_the_abstract_parameters_are_those_of_the_loaded_tower_on_any_mesh(quant
         assert leaf.sharding.is_equivalent_to(shape.sharding, leaf.ndim)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
 @pytest.mark.parametrize("quantize", QUANTIZED_DTYPES)
 def test_features_of_every_block_are_close_to_those_of_the_float_tower(quantize, dtype):
@@ -138,6 +139,7 @@ def test_features_of_a_base_tower_are_close_to_those_of_the_float_tower(quantize
     assert np.min(cosines(run(quantize), run(""))) > MIN_COSINE[quantize]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("standard_promotion")
 def test_a_training_step_compiles_without_weights_and_runs(tmp_path):
     clip.save_huggingface(small_models.clip_model(), tmp_path)

@@ -69,6 +69,7 @@ def test_probabilities_are_those_of_classify_video(served, video):
     assert json.dumps(answer)
 
 
+@pytest.mark.slow
 def test_typed_labels_replace_the_classes(served, video):
     answer = ask(answers.classification, served, video, labels="a fox, a hen\na cow\n", top="2")
     names = ["a fox", "a hen", "a cow"]
