@@ -188,10 +188,10 @@ class Predictor:
         return self._run(partial(_logits, zero_shot_weight=float(zero_shot_weight)), video, text)
 
     def logit_vectors(self, video: np.ndarray | jax.Array, zero_shot_weight: float = 0.0) -> jax.Array:
-        """Vectors whose dot products with text features are the logits of the texts.
+        """Vectors that give the logits of any texts without another pass of the model.
 
-        Logits are linear in text features of unit length, so that one pass serves any texts. For a model with its own
-        classes, the vectors are its logits.
+        The logits of text features of unit length are (vectors - logit_bias) @ text.T + logit_bias. For a model with
+        its own classes, the vectors are its logits.
 
         Args:
             video: pixels, uint8 [B, T, H, W, 3].
@@ -204,8 +204,13 @@ class Predictor:
 
     @property
     def embedding_axes(self) -> jax.Array | None:
-        """Text features whose logits are those of `logit_vectors`: float32 [E, E]. None: the model has own classes."""
+        """The text features of `logit_vectors`, float32 [E, E]. None: the model has its own classes."""
         return None if self.has_own_classes else jnp.eye(self.embed_dim)
+
+    @cached_property
+    def logit_bias(self) -> float:
+        """The number that the backbone adds to the logits of all texts: SigLIP's bias; 0 for CLIP."""
+        return float(self._frozen.get("logit_bias", 0.0))
 
     def classify(
         self, video: np.ndarray | jax.Array, texts: Texts | None = None, zero_shot_weight: float = 0.0

@@ -37,18 +37,19 @@ class Classes(NamedTuple):
     text: np.ndarray | None  # text features, float32 [K, E]; None: the model has its own classifier
 
 
-def probabilities(vectors: np.ndarray, classes: Classes, multi_label: bool) -> np.ndarray:
+def probabilities(vectors: np.ndarray, classes: Classes, multi_label: bool, logit_bias: float) -> np.ndarray:
     """Probabilities of K classes, as `Predictor.classify` computes them.
 
     Args:
         vectors: from `Predictor.logit_vectors`, float32 [n, E]; [n, K] for a model with its own classifier.
         classes: the K classes.
         multi_label: see `Predictor.multi_label`.
+        logit_bias: see `Predictor.logit_bias`.
 
     Returns:
         float32 [n, K].
     """
-    logits = vectors if classes.text is None else vectors @ classes.text.T
+    logits = vectors if classes.text is None else (vectors - logit_bias) @ classes.text.T + logit_bias
     return expit(logits) if multi_label else softmax(logits, axis=-1)
 
 
@@ -120,7 +121,7 @@ class ServedModel:
         check_video(path, self.limits)
         views = read_views(self.model, path)
         vectors = self._batcher.submit(views.clips).result()  # [crops * V, E]
-        return views.rank(classes.names, probabilities(vectors, classes, self.model.multi_label), top)
+        return views.rank(classes.names, self._probabilities(vectors, classes), top)
 
     def explain(self, prediction: Prediction) -> Evidence | None:
         """Attention maps of the views. None: the network has none."""
@@ -165,9 +166,7 @@ class ServedModel:
             VideoError: the video is damaged, or shorter than a window.
             Stopped: `stop` is set.
         """
-        windows = WindowAssembler(
-            self._store, grid, lambda vectors: probabilities(vectors, classes, self.model.multi_label)
-        )
+        windows = WindowAssembler(self._store, grid, lambda vectors: self._probabilities(vectors, classes))
         for window in classify_windows(windows, path, FrameSettings(self.model.resolution, square_pixels=True)):
             if stop.is_set():
                 raise Stopped
@@ -179,6 +178,9 @@ class ServedModel:
 
     def _vectors(self, clips: np.ndarray) -> np.ndarray:
         return np.asarray(self.model.logit_vectors(clips, self.model.eval_protocol.zero_shot_weight))
+
+    def _probabilities(self, vectors: np.ndarray, classes: Classes) -> np.ndarray:
+        return probabilities(vectors, classes, self.model.multi_label, self.model.logit_bias)
 
     def _own_classes(self) -> Classes | None:
         """The classes of the training. None: the model has no class names."""

@@ -56,6 +56,14 @@ def test_zero_shot_logits_are_the_mean_of_scaled_cosines_plus_the_bias(directory
     np.testing.assert_allclose(model.classify(VIDEO, CLASSES), probabilities, atol=1e-4)
 
 
+def test_vectors_give_the_logits_of_any_texts_with_the_bias(directory):
+    model = dist_jax.load(directory, num_frames=4)
+    texts = np.asarray(model.encode_text(list(CLASSES)))
+    logits = (np.asarray(model.logit_vectors(VIDEO)) - model.logit_bias) @ texts.T + model.logit_bias
+    assert model.logit_bias == -4
+    np.testing.assert_allclose(logits, model.logits(VIDEO, texts), atol=1e-4)
+
+
 @pytest.mark.slow
 def test_a_model_directory_holds_the_kind_of_its_backbone(trained, tmp_path):
     model_directory.write(tmp_path / "model", trained)

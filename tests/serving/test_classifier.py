@@ -93,10 +93,16 @@ def test_independent_classes_have_sigmoid_probabilities():
     vectors = np.log(np.array([[1.0, 3.0]], np.float32))
     text = np.array([[1, 0], [0, 1], [1, 1]], np.float32)  # logits log 1, log 3, log 3
     classes = Classes(("a", "b", "c"), text)
-    np.testing.assert_allclose(class_probabilities(vectors, classes, multi_label=True), [[1 / 2, 3 / 4, 3 / 4]], 1e-6)
-    np.testing.assert_allclose(class_probabilities(vectors, classes, multi_label=False), [[1 / 7, 3 / 7, 3 / 7]], 1e-6)
+    np.testing.assert_allclose(
+        class_probabilities(vectors, classes, multi_label=True, logit_bias=0), [[1 / 2, 3 / 4, 3 / 4]], 1e-6
+    )
+    np.testing.assert_allclose(
+        class_probabilities(vectors, classes, multi_label=False, logit_bias=0), [[1 / 7, 3 / 7, 3 / 7]], 1e-6
+    )
     own = Classes(("a", "b"), None)
-    np.testing.assert_allclose(class_probabilities(vectors, own, multi_label=False), [[1 / 4, 3 / 4]], 1e-6)
+    np.testing.assert_allclose(
+        class_probabilities(vectors, own, multi_label=False, logit_bias=0), [[1 / 4, 3 / 4]], 1e-6
+    )
 
 
 def test_pictures_are_data_uris_and_the_page_escapes_texts(served, video):
