@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from dist_jax.models.backbones.clip import ClipBackbone
 from dist_jax.models.backbones.vision_tower import VisionConfig
-from dist_jax.models.block import Block
+from dist_jax.models.block import Block, run_stacked
 from dist_jax.models.layers import ACTIVATIONS, TOKEN_INIT, LayerNorm
 from dist_jax.models.video_model import VideoModel
 
@@ -31,13 +31,7 @@ class TrainedVision(nn.Module):
         x = jnp.concatenate([jnp.broadcast_to(class_token, (x.shape[0], 1, c.width)), x], axis=1)  # [F, 1+N, D]
         x = LayerNorm(self.dtype, name="ln_pre")(x + positions[None])
         block = Block(c.num_heads, c.mlp_dim, ACTIVATIONS[c.activation], dtype=self.dtype, name="blocks")
-        scan = nn.scan(
-            lambda block, x, _: (block(x), None),
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            length=c.num_layers,
-        )
-        x, _ = scan(block, x, None)
+        x = run_stacked(block, x, c.num_layers)
         x = LayerNorm(self.dtype, name="ln_post")(x[:, 0])
         proj = self.param("proj", nn.initializers.normal(c.width**-0.5), (c.width, c.embed_dim))
         return jnp.dot(x, proj.astype(self.dtype)).astype(jnp.float32)

@@ -29,3 +29,14 @@ class Block(nn.Module):
         x = x + self.attention(self.num_heads, self.dtype, self.quantize, name="attention")(y, y, self.causal)
         y = LayerNorm(self.dtype, self.eps, name="ln_2")(x)
         return x + Mlp(self.mlp_dim, self.activation, self.dtype, self.quantize, name="mlp")(y)
+
+
+def run_stacked(block: Block, x: jax.Array, num_layers: int) -> jax.Array:
+    """Applies `num_layers` blocks, whose parameters are stacked [num_layers, ...], to [..., tokens, width]."""
+    scan = nn.scan(
+        lambda block, x, _: (block(x), None),
+        variable_axes={"params": 0},
+        split_rngs={"params": True},
+        length=num_layers,
+    )
+    return scan(block, x, None)[0]

@@ -11,7 +11,7 @@ CAPACITY = 4096  # cached names; E floats each
 
 
 class LabelEncoder:
-    """Encodes each class name once, as long as it is in the cache of the latest names.
+    """Encodes class names, and keeps the text features of the latest ones.
 
     Args:
         encode: TEXT_BATCH class names -> float32 [TEXT_BATCH, E].

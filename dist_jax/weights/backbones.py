@@ -48,7 +48,7 @@ def image_tower(weights: str, settings: ClipSettings = _NO_SETTINGS) -> VitBackb
 
 
 def _architecture(opened: OpenedWeights, settings: ClipSettings) -> tuple[type[BackboneModel], Architecture]:
-    """The kind of the files. Files of no kind are an error of CLIP, whose files may have any names."""
+    """The kind of the files. Unrecognised files are read as CLIP: the tensors of a CLIP may have any names."""
     kind = next((kind for kind in KINDS.values() if kind.recognizes(opened)), ClipModel)
     try:
         return kind, kind.architecture(opened, settings)

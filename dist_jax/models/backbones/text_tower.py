@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dist_jax.models.block import Block
+from dist_jax.models.block import Block, run_stacked
 from dist_jax.models.layers import ACTIVATIONS, TOKEN_INIT, LayerNorm
 
 
@@ -57,13 +57,7 @@ class TextTower(nn.Module):
             eps=self.eps,
             name="blocks",
         )
-        scan = nn.scan(
-            lambda block, x, _: (block(x), None),
-            variable_axes={"params": 0},
-            split_rngs={"params": True},
-            length=c.num_layers,
-        )
-        x, _ = scan(block, x, None)
+        x = run_stacked(block, x, c.num_layers)
         x = LayerNorm(self.dtype, self.eps, name="ln_final")(x)
         return self.embed(x, tokens).astype(jnp.float32)
 
