@@ -21,9 +21,12 @@ VECTOR_MEMORY = 16 * 2**20
 
 def supports(q: jax.Array, head_dim: int, num_head_shards: int, rotates: bool = False) -> bool:
     """Whether `attend` can compute this attention: bfloat16, whole heads in every tile, and a tile fits into memory."""
-    width, unsplit = divmod(q.shape[-1], num_head_shards)
-    has_whole_tiles = not unsplit and width % LANES == 0 and LANES % head_dim == 0
-    return q.dtype == jnp.bfloat16 and has_whole_tiles and tile_bytes(q.shape[-2], head_dim, rotates) <= VECTOR_MEMORY
+    *_, num_tokens, width = q.shape
+    width, unsplit = divmod(width, num_head_shards)
+    if q.dtype != jnp.bfloat16 or unsplit or width % LANES or LANES % head_dim:
+        return False
+    mixed_bytes = 4 * num_tokens * LANES  # extra memory only in a step of one tile (libtpu 0.0.42)
+    return tile_bytes(num_tokens, head_dim, rotates) + mixed_bytes <= VECTOR_MEMORY
 
 
 def attend(
