@@ -15,7 +15,7 @@ from jax.experimental.pallas import tpu as pltpu
 from dist_jax.models.rotary import Rotary
 
 LANES = 128  # of a tile; one product of the kernel computes the heads of one tile
-# Of a kernel, bytes: the vector memory of a v4, and what libtpu gives to a kernel of v5e and v5p by default.
+# Bytes that a kernel may use: all of a v4; the default of libtpu 0.0.42 on v5e and v5p, which is less than on v6e.
 VECTOR_MEMORY = 16 * 2**20
 
 
