@@ -17,7 +17,7 @@ from dist_jax.cost import abstract, flops
 from dist_jax.distributed.mesh import make_mesh
 from dist_jax.models.backbones.clip import ClipBackbone
 from dist_jax.models.video_model import VideoModel
-from examples.demo.train_tiny_clip import VISION as DEMO_VISION
+from examples.demo.tiny_backbones import KINDS
 
 ROOT = Path(__file__).parents[1]
 MODULES = {file.stem: load_module(file) for file in sorted(ROOT.glob("configs/*.py"))}
@@ -143,7 +143,7 @@ def trace(setup: model_setup.ModelSetup) -> tuple[int, int]:
 @pytest.mark.parametrize("name", EXPECTED)
 def test_trainable_parameters_and_operations(name, costs):
     config = resolve(name)
-    backbone = ClipBackbone(DEMO_VISION) if name.startswith("demo") else abstract.image_tower(config.backbone)
+    backbone = ClipBackbone(KINDS["clip"].vision) if name.startswith("demo") else abstract.image_tower(config.backbone)
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     num_classes = dict.fromkeys(settings.label_names(config), NUM_CLASSES)
     setup = model_setup.abstract_setup(config, mesh, backbone, num_classes)
