@@ -32,6 +32,8 @@ class Kind:
         vision: sizes of the image tower.
         scalars: initial parameters of the loss.
         scalar_rate: learning rate of the scalars, relative to that of the encoders.
+        adam_b2: decay rate of the second moment in AdamW.
+        steps: training steps.
         loss: (cosines [n, n] of n images and their n captions, parameters) -> float [].
         special_tokens: of the tokenizer; the last one ends a text.
         save_tokenizer: (directory, merges, tokens of the longest text): writes the tokenizer files.
@@ -43,6 +45,8 @@ class Kind:
     vision: VisionConfig
     scalars: Mapping[str, float]
     scalar_rate: float
+    adam_b2: float
+    steps: int
     loss: Callable[[jax.Array, dict], jax.Array]
     special_tokens: tuple[str, ...]
     save_tokenizer: Callable[[Path, list[tuple[str, str]], int], None]
@@ -99,6 +103,8 @@ KINDS = {
         vision=CLIP_VISION,
         scalars={"logit_scale": np.log(1 / 0.07)},
         scalar_rate=1.0,
+        adam_b2=0.999,
+        steps=1200,
         loss=softmax_loss,
         special_tokens=bpe.CLIP_TOKENS,
         save_tokenizer=bpe.save_clip_tokenizer,
@@ -117,6 +123,8 @@ KINDS = {
         # of the encoders, scale and bias would stay near the initial values in such a short training.
         scalars={"logit_scale": np.log(10), "logit_bias": -4.1},
         scalar_rate=10.0,
+        adam_b2=0.95,  # as in the paper
+        steps=2400,  # the sigmoid loss needs about twice as many as CLIP's loss here
         loss=sigmoid_loss,
         special_tokens=bpe.SIGLIP_TOKENS,
         save_tokenizer=bpe.save_siglip_tokenizer,

@@ -44,10 +44,11 @@ class Pairs:
 def main() -> None:
     """Trains and saves the backbone."""
     args = _parser().parse_args()
-    if args.steps < 1 or args.stills < BATCH_SIZE:
-        raise UserError(f"--steps {args.steps} must be at least 1, --stills {args.stills} at least {BATCH_SIZE}")
     output, kind = Path(args.output), KINDS[args.kind]
-    settings = {"kind": args.kind, "stills": args.stills, "steps": args.steps, "seed": args.seed}
+    steps = kind.steps if args.steps is None else args.steps
+    if steps < 1 or args.stills < BATCH_SIZE:
+        raise UserError(f"--steps {steps} must be at least 1, --stills {args.stills} at least {BATCH_SIZE}")
+    settings = {"kind": args.kind, "stills": args.stills, "steps": steps, "seed": args.seed}
     if finished(output, settings):
         print(f"train_tiny_backbone: {output} already contains the tiny backbone")
         return
@@ -57,7 +58,7 @@ def main() -> None:
     # The tokenizer is byte-level and encodes any text; the merges shorten the demo's words.
     model = kind.without_parameters(output, bpe.learn_merges([*captions, *scenes.MOTIONS], MAX_MERGES))
     pairs = Pairs(images, model.tokenize(captions))
-    params = train(kind, model.backbone(), pairs, rng, args.steps, args.seed)
+    params = train(kind, model.backbone(), pairs, rng, steps, args.seed)
     kind.save(dataclasses.replace(model, params=with_final_scale(params)), output)
     (output / "preprocessor_config.json").write_text(json.dumps(kind.preprocessing(), indent=2) + "\n")
     (output / "settings.json").write_text(json.dumps(settings) + "\n")
@@ -67,9 +68,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", required=True, help="folder for the backbone")
     parser.add_argument("--kind", choices=KINDS, default="clip", help="kind of backbone (default: %(default)s)")
-    parser.add_argument(
-        "--steps", type=int, default=1200, help=f"training steps of {BATCH_SIZE} pairs (default: %(default)s)"
-    )
+    steps = ", ".join(f"{kind.steps} for {name}" for name, kind in KINDS.items())
+    parser.add_argument("--steps", type=int, help=f"training steps of {BATCH_SIZE} pairs (default: {steps})")
     parser.add_argument("--stills", type=int, default=8192, help="number of training images (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="random seed (default: %(default)s)")
     return parser
@@ -90,7 +90,7 @@ def train(kind: Kind, backbone: VitBackbone, pairs: Pairs, rng: np.random.Genera
     """Trains both encoders and the parameters of the loss. Returns the frozen tree of the backbone."""
     params = initial_params(backbone, kind.scalars, jax.random.key(seed))
     schedule = optax.warmup_cosine_decay_schedule(0.0, LEARNING_RATE, max(1, steps // 10), steps)
-    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, weight_decay=0.05))
+    optimizer = optax.chain(optax.clip_by_global_norm(1.0), optax.adamw(schedule, b2=kind.adam_b2, weight_decay=0.05))
     state = optimizer.init(params)
 
     def loss_of(params: dict, images: jax.Array, tokens: jax.Array) -> jax.Array:
