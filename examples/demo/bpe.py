@@ -41,8 +41,11 @@ def vocabulary(merges: list[tuple[str, str]], special: Sequence[str]) -> dict[st
     return {token: index for index, token in enumerate(tokens)}
 
 
-def save_clip_tokenizer(directory: Path, merges: list[tuple[str, str]], context_length: int) -> None:
-    """Writes the files of a transformers CLIPTokenizer. `context_length`: maximum number of tokens per text."""
+def save_clip_tokenizer(directory: Path, merges: list[tuple[str, str]], context_length: int) -> int:
+    """Writes the files of a transformers CLIPTokenizer.
+
+    `context_length` is the maximum number of tokens per text. Returns the number of different tokens.
+    """
     tokens = vocabulary(merges, CLIP_TOKENS)
     (directory / "vocab.json").write_text(json.dumps(tokens, ensure_ascii=False), encoding="utf-8")
     lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
@@ -50,10 +53,11 @@ def save_clip_tokenizer(directory: Path, merges: list[tuple[str, str]], context_
     special = {"bos_token": START, "eos_token": END, "unk_token": END, "pad_token": END}
     (directory / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")
     _write_config(directory, "CLIPTokenizer", context_length, {"do_lower_case": True, **special})
+    return len(tokens)
 
 
-def save_siglip_tokenizer(directory: Path, merges: list[tuple[str, str]], context_length: int) -> None:
-    """Writes the files of a transformers PreTrainedTokenizerFast. Arguments as in `save_clip_tokenizer`."""
+def save_siglip_tokenizer(directory: Path, merges: list[tuple[str, str]], context_length: int) -> int:
+    """Writes the files of a transformers PreTrainedTokenizerFast. Arguments and result as in `save_clip_tokenizer`."""
     tokens, (end,) = vocabulary(merges, SIGLIP_TOKENS), SIGLIP_TOKENS
     tokenizer = Tokenizer(models.BPE(tokens, merges, end_of_word_suffix=_SUFFIX))
     tokenizer.add_special_tokens([end])
@@ -64,6 +68,7 @@ def save_siglip_tokenizer(directory: Path, merges: list[tuple[str, str]], contex
     tokenizer.post_processor = TemplateProcessing(single=f"$A {end}", special_tokens=[(end, tokens[end])])
     tokenizer.save(str(directory / "tokenizer.json"))
     _write_config(directory, "PreTrainedTokenizerFast", context_length, {"eos_token": end, "pad_token": end})
+    return len(tokens)
 
 
 def _write_config(directory: Path, class_name: str, context_length: int, options: Mapping[str, object]) -> None:

@@ -35,8 +35,7 @@ class Kind:
         adam_b2: decay rate of the second moment in AdamW.
         steps: training steps.
         loss: (cosines [n, n] of n images and their n captions, parameters) -> float [].
-        special_tokens: of the tokenizer; the last one ends a text.
-        save_tokenizer: (directory, merges, tokens of the longest text): writes the tokenizer files.
+        save_tokenizer: (directory, merges, tokens of the longest text) -> number of tokens; writes the tokenizer files.
         save: (model, directory): writes config.json and model.safetensors.
         image_processor: content of preprocessor_config.json that other kinds do not have.
     """
@@ -48,19 +47,17 @@ class Kind:
     adam_b2: float
     steps: int
     loss: Callable[[jax.Array, dict], jax.Array]
-    special_tokens: tuple[str, ...]
-    save_tokenizer: Callable[[Path, list[tuple[str, str]], int], None]
+    save_tokenizer: Callable[[Path, list[tuple[str, str]], int], int]
     save: Callable[..., None]
     image_processor: Mapping[str, object]
 
-    def without_parameters(self, directory: Path, merges: list[tuple[str, str]]) -> BackboneModel:
-        """The model before training. Writes its tokenizer to `directory`."""
-        self.save_tokenizer(directory, merges, CONTEXT_LENGTH)
+    def untrained(self, directory: Path, merges: list[tuple[str, str]]) -> BackboneModel:
+        """Writes the tokenizer to `directory`. Returns the model, still without parameters."""
         text = TextConfig(
             width=64,
             num_layers=1,
             num_heads=2,
-            vocab_size=len(bpe.vocabulary(merges, self.special_tokens)),
+            vocab_size=self.save_tokenizer(directory, merges, CONTEXT_LENGTH),
             context_length=CONTEXT_LENGTH,
             embed_dim=self.vision.embed_dim,
             activation=self.vision.activation,
@@ -106,7 +103,6 @@ KINDS = {
         adam_b2=0.999,
         steps=1200,
         loss=softmax_loss,
-        special_tokens=bpe.CLIP_TOKENS,
         save_tokenizer=bpe.save_clip_tokenizer,
         save=clip.save_huggingface,
         image_processor={
@@ -126,7 +122,6 @@ KINDS = {
         adam_b2=0.95,  # as in the paper
         steps=2400,  # the sigmoid loss needs about twice as many as CLIP's loss here
         loss=sigmoid_loss,
-        special_tokens=bpe.SIGLIP_TOKENS,
         save_tokenizer=bpe.save_siglip_tokenizer,
         save=siglip.save_huggingface,
         image_processor={"image_processor_type": "SiglipImageProcessor", "size": _SQUARE},

@@ -56,7 +56,7 @@ def main() -> None:
     rng = np.random.default_rng([args.seed, 2])
     images, captions = stills.captioned_stills(rng, args.stills, RESOLUTION)
     # The tokenizer is byte-level and encodes any text; the merges shorten the demo's words.
-    model = kind.without_parameters(output, bpe.learn_merges([*captions, *scenes.MOTIONS], MAX_MERGES))
+    model = kind.untrained(output, bpe.learn_merges([*captions, *scenes.MOTIONS], MAX_MERGES))
     pairs = Pairs(images, model.tokenize(captions))
     params = train(kind, model.backbone(), pairs, rng, steps, args.seed)
     kind.save(dataclasses.replace(model, params=with_final_scale(params)), output)
