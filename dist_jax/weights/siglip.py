@@ -176,6 +176,9 @@ def huggingface_config(vision: VisionConfig, text: TextConfig) -> dict:
         "vocab_size": text.vocab_size,
         "max_position_embeddings": text.context_length,
         "projection_size": text.embed_dim,
+        "bos_token_id": None,
+        "pad_token_id": None,
+        "eos_token_id": None,
     }
     return {
         "architectures": ["SiglipModel"],
