@@ -27,7 +27,7 @@ MODULES = {file.stem: load_module(file) for file in sorted(ROOT.glob("configs/*.
 # every frame (on SigLIP only positions), and a projection of 384 x 512 (SigLIP: 384 x 768) for every label. Not every
 # argument: tracing takes seconds.
 EXPECTED = {
-    "demo:network=dist": (1_261_344, 0.0462),
+    "demo:network=dist": (1_658_400, 0.0473),
     "demo:network=linear_probe": (51_600, 0.0222),
     "demo:network=attentive_probe": (250_000, 0.0224),
     "demo:network=none": (0, 0.0222),
