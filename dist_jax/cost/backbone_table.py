@@ -5,6 +5,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 import jax
+import jax.numpy as jnp
 import ml_collections
 from jax.sharding import Mesh
 
@@ -75,7 +76,8 @@ def sizes(setup: ModelSetup) -> list[str]:
     """The cells that do not depend on the slice: pixels, tokens, parameters, operations."""
     model, backbone = setup.model, setup.model.backbone
     assert isinstance(backbone, VitBackbone)
-    backbone = dataclasses.replace(backbone, quantize="")  # quantised products count as others
+    # The operations of the model in float32: in bfloat16, means on TPUs are products as well, see `layers.row_means`.
+    backbone = dataclasses.replace(backbone, dtype=jnp.float32, quantize="")
     parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(backbone.param_shapes()["vision"]))
     operations = run_network.forward_operations(model.network_name, model.dist, backbone)
     tokens = backbone.num_prefix_tokens + backbone.num_patches

@@ -38,9 +38,9 @@ def test_the_resolution_of_the_configuration_replaces_that_of_the_backbone():
     assert backbone_table.sizes(setup)[:2] == ["256", "257"]
 
 
-@pytest.mark.parametrize("quantize", ["", "int8"])
-def test_parameters_and_operations_are_the_published_ones(quantize):
-    (setup,) = setups(B16, backbone__quantize=quantize)
+@pytest.mark.parametrize("changes", [{}, {"backbone__dtype": "bfloat16"}, {"backbone__quantize": "int8"}])
+def test_parameters_and_operations_are_the_published_ones(changes):
+    (setup,) = setups(B16, **changes)
     # 86.2 M: timm's vit_base_patch16_clip_224.openai. 161.0 G multiply-adds: tests/cost/test_run_network.py.
     assert backbone_table.sizes(setup) == ["224", "197", "86.2", "322"]
 
