@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from dist_jax.models.convolutions import TILE_ROWS, SpatialConv, TemporalConv, TemporalStem, repeat_frames
+from dist_jax.models.convolutions import TILE_ROWS, TemporalStem, repeat_frames, temporal_conv
 from dist_jax.models.layers import (
     TOKEN_INIT,
     KernelAndBias,
@@ -29,6 +29,7 @@ from dist_jax.models.layers import (
     standardize,
 )
 from dist_jax.models.pooling import PoolingLayer
+from dist_jax.models.temporal_block import SAVED_BY_TEMPORAL_BLOCK, TemporalBlock
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +78,7 @@ def input_shapes(config: DistConfig, num_tokens: int, resolution: int) -> tuple[
 
 # What a DiST layer saves for its backward pass: the outputs of the matrix products and convolutions and the moments of
 # the LayerNorms. LayerNorms and activations are computed again: they cost less than storing and loading their results.
-_SAVED = ("moments", "conv_time", "sum", "m", "m_fused", "ffn_hidden", "tffn_reduced", "tffn_conv")
+_SAVED = (*SAVED_BY_TEMPORAL_BLOCK, "moments", "m", "m_fused", "ffn_hidden", "tffn_reduced", "tffn_conv")
 
 REMAT_POLICIES = {  # config.model.remat -> what a DiST layer saves for its backward pass
     "elementwise": jax.checkpoint_policies.save_only_these_names(*_SAVED),
@@ -91,6 +92,7 @@ class DistNetwork(nn.Module):
     config: DistConfig
     dtype: jnp.dtype = jnp.float32  # of the arithmetic; parameters and the embedding are float32
     remat: str = "elementwise"  # key of REMAT_POLICIES
+    device_kind: str = ""  # jax.Device.device_kind of the devices that run it; empty: any
 
     @nn.compact
     def __call__(self, features: jax.Array, frame_summary: jax.Array, video: jax.Array) -> jax.Array:
@@ -118,7 +120,7 @@ class DistNetwork(nn.Module):
     def _layers(self, z: jax.Array, features: jax.Array) -> jax.Array:
         """All DiST layers: z [h, w, T * B, M], features [L_selected, 1+N, *rows, D] -> r + m' [1+N, S, B, C]."""
         c = self.config
-        layer = DistLayer(c, self.dtype, parent=None)
+        layer = DistLayer(c, self.dtype, self.device_kind, parent=None)
         r = jnp.zeros((*features.shape[1:-1], c.integration_width), self.dtype)
 
         def init_layers(key: jax.Array) -> dict:
@@ -174,23 +176,6 @@ def _tokens_first(features: jax.Array) -> jax.Array:
     return features.reshape(*features.shape[:2], -1, features.shape[-1])
 
 
-class TemporalBlock(nn.Module):
-    """Residual block of the temporal encoder: g(z + conv(1,3,3)(g(conv(3,1,1)(LN z))))."""
-
-    num_frames: int  # T
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, z: jax.Array) -> jax.Array:
-        """[h, w, T * B, M] -> [h, w, T * B, M]."""
-        h, w, _, width = z.shape
-        x = LayerNorm(self.dtype, name="ln")(z).reshape(h * w, -1, width)  # [N, T * B, M]
-        x = TemporalConv(width, self.num_frames, self.dtype, name="conv_time")(x)
-        x = checkpoint_name(x, "conv_time")
-        x = SpatialConv(width, self.dtype, name="conv_space")(quick_gelu(x).reshape(z.shape))
-        return quick_gelu(checkpoint_name(z + x, "sum"))
-
-
 class Ffn(nn.Module):
     """Linear C -> C, g, linear C -> C; per token."""
 
@@ -213,10 +198,10 @@ class TemporalFfn(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[1+N, *rows, C] -> [1+N, *rows, C]."""
-        width = x.shape[-1]
-        hidden = checkpoint_name(Linear(width // 4, dtype=self.dtype, name="reduce")(x), "tffn_reduced")
-        hidden = TemporalConv(width // 4, self.num_frames, self.dtype, name="conv_time")(hidden)
-        hidden = checkpoint_name(hidden, "tffn_conv")
+        width, reduced = x.shape[-1], x.shape[-1] // 4
+        hidden = checkpoint_name(Linear(reduced, dtype=self.dtype, name="reduce")(x), "tffn_reduced")
+        conv = KernelAndBias((3, reduced, reduced), (reduced,), self.dtype, name="conv_time")()
+        hidden = checkpoint_name(temporal_conv(hidden, *conv, self.num_frames), "tffn_conv")
         return Linear(width, dtype=self.dtype, name="expand")(quick_gelu(hidden))
 
 
@@ -225,6 +210,7 @@ class DistLayer(nn.Module):
 
     config: DistConfig
     dtype: jnp.dtype
+    device_kind: str
 
     @nn.compact
     def __call__(self, z: jax.Array, r: jax.Array, feature: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -241,7 +227,7 @@ class DistLayer(nn.Module):
         c = self.config
         linear = partial(Linear, dtype=self.dtype)
         num_prefix = r.shape[0] - z.shape[0] * z.shape[1]
-        z = TemporalBlock(c.num_frames, self.dtype, name="temporal")(z)
+        z = TemporalBlock(c.num_frames, self.dtype, self.device_kind, name="temporal")(z)
         m = checkpoint_name(linear(c.integration_width, name="input")(feature) + r, "m")  # [1+N, *rows, C]
         # Both exchanges read the values from before the exchange.
         to_temporal = linear(c.temporal_width, name="to_temporal")(m[num_prefix:])  # [N, *rows, M]
