@@ -1,6 +1,7 @@
 """The residual block of the temporal encoder as one kernel of a TPU (Pallas), with its backward pass.
 
-    g(z + conv(1,3,3)(g(conv(3,1,1)(LN z))))
+    x = z + to_temporal, repeated along time
+    g(x + conv(1,3,3)(g(conv(3,1,1)(LN x))))
 
 XLA runs the block as about ten passes over memory per direction, and copies z between two layouts: one for the
 convolution along time, one for the convolution in space. The kernel reads z once and writes the result once. It goes
@@ -27,7 +28,6 @@ VMEM_LIMIT_BYTES = 48 * 2**20
 EPS = 1e-5  # of the LayerNorm
 RING = 3  # rows of the patch grid that a convolution of height 3 reads
 
-
 # jax.Device.device_kind of the chips with enough vector memory (a v4 has 16 MiB) for which the kernel was compiled.
 DEVICE_KINDS = ("TPU v5 lite", "TPU v5", "TPU v6 lite")
 
@@ -43,65 +43,70 @@ class BlockParams(NamedTuple):
     space_bias: jax.Array  # [M]
 
 
-def supports(device_kind: str, dtype: jnp.dtype) -> bool:
-    """Whether `temporal_block` runs on these devices, for z of this dtype."""
-    return device_kind in DEVICE_KINDS and dtype == jnp.bfloat16
+def supports(device_kind: str, dtype: jnp.dtype, num_clips: int) -> bool:
+    """Whether `temporal_block` runs on these devices, for z of this dtype and clips per device."""
+    return device_kind in DEVICE_KINDS and dtype == jnp.bfloat16 and num_clips % SUBLANES == 0
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def temporal_block(z: jax.Array, params: BlockParams, num_frames: int, interpret: bool = False) -> jax.Array:
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def temporal_block(
+    z: jax.Array, to_temporal: jax.Array, params: BlockParams, num_clips: int, interpret: bool = False
+) -> jax.Array:
     """The block.
 
     Args:
         z: [h, w, T * B, M], frames before clips.
+        to_temporal: [N, S * B, M], added to z first, once per frame of the backbone.
         params: of the block.
-        num_frames: T.
+        num_clips: B, a multiple of SUBLANES.
         interpret: run the kernel as a JAX program, on any device.
 
     Returns:
         The shape and dtype of z.
     """
-    params, grid = _as_matrices(params), _Grid(z, num_frames)
+    params, steps = _as_matrices(params), _Steps(z, to_temporal, num_clips)
     return pl.pallas_call(
-        partial(_forward_kernel, h=grid.h, group=grid.group),
-        grid=(grid.num_groups, grid.h + 1),
-        in_specs=[grid.row(0), *_whole(params)],
-        out_specs=grid.row(1),
-        out_shape=jax.ShapeDtypeStruct(grid.shape, z.dtype),
-        scratch_shapes=[grid.ring] * 2,
+        partial(_forward_kernel, h=steps.h),
+        grid=(steps.num_groups, steps.h + 1),
+        in_specs=[steps.z_row(0), steps.sparse_row(0), *_whole(params)],
+        out_specs=steps.z_row(1),
+        out_shape=jax.ShapeDtypeStruct(steps.z_shape, z.dtype),
+        scratch_shapes=[steps.ring] * 2,
         cost_estimate=_cost(z, products=1, arrays=2),
         compiler_params=_COMPILER,
         interpret=interpret,
-    )(z.reshape(grid.shape), *params).reshape(z.shape)
+    )(z.reshape(steps.z_shape), to_temporal.reshape(steps.sparse_shape), *params).reshape(z.shape)
+
+
+_Saved = tuple[jax.Array, jax.Array, BlockParams]
 
 
 def _forward(
-    z: jax.Array, params: BlockParams, num_frames: int, interpret: bool
-) -> tuple[jax.Array, tuple[jax.Array, BlockParams]]:
-    return temporal_block(z, params, num_frames, interpret), (z, params)
+    z: jax.Array, to_temporal: jax.Array, params: BlockParams, num_clips: int, interpret: bool
+) -> tuple[jax.Array, _Saved]:
+    return temporal_block(z, to_temporal, params, num_clips, interpret), (z, to_temporal, params)
 
 
-def _backward(
-    num_frames: int, interpret: bool, saved: tuple[jax.Array, BlockParams], grad: jax.Array
-) -> tuple[jax.Array, BlockParams]:
-    z, given = saved
-    params, grid = _as_matrices(given), _Grid(z, num_frames)
-    z_grad, *param_grads = pl.pallas_call(
-        partial(_backward_kernel, h=grid.h, group=grid.group),
-        grid=(grid.num_groups, grid.h + 2),
-        in_specs=[grid.row(0), grid.row(1), *_whole(params)],
-        out_specs=[grid.row(2), *_whole(params)],
+def _backward(num_clips: int, interpret: bool, saved: _Saved, grad: jax.Array) -> _Saved:
+    z, to_temporal, given = saved
+    params, steps = _as_matrices(given), _Steps(z, to_temporal, num_clips)
+    z_grad, sparse_grad, *param_grads = pl.pallas_call(
+        partial(_backward_kernel, h=steps.h),
+        grid=(steps.num_groups, steps.h + 2),
+        in_specs=[steps.z_row(0), steps.sparse_row(0), steps.z_row(1), *_whole(params)],
+        out_specs=[steps.z_row(2), steps.sparse_row(2), *_whole(params)],
         out_shape=[
-            jax.ShapeDtypeStruct(grid.shape, z.dtype),
+            jax.ShapeDtypeStruct(steps.z_shape, z.dtype),
+            jax.ShapeDtypeStruct(steps.sparse_shape, z.dtype),
             *(jax.ShapeDtypeStruct(param.shape, jnp.float32) for param in params),
         ],
-        scratch_shapes=[grid.ring] * 4,
+        scratch_shapes=[steps.ring] * 4,
         cost_estimate=_cost(z, products=3, arrays=3),
         compiler_params=_COMPILER,
         interpret=interpret,
-    )(z.reshape(grid.shape), grad.reshape(grid.shape), *params)
+    )(z.reshape(steps.z_shape), to_temporal.reshape(steps.sparse_shape), grad.reshape(steps.z_shape), *params)
     param_grads = [new.reshape(old.shape).astype(old.dtype) for new, old in zip(param_grads, given, strict=True)]
-    return z_grad.reshape(z.shape), BlockParams(*param_grads)
+    return z_grad.reshape(z.shape), sparse_grad.reshape(to_temporal.shape), BlockParams(*param_grads)
 
 
 temporal_block.defvjp(_forward, _backward)
@@ -110,43 +115,44 @@ temporal_block.defvjp(_forward, _backward)
 _COMPILER = pltpu.CompilerParams(dimension_semantics=("arbitrary", "arbitrary"), vmem_limit_bytes=VMEM_LIMIT_BYTES)
 
 
-class _Grid:
-    """The steps of a kernel over z [h, w, T * B, M]: groups of clips, then rows of the patch grid.
+class _Steps:
+    """The steps of a kernel: groups of clips, then rows of the patch grid."""
 
-    The kernels see z as `shape`, [h, w, frames, clips, M]. A single group has frames and clips in one axis: fewer clips
-    than SUBLANES would fill a tile only in part.
-    """
-
-    def __init__(self, z: jax.Array, num_frames: int) -> None:
+    def __init__(self, z: jax.Array, to_temporal: jax.Array, num_clips: int) -> None:
         self.h, self.w, rows, width = z.shape
-        num_clips = rows // num_frames
-        self.group = clips_per_group(num_clips, self.w * num_frames)  # clips of a group
-        self.num_groups = num_clips // self.group
-        frames, clips = (1, rows) if self.num_groups == 1 else (num_frames, num_clips)
-        self.shape = (self.h, self.w, frames, clips, width)
-        self._block = (1, self.w, frames, clips // self.num_groups, width)
+        frames, self._group = rows // num_clips, clips_per_group(num_clips, self.w * rows // num_clips)
+        self.num_groups = num_clips // self._group
+        self.z_shape = (self.h, self.w, frames, num_clips, width)
+        self.sparse_shape = (self.h, self.w, to_temporal.shape[1] // num_clips, num_clips, width)
         # Two more columns are the borders of the patch grid.
-        self.ring = pltpu.VMEM((RING, self.w + 2, num_frames * self.group, width), z.dtype)
+        self.ring = pltpu.VMEM((RING, self.w + 2, frames * self._group, width), z.dtype)
 
-    def row(self, delay: int) -> pl.BlockSpec:
+    def z_row(self, delay: int) -> pl.BlockSpec:
         """In step s, row s - `delay` of the patch grid; the first or last row if there is no such row."""
-        return pl.BlockSpec(self._block, lambda group, step: (jnp.clip(step - delay, 0, self.h - 1), 0, 0, group, 0))
+        return self._row(self.z_shape, delay)
+
+    def sparse_row(self, delay: int) -> pl.BlockSpec:
+        """As `z_row`, of an array with the frames of the backbone."""
+        return self._row(self.sparse_shape, delay)
+
+    def _row(self, shape: tuple[int, ...], delay: int) -> pl.BlockSpec:
+        block = (1, *shape[1:3], self._group, shape[4])
+        return pl.BlockSpec(block, lambda group, step: (jnp.clip(step - delay, 0, self.h - 1), 0, 0, group, 0))
+
+
+def clips_per_group(num_clips: int, rows_per_clip: int) -> int:
+    """Clips in one step of the kernel: as many as MAX_ROWS hold, at least SUBLANES; a divisor of `num_clips`.
+
+    Args:
+        num_clips: B, a multiple of SUBLANES.
+        rows_per_clip: w * T.
+    """
+    possible = [n for n in range(SUBLANES, num_clips + 1, SUBLANES) if num_clips % n == 0]
+    return max((n for n in possible if n * rows_per_clip <= MAX_ROWS), default=SUBLANES)
 
 
 def _as_matrices(params: BlockParams) -> BlockParams:
     return BlockParams(*(param.reshape(1, -1) if param.ndim == 1 else param for param in params))
-
-
-def clips_per_group(num_clips: int, rows_per_clip: int) -> int:
-    """Clips that one step of the kernel processes: a divisor of `num_clips` that fits MAX_ROWS, or all clips.
-
-    Args:
-        num_clips: B.
-        rows_per_clip: w * T.
-    """
-    whole_tiles = [n for n in range(SUBLANES, num_clips + 1, SUBLANES) if num_clips % n == 0]
-    fitting = [n for n in whole_tiles if n * rows_per_clip <= MAX_ROWS]
-    return max(fitting, default=min(whole_tiles, default=num_clips))
 
 
 def _whole(params: BlockParams) -> list[pl.BlockSpec]:
@@ -168,10 +174,10 @@ def _cost(z: jax.Array, products: int, arrays: int) -> pl.CostEstimate:
     )
 
 
-def _forward_kernel(z_ref: jax.Ref, *refs: jax.Ref, h: int, group: int) -> None:
+def _forward_kernel(z_ref: jax.Ref, sparse_ref: jax.Ref, *refs: jax.Ref, h: int) -> None:
     """Step s computes the hidden values of row s, and the output of row s - 1."""
     params, (out_ref, z_ring, hidden_ring) = BlockParams(*refs[:6]), refs[6:]
-    step = pl.program_id(1)
+    step, group = pl.program_id(1), z_ref.shape[3]
 
     @pl.when(step == 0)
     def _() -> None:
@@ -179,7 +185,7 @@ def _forward_kernel(z_ref: jax.Ref, *refs: jax.Ref, h: int, group: int) -> None:
 
     @pl.when(step < h)
     def _() -> None:
-        z = _load_block(z_ref)
+        z = _load_sum(z_ref, sparse_ref)
         _put(z_ring, step, z)
         _put(hidden_ring, step, quick_gelu(_time_conv(_affine(_standardize(z)[0], params), params, group)))
 
@@ -192,11 +198,11 @@ def _forward_kernel(z_ref: jax.Ref, *refs: jax.Ref, h: int, group: int) -> None:
         _store_block(out_ref, quick_gelu(_sum(z_ring, hidden_ring, params, step - 1)))
 
 
-def _backward_kernel(z_ref: jax.Ref, grad_ref: jax.Ref, *refs: jax.Ref, h: int, group: int) -> None:
+def _backward_kernel(z_ref: jax.Ref, sparse_ref: jax.Ref, grad_ref: jax.Ref, *refs: jax.Ref, h: int) -> None:
     """Step s computes the hidden values of row s, the gradient of the sum in row s - 1, and that of z in row s - 2."""
-    params, z_grad_ref, grads = BlockParams(*refs[:6]), refs[6], BlockParams(*refs[7:13])
-    z_ring, time_ring, hidden_ring, sum_grad_ring = refs[13:]
-    step = pl.program_id(1)
+    params, (z_grad_ref, sparse_grad_ref), grads = BlockParams(*refs[:6]), refs[6:8], BlockParams(*refs[8:14])
+    z_ring, time_ring, hidden_ring, sum_grad_ring = refs[14:]
+    step, group = pl.program_id(1), z_ref.shape[3]
 
     @pl.when((pl.program_id(0) == 0) & (step == 0))
     def _() -> None:
@@ -210,7 +216,7 @@ def _backward_kernel(z_ref: jax.Ref, grad_ref: jax.Ref, *refs: jax.Ref, h: int, 
 
     @pl.when(step < h)
     def _() -> None:
-        z = _load_block(z_ref)
+        z = _load_sum(z_ref, sparse_ref)
         _put(z_ring, step, z)
         time = _time_conv(_affine(_standardize(z)[0], params), params, group)
         _put(time_ring, step, time)
@@ -236,7 +242,10 @@ def _backward_kernel(z_ref: jax.Ref, grad_ref: jax.Ref, *refs: jax.Ref, h: int, 
         row = step - 2
         time_grad = _hidden_grad(sum_grad_ring, params, row) * _quick_gelu_slope(_get(time_ring, row))
         z_grad = _time_and_norm_backward(grads, params, _get(z_ring, row), time_grad, group, z_ring.dtype)
-        _store_block(z_grad_ref, _get(sum_grad_ring, row) + z_grad)
+        z_grad += _get(sum_grad_ring, row)
+        _store_block(z_grad_ref, z_grad)
+        frames, *shape = sparse_grad_ref.shape[2:]
+        _store_block(sparse_grad_ref, jnp.sum(z_grad.reshape(z_grad.shape[0], frames, -1, *shape), axis=2))
 
 
 def _sum(z_ring: jax.Ref, hidden_ring: jax.Ref, params: BlockParams, row: jax.Array) -> jax.Array:
@@ -342,6 +351,13 @@ def _outer(x: jax.Array, y: jax.Array) -> jax.Array:
     """Sum over the rows of [w, R, in] and [w, R, out] -> float32 [in, out]."""
     contracted = (((0,), (0,)), ((), ()))
     return jax.lax.dot_general(_flat(x), _flat(y), contracted, preferred_element_type=jnp.float32)
+
+
+def _load_sum(z_ref: jax.Ref, sparse_ref: jax.Ref) -> jax.Array:
+    """A row of z plus one of the array with the frames of the backbone, float32 [w, R, M]."""
+    _, columns, frames, *shape = sparse_ref.shape
+    z = z_ref[0].astype(jnp.float32).reshape(columns, frames, -1, *shape)  # [w, S, alpha, clips, M]
+    return (z + sparse_ref[0].astype(jnp.float32)[:, :, None]).reshape(columns, -1, shape[-1])
 
 
 def _load_block(ref: jax.Ref) -> jax.Array:
