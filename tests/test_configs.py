@@ -36,6 +36,8 @@ EXPECTED = {
     "finetune:model=vitb,frames=32": (26_154_336, 322.1),
     "finetune:model=vitb,frames=64": (26_252_640, 644.2),
     "finetune:model=vitl,frames=64": (39_867_744, 2818.3),
+    "k400_pe_l:frames=32": (39_794_016, 3357.6),
+    "k400_pe_l:frames=16": (39_708_000, 1678.8),
     "k400_probe:network=attentive_probe,model=vitb": (7_396_240, 140.6),
     "k400_probe:network=attentive_probe,model=vitl": (13_007_248, 648.8),
     "k400_probe:network=linear_probe,model=vitb": (307_600, 140.6),
@@ -46,6 +48,7 @@ EXPECTED = {
     "k400_vitb:frames=64": (26_252_640, 644.2),
     "k400_vitl:init=k710": (39_867_744, 2818.3),
     "k400_vitl:init=random": (39_867_744, 2818.3),
+    "k710_dfn_h": (51_426_912, 5678.9),
     "k710_vitl": (39_867_744, 2818.3),
     "ssv2_vitb:frames=16": (19_001_184, 161.0),
     "ssv2_vitl": (32_745_312, 2818.3),
@@ -72,7 +75,7 @@ def every_argument(module: ModuleType) -> list[str]:
 
 
 ALL = [":".join(filter(None, (name, a))) for name, module in MODULES.items() for a in every_argument(module)]
-PUBLISHED = sorted(name for name in ALL if name.startswith(("k400_vit", "k710", "ssv2")))
+PUBLISHED = sorted(name for name in ALL if name.startswith(("k400_vit", "k710_vit", "ssv2")))
 
 
 def resolve(name: str) -> ml_collections.ConfigDict:

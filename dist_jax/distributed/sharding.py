@@ -32,10 +32,10 @@ PARTITIONS: tuple[tuple[str, PartitionSpec], ...] = (
     (r"blocks/(attention/out|mlp/proj)/kernel/scale$", PartitionSpec()),
     (r"blocks/ln_[12]/(scale|bias)$", PartitionSpec()),
     (r"patch_embedding/(kernel|bias)$", PartitionSpec()),
-    (r"vision/(class_token|positions|proj|ln_(pre|post)/(scale|bias))$", PartitionSpec()),
+    (r"vision/(class_token|positions|proj(/(kernel|bias))?|ln_(pre|post)/(scale|bias))$", PartitionSpec()),
     (r"text/(token_embedding|positions|proj|ln_final/(scale|bias)|head/(kernel|bias))$", PartitionSpec()),
     (r"logit_(scale|bias)$", PartitionSpec()),
-    # SigLIP's attention pooling, as the blocks.
+    # The attention pooling of SigLIP and PE, as the blocks.
     (r"vision/head/attention/(query|key|value)/kernel$", PartitionSpec("fsdp", "tensor", None)),
     (r"vision/head/attention/(query|key|value)/bias$", PartitionSpec("tensor", None)),
     (r"vision/head/attention/out/kernel$", PartitionSpec("tensor", "fsdp", None)),

@@ -1,7 +1,5 @@
 """Multi-head attention: with gradients and weights that can be read, and a faster form for frozen towers."""
 
-from functools import partial
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,6 +9,7 @@ from dist_jax.distributed.sharding import over_clips_and_heads
 from dist_jax.models import tpu_attention
 from dist_jax.models.layers import TOKEN_INIT, KernelAndBias, last_axis
 from dist_jax.models.quantization import QuantizedLinear
+from dist_jax.models.rotary import Rotary
 
 
 class Attention(nn.Module):
@@ -62,17 +61,24 @@ class FrozenAttention(Attention):
     """
 
     mesh: Mesh | None = None
+    rotary: Rotary | None = None  # of queries and keys
 
     def _attend(self, q: jax.Array, k: jax.Array, v: jax.Array, causal: bool) -> jax.Array:
         """[..., clips, I, width], see `Attention`."""
+        head_dim = q.shape[-1] // self.num_heads
+
+        def rotated(x: jax.Array) -> jax.Array:
+            return x if self.rotary is None else self.rotary(x, head_dim)
 
         def dense(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
-            return weighted_values(attention_weights(q, k, self.num_heads, causal), v)
+            return weighted_values(attention_weights(rotated(q), rotated(k), self.num_heads, causal), v)
 
-        head_dim = q.shape[-1] // self.num_heads
+        def kernel(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
+            return tpu_attention.attend(q, k, v, head_dim, self.rotary)
+
         if causal or self.mesh is None or not tpu_attention.supports(q, head_dim, self.mesh.shape["tensor"]):
             return dense(q, k, v)
-        fused = over_clips_and_heads(partial(tpu_attention.attend, head_dim=head_dim), self.mesh)
+        fused = over_clips_and_heads(kernel, self.mesh)
         return jax.lax.platform_dependent(q, k, v, tpu=fused, default=dense)
 
 

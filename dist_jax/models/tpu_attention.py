@@ -8,8 +8,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
+
+from dist_jax.models.rotary import Rotary
 
 LANES = 128  # of a tile; one product of the kernel computes the heads of one tile
 # Bytes of query, key, value and output in one step of the kernel, twice: the next step is loaded in the meantime.
@@ -22,7 +25,9 @@ def supports(q: jax.Array, head_dim: int, num_head_shards: int) -> bool:
     return q.dtype == jnp.bfloat16 and not unsplit and width % LANES == 0 and LANES % head_dim == 0
 
 
-def attend(q: jax.Array, k: jax.Array, v: jax.Array, head_dim: int, interpret: bool = False) -> jax.Array:
+def attend(
+    q: jax.Array, k: jax.Array, v: jax.Array, head_dim: int, rotary: Rotary | None = None, interpret: bool = False
+) -> jax.Array:
     """Softmax attention of each head, bfloat16; softmax in float32.
 
     Args:
@@ -30,6 +35,7 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, head_dim: int, interpret: b
         k: keys of the same shape.
         v: values of the same shape.
         head_dim: width of a head, a divisor of LANES.
+        rotary: rotates queries and keys, here because shifts of channels by XLA would be written to memory.
         interpret: run the kernel as a JAX program, on any device.
 
     Returns:
@@ -37,34 +43,43 @@ def attend(q: jax.Array, k: jax.Array, v: jax.Array, head_dim: int, interpret: b
     """
     *leading, num_tokens, width = q.shape
     q, k, v = (x.reshape(-1, num_tokens, width) for x in (q, k, v))  # [F, N, width]
-    lanes = lanes_per_step(num_tokens, width)
+    lanes = lanes_per_step(num_tokens, width, rotates=rotary is not None)
     block = pl.BlockSpec((1, num_tokens, lanes), lambda frame, group: (frame, 0, group))
+    tables = [np.tile(table, LANES // head_dim) for table in rotary.tables(head_dim)] if rotary else []  # [N, LANES]
+    table_block = pl.BlockSpec((num_tokens, LANES), lambda frame, group: (0, 0))
     out = pl.pallas_call(
         partial(_kernel, head_dim=head_dim),
         grid=(len(q), width // lanes),
-        in_specs=[block] * 3,
+        in_specs=[block] * 3 + [table_block] * len(tables),
         out_specs=block,
         out_shape=jax.ShapeDtypeStruct(q.shape, q.dtype),
         cost_estimate=_cost(len(q), num_tokens, width, head_dim),
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
         interpret=interpret,
-    )(q, k, v)
+    )(q, k, v, *tables)
     return out.reshape(*leading, num_tokens, width)
 
 
-def lanes_per_step(num_tokens: int, width: int) -> int:
-    """Channels in one step of the kernel: as many tiles as MAX_BLOCK_BYTES hold, at least one, a divisor of `width`."""
+def lanes_per_step(num_tokens: int, width: int, rotates: bool = False) -> int:
+    """Channels in one step of the kernel: as many tiles as MAX_BLOCK_BYTES hold, at least one, a divisor of `width`.
+
+    A kernel that rotates queries and keys needs as much memory again for their float32 values.
+    """
     tiles = width // LANES
-    fitting = (n for n in range(tiles, 0, -1) if tiles % n == 0 and 16 * num_tokens * n * LANES <= MAX_BLOCK_BYTES)
+    tile_bytes = (32 if rotates else 16) * num_tokens * LANES
+    fitting = (n for n in range(tiles, 0, -1) if tiles % n == 0 and n * tile_bytes <= MAX_BLOCK_BYTES)
     return LANES * next(fitting, 1)
 
 
-def _kernel(q_ref: jax.Ref, k_ref: jax.Ref, v_ref: jax.Ref, out_ref: jax.Ref, head_dim: int) -> None:
-    """One frame: [1, N, lanes]."""
+def _kernel(q_ref: jax.Ref, k_ref: jax.Ref, v_ref: jax.Ref, *refs: jax.Ref, head_dim: int) -> None:
+    """One frame: [1, N, lanes]. `refs` are the tables of the rotary positions [N, LANES], if any, and the output."""
+    *tables, out_ref = refs
     lane = jax.lax.broadcasted_iota(jnp.int32, (1, LANES), 1)
     for start in range(0, q_ref.shape[-1], LANES):
         tile = pl.ds(start, LANES)
         q, k, v = q_ref[0, :, tile], k_ref[0, :, tile], v_ref[0, :, tile]  # [N, LANES]
+        if tables:
+            q, k = _rotate(q, lane, *tables), _rotate(k, lane, *tables)
         mixed = jnp.zeros(q.shape, jnp.float32)
         for first in range(0, LANES, head_dim):
             # A product with the channels of other heads set to 0 takes as long as one of a head's channels: the matrix
@@ -81,6 +96,13 @@ def _kernel(q_ref: jax.Ref, k_ref: jax.Ref, v_ref: jax.Ref, out_ref: jax.Ref, he
             values = jnp.dot(weights.astype(v.dtype), v, preferred_element_type=jnp.float32)  # [N, LANES]
             mixed = jnp.where(in_head, values / total, mixed)
         out_ref[0, :, tile] = mixed.astype(out_ref.dtype)
+
+
+def _rotate(x: jax.Array, lane: jax.Array, cos: jax.Ref, sin: jax.Ref) -> jax.Array:
+    """`Rotary` of the heads in one tile [N, LANES]."""
+    y = x.astype(jnp.float32)
+    turned = jnp.where(lane % 2 == 0, -pltpu.roll(y, LANES - 1, 1), pltpu.roll(y, 1, 1))  # (a, b) -> (-b, a)
+    return (y * cos[...] + turned * sin[...]).astype(x.dtype)
 
 
 def _cost(num_frames: int, num_tokens: int, width: int, head_dim: int) -> pl.CostEstimate:

@@ -83,14 +83,15 @@ def find(weights: str) -> Path:
     if not hub.is_id(weights):
         raise UserError(f"{weights}: no such file or directory, and not a hub id (owner/name)")
     small_files = [CONFIG, OPEN_CLIP_CONFIG, PREPROCESSOR_CONFIG, *tokenizer.PATTERNS]
-    for name in _by_preference(hub.download(weights, small_files)):
+    own_name = f"{weights.partition('/')[2]}.pt"  # facebook/PE-Core-*
+    for name in [*_by_preference(hub.download(weights, small_files)), own_name]:
         shards = [name.replace(".safetensors.index.json", "-*").replace(".bin.index.json", "-*")]
         file = hub.download(weights, [*small_files, name, *shards]) / name
         if file.is_file():
             return file
     raise UserError(
         f"{weights}: the hub repository is neither a model directory of dist_jax nor a CLIP: it has none of "
-        f"{', '.join(WEIGHTS)}"
+        f"{', '.join((*WEIGHTS, own_name))}"
     )
 
 

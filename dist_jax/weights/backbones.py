@@ -6,11 +6,12 @@ from dist_jax.weights.backbone_files import OpenedWeights, UnsupportedBackboneEr
 from dist_jax.weights.backbone_model import Architecture, BackboneModel
 from dist_jax.weights.clip import ClipModel
 from dist_jax.weights.openai_sizes import ClipSettings
+from dist_jax.weights.pe import PeModel
 from dist_jax.weights.published_sizes import PUBLISHED
 from dist_jax.weights.siglip import SiglipModel
 from dist_jax.weights.table import Place, keep
 
-KINDS: dict[str, type[BackboneModel]] = {kind.kind: kind for kind in (SiglipModel, ClipModel)}
+KINDS: dict[str, type[BackboneModel]] = {kind.kind: kind for kind in (SiglipModel, PeModel, ClipModel)}
 _NO_SETTINGS = ClipSettings()
 
 

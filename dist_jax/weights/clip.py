@@ -2,27 +2,22 @@
 
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from dist_jax.errors import UserError
 from dist_jax.models.backbones.clip import CLIP_MEAN, CLIP_STD, ClipBackbone
 from dist_jax.models.backbones.vit import VitBackbone
-from dist_jax.text import tokenizer
-from dist_jax.text.text_features import check_tokens
 from dist_jax.weights import backbone_files, clip_configs, clip_formats, dist_official, openai_sizes, table
 from dist_jax.weights.backbone_files import OpenedWeights, UnsupportedBackboneError
 from dist_jax.weights.backbone_model import Architecture, BackboneModel
 from dist_jax.weights.checkpoint_files import Tensor, write_safetensors
+from dist_jax.weights.clip_texts import ClipTextModel
 from dist_jax.weights.openai_sizes import ClipSettings
 from dist_jax.weights.table import Place, keep
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 _NO_SETTINGS = ClipSettings()
 # First part of a tensor's name -> the model that has such tensors; CLIP's architecture does not.
@@ -36,7 +31,7 @@ _OTHER_MODELS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class ClipModel(BackboneModel):
+class ClipModel(ClipTextModel):
     """A loaded CLIP."""
 
     kind: ClassVar[str] = "clip"
@@ -57,27 +52,6 @@ class ClipModel(BackboneModel):
             found = _openai_names(opened, settings)
         settings.check(found.vision, found.text, opened.source)
         return found
-
-    def tokenize(self, texts: Sequence[str]) -> np.ndarray:
-        """See `BackboneModel.tokenize`."""
-        assert self.text is not None
-        tokens = tokenizer.encode(self._loaded_tokenizer, texts, self.text.context_length)
-        end_tokens = tokens.max(axis=1) if self.text.end_token is None else np.full(len(tokens), self.text.end_token)
-        if (end_tokens != self._loaded_tokenizer.eos_token_id).any():
-            actual = f"token {self._loaded_tokenizer.eos_token_id}"
-            expected = "the highest token id" if self.text.end_token is None else f"token {self.text.end_token}"
-            raise UserError(
-                f"{self.tokenizer_mismatch}: its texts end with {actual}, the text tower expects {expected}"
-            )
-        return tokens
-
-    def check_tokens(self, tokens: np.ndarray) -> np.ndarray:
-        """See `BackboneModel.check_tokens`."""
-        return check_tokens(tokens, self.text)
-
-    @cached_property
-    def _loaded_tokenizer(self) -> "PreTrainedTokenizerBase":
-        return tokenizer.load(self.tokenizer_directory)
 
 
 def load(weights: str, *, resolution: int = 0, place: Place = keep, settings: ClipSettings = _NO_SETTINGS) -> ClipModel:

@@ -23,9 +23,11 @@ from dist_jax.weights.table import (
 )
 
 PATCHES = axes(2, 3, 1, 0)  # [out, in, height, width] -> [height, width, in, out]
+PROBE = axes(1, 2, ones=(0,))  # [1, 1, D] -> [1, D]
 
 
-def _openai_blocks(name: str, path: str) -> Table:
+def openai_blocks(name: str, path: str) -> Table:
+    """Rows of the blocks of a tower, with OpenAI's names."""
     return (
         *joint_attention(f"{name}.attn", f"{path}/attention"),
         *layer_norm(f"{name}.ln_1", f"{path}/ln_1"),
@@ -36,7 +38,7 @@ def _openai_blocks(name: str, path: str) -> Table:
 
 
 def huggingface_blocks(name: str, path: str) -> Table:
-    """Rows of the blocks of a tower."""
+    """Rows of the blocks of a tower, with Hugging Face's names."""
     attention = [
         entry
         for part, ours in (("q_proj", "query"), ("k_proj", "key"), ("v_proj", "value"))
@@ -55,19 +57,26 @@ def huggingface_blocks(name: str, path: str) -> Table:
     )
 
 
+def openai_text(prefix: str) -> Table:
+    """Rows of CLIP's text tower with OpenAI's names; `prefix` is the first part of each name."""
+    return (
+        Entry(f"{prefix}positional_embedding", ("text/positions",)),
+        Entry(f"{prefix}text_projection", ("text/proj",)),
+        Entry(f"{prefix}token_embedding.weight", ("text/token_embedding",)),
+        *openai_blocks(f"{prefix}transformer.resblocks.{{}}", "text/blocks"),
+        *layer_norm(f"{prefix}ln_final", "text/ln_final"),
+    )
+
+
 OPENAI: Table = (
     Entry("visual.class_embedding", ("vision/class_token",)),
     Entry("visual.positional_embedding", ("vision/positions",)),
     Entry("visual.proj", ("vision/proj",)),
     Entry("visual.conv1.weight", ("vision/patch_embedding/kernel",), PATCHES),
     *layer_norm("visual.ln_pre", "vision/ln_pre"),
-    *_openai_blocks("visual.transformer.resblocks.{}", "vision/blocks"),
+    *openai_blocks("visual.transformer.resblocks.{}", "vision/blocks"),
     *layer_norm("visual.ln_post", "vision/ln_post"),
-    Entry("positional_embedding", ("text/positions",)),
-    Entry("text_projection", ("text/proj",)),
-    Entry("token_embedding.weight", ("text/token_embedding",)),
-    *_openai_blocks("transformer.resblocks.{}", "text/blocks"),
-    *layer_norm("ln_final", "text/ln_final"),
+    *openai_text(""),
     Entry("logit_scale", ("logit_scale",)),
 )
 

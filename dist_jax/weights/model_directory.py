@@ -23,7 +23,6 @@ from dist_jax import class_names, config
 from dist_jax.errors import UserError
 from dist_jax.files import new_folder
 from dist_jax.models.backbones.text_tower import TextConfig
-from dist_jax.models.backbones.vision_tower import VisionConfig
 from dist_jax.models.backbones.vit import VitBackbone
 from dist_jax.models.dist_network import DistConfig
 from dist_jax.models.quantization import check_quantize
@@ -235,11 +234,11 @@ def _read_config(file: Path) -> Model:
                 "use the version of dist_jax that wrote it"
             )
         dist = DistConfig(**{**content["dist"], "layers": tuple(content["dist"]["layers"])})
-        vision = VisionConfig(**content["vision"])
-        text = None if content["text"] is None else TextConfig(**content["text"])
         kind = content.get("backbone", _DEFAULT_KIND)
         if kind not in KINDS:
             raise UserError(f"{file}: unknown backbone {kind!r}, this dist_jax has {', '.join(KINDS)}")
+        vision = KINDS[kind].backbone_class.vision_config(**content["vision"])
+        text = None if content["text"] is None else TextConfig(**content["text"])
         clip_model = KINDS[kind](vision, text, {}, None, content["clip"]["name"], content["clip"]["fingerprint"])
         quantize = content.get("quantize", "")  # dist_jax 0.2 does not write it
         check_quantize("quantize", quantize)

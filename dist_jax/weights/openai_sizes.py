@@ -6,7 +6,7 @@ come from open_clip_config.json, from the origin of the file (OpenAI), or from t
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,14 @@ class ClipSettings:
     def from_config(cls, backbone: Mapping[str, Any]) -> "ClipSettings":
         """The settings in config.backbone; they are missing in run.json of dist_jax 0.2."""
         return cls(backbone.get("activation", ""), tuple(backbone.get("num_heads", ())))
+
+    def check_towers(self, towers: Collection[str], source: str) -> None:
+        """Raises UserError if numbers of heads are set, but not one for each tower that `source` contains."""
+        if self.num_heads and len(self.num_heads) != len(towers):
+            raise UserError(
+                f"{source}: num_heads {_numbers(self.num_heads)} is set, but the file has {' and '.join(towers)} "
+                f"tower{'s' * (len(towers) > 1)}; set one number per tower"
+            )
 
     def check(self, vision: VisionConfig, text: TextConfig | None, source: str) -> None:
         """Raises UserError if a setting contradicts the sizes that `source` contains."""
@@ -124,11 +132,7 @@ def stated_architecture(settings: ClipSettings, shapes: Shapes, source: str) -> 
     activation = settings.activation or ("quick_gelu" if "quickgelu" in Path(source).name.lower() else "")
     vision_width, text_width = _widths(shapes)
     widths = {"image": vision_width} | ({"text": text_width} if text_width else {})
-    if settings.num_heads and len(settings.num_heads) != len(widths):
-        raise UserError(
-            f"{source}: num_heads {_numbers(settings.num_heads)} is set, but the file has {' and '.join(widths)} "
-            f"tower{'s' * (len(widths) > 1)}; set one number per tower"
-        )
+    settings.check_towers(widths, source)
     heads = dict(zip(widths, settings.num_heads, strict=True)) if settings.num_heads else {}
     unknown = [] if activation else [("whether it has GELU or QuickGELU", "activation quick_gelu|gelu")]
     for tower, width in widths.items():

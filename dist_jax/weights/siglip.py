@@ -18,7 +18,7 @@ from dist_jax.text.text_features import check_ids
 from dist_jax.weights.backbone_files import CONFIG, OpenedWeights, UnsupportedBackboneError, check_normalization
 from dist_jax.weights.backbone_model import Architecture, BackboneModel
 from dist_jax.weights.clip_configs import check_heads
-from dist_jax.weights.clip_formats import PATCHES, huggingface_blocks
+from dist_jax.weights.clip_formats import PATCHES, PROBE, huggingface_blocks
 from dist_jax.weights.openai_sizes import ClipSettings
 from dist_jax.weights.table import Entry, Table, Transform, joint_attention, layer_norm, linear
 
@@ -31,14 +31,13 @@ _VISION_DEFAULTS = {**_DEFAULTS, "image_size": 224, "patch_size": 16, "vision_us
 _TEXT_DEFAULTS = {**_DEFAULTS, "vocab_size": 32000, "max_position_embeddings": 64}
 
 _SCALAR = Transform(lambda theirs, shape: theirs.reshape(shape), lambda ours: ours.reshape(1))
-_PROBE = Transform(lambda theirs, _: theirs[0], lambda ours: ours[None])  # [1, 1, D]
 
 HUGGINGFACE: Table = (
     *linear("vision_model.embeddings.patch_embedding", "vision/patch_embedding", PATCHES),
     Entry("vision_model.embeddings.position_embedding.weight", ("vision/positions",)),
     *huggingface_blocks("vision_model.encoder.layers.{}", "vision/blocks"),
     *layer_norm("vision_model.post_layernorm", "vision/ln_post"),
-    Entry("vision_model.head.probe", ("vision/head/probe",), _PROBE),
+    Entry("vision_model.head.probe", ("vision/head/probe",), PROBE),
     *joint_attention("vision_model.head.attention", "vision/head/attention"),
     *layer_norm("vision_model.head.layernorm", "vision/head/ln"),
     *linear("vision_model.head.mlp.fc1", "vision/head/mlp/fc"),

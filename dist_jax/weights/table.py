@@ -95,11 +95,20 @@ def layer_norm(name: str, path: str) -> Table:
 
 def joint_attention(name: str, path: str) -> Table:
     """Rows of PyTorch's MultiheadAttention: query, key and value projections are one [3 * width, width] matrix."""
+    return _attention(f"{name}.in_proj_weight", f"{name}.in_proj_bias", f"{name}.out_proj", path)
+
+
+def fused_attention(name: str, path: str) -> Table:
+    """Rows of timm's attention, with a joint matrix as in `joint_attention`."""
+    return _attention(f"{name}.qkv.weight", f"{name}.qkv.bias", f"{name}.proj", path)
+
+
+def _attention(weight: str, bias: str, out: str, path: str) -> Table:
     parts = [f"{path}/{part}" for part in ("query", "key", "value")]
     return (
-        Entry(f"{name}.in_proj_weight", tuple(f"{part}/kernel" for part in parts), INTO_HEADS),
-        Entry(f"{name}.in_proj_bias", tuple(f"{part}/bias" for part in parts), HEADS_BIAS),
-        *linear(f"{name}.out_proj", f"{path}/out", FROM_HEADS),
+        Entry(weight, tuple(f"{part}/kernel" for part in parts), INTO_HEADS),
+        Entry(bias, tuple(f"{part}/bias" for part in parts), HEADS_BIAS),
+        *linear(out, f"{path}/out", FROM_HEADS),
     )
 
 

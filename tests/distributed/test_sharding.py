@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
-from helpers import siglip_files, small_models
+from helpers import pe_files, siglip_files, small_models
 from helpers.small_models import random_batch
 
 from dist_jax import config as settings
@@ -101,7 +101,7 @@ def test_a_mesh_that_does_not_fill_the_devices_is_refused(shape):
 
 
 def all_placed_trees():
-    """The parameters of CLIP, float and quantised, and of SigLIP, and the training state (abstract optimizer state)."""
+    """Parameters of CLIP (float and quantised), SigLIP and PE, and the training state (abstract optimizer state)."""
     frozen = small_models.clip_model().params
     shapes = {path: leaf.shape for path, leaf in table.flatten(frozen).items()}
     place = partial(frozen_weights.abstract, mesh_of(8), jnp.float32, "int8")
@@ -110,7 +110,7 @@ def all_placed_trees():
     optimizer = make_optimizer(settings.defaults().optimizer)
     step = jnp.zeros((), jnp.int32)
     state = {"params": params, "ema": params, "opt_state": jax.eval_shape(optimizer.init, params), "step": step}
-    return (frozen, quantized, siglip_files.siglip_model().params), state
+    return (frozen, quantized, siglip_files.siglip_model().params, pe_files.pe_model().params), state
 
 
 def test_every_parameter_has_a_partition_and_every_pattern_is_used(monkeypatch):

@@ -76,7 +76,7 @@ def test_a_model_directory_holds_the_kind_of_its_backbone(trained, tmp_path):
     np.testing.assert_allclose(model.logits(VIDEO, model.encode_text(list(CLASSES))), logits, atol=1e-4)
     assert model.attention(VIDEO).patches.sum(axis=(-2, -1)) == pytest.approx(1)
     (tmp_path / "model" / "config.json").write_text(config.replace('"siglip"', '"other"'))
-    with pytest.raises(UserError, match="unknown backbone 'other', this dist_jax has siglip, clip"):
+    with pytest.raises(UserError, match="unknown backbone 'other', this dist_jax has siglip, pe, clip"):
         model_directory.read(tmp_path / "model")
 
 

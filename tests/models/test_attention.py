@@ -13,7 +13,9 @@ from dist_jax.distributed.sharding import over_clips_and_heads
 from dist_jax.models import tpu_attention
 from dist_jax.models.attention import attention_weights, weighted_values
 from dist_jax.models.backbones.clip_vision import ClipVision
+from dist_jax.models.backbones.pe_vision import PeVision, PeVisionConfig
 from dist_jax.models.backbones.vision_tower import VisionConfig
+from dist_jax.models.rotary import Rotary
 
 attend = partial(tpu_attention.attend, interpret=True)
 
@@ -40,6 +42,19 @@ def test_the_kernel_is_softmax_attention(shape, head_dim):
     np.testing.assert_allclose(attend(q, k, v, head_dim).astype(jnp.float32), expected, rtol=2e-2, atol=2e-2)
 
 
+@pytest.mark.parametrize(("rotary", "head_dim"), [
+    (Rotary(grid=3, trained_grid=3, num_prefix=1, first=1), 64),
+    (Rotary(grid=4, trained_grid=3, num_prefix=0, first=0), 32),
+])  # fmt: skip
+def test_the_kernel_rotates_queries_and_keys(rotary, head_dim):
+    q, k, v = heads_of((2, rotary.num_prefix + rotary.grid**2, 256))
+    rotated = (rotary(x, head_dim) for x in (q, k))  # rounded to bfloat16, as in the kernel
+    expected = dense(*(x.astype(jnp.float32) for x in (*rotated, v)), head_dim)
+    actual = attend(q, k, v, head_dim, rotary).astype(jnp.float32)
+    np.testing.assert_allclose(actual, expected, rtol=2e-2, atol=2e-2)
+    assert np.abs(actual - attend(q, k, v, head_dim).astype(jnp.float32)).max() > 0.1
+
+
 def test_large_scores_do_not_overflow():
     q, k, v = heads_of((1, 5, 128))
     out = attend(q * 100, k * 100, v, 64).astype(jnp.float32)
@@ -64,6 +79,10 @@ def test_a_step_of_the_kernel_holds_what_fits(tokens, width, lanes):
     assert tpu_attention.lanes_per_step(tokens, width) == lanes
 
 
+def test_a_step_that_rotates_holds_half_as_many_channels():
+    assert tpu_attention.lanes_per_step(577, 1024, rotates=True) == 256
+
+
 def test_devices_share_clips_and_heads():
     q, k, v = heads_of((2, 4, 5, 256))
     mesh = make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
@@ -83,12 +102,16 @@ def test_the_kernel_needs_whole_tiles_of_whole_heads(dtype, width, head_dim, num
     assert tpu_attention.supports(q, head_dim, num_head_shards) == supported
 
 
+@pytest.mark.parametrize(
+    ("tower_class", "config"),
+    [(ClipVision, VisionConfig(128, 2, 2, 4, 8, 32)), (PeVision, PeVisionConfig(128, 2, 2, 4, 8, 32))],
+)
 @pytest.mark.parametrize(("mesh", "on_tpu"), [({"data": 4, "fsdp": 2, "tensor": 1}, 1), (None, 0)])
-def test_the_tower_uses_the_kernel_on_the_tpus_of_a_mesh(mesh, on_tpu):
+def test_the_tower_uses_the_kernel_on_the_tpus_of_a_mesh(tower_class, config, mesh, on_tpu):
     mesh = mesh and make_mesh(mesh)
-    tower = ClipVision(VisionConfig(128, 2, 2, 4, 8, 32), jnp.bfloat16, mesh=mesh)
+    tower = tower_class(config, jnp.bfloat16, mesh=mesh)
     frames = jnp.zeros((8, 2, 8, 8, 3), jnp.bfloat16)
-    params = jax.eval_shape(ClipVision(tower.config).init, jax.random.key(0), frames[:, 0])["params"]
+    params = jax.eval_shape(tower_class(config).init, jax.random.key(0), frames[:, 0])["params"]
     run = jax.jit(lambda params, frames: tower.apply({"params": params}, frames, (0, 1), method="features"))
     traced = run.trace(params, frames)
     kernels = {

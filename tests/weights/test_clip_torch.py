@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -11,6 +12,9 @@ from helpers.clip_files import OPENAI, assert_same_weights
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+
+from helpers import torch_models
+from helpers.torch_models import pixels, to_torch
 
 from dist_jax.models.backbones.clip_text import ClipText
 from dist_jax.models.backbones.clip_vision import ClipVision
@@ -32,7 +36,6 @@ SIZES = {
 @pytest.fixture(scope="module", params=[("small", "quick_gelu"), ("as bigG", "gelu"), ("as H", "quick_gelu")], ids=str)
 def reference(request):
     """A Hugging Face CLIP with large random weights and heads of a width other than 64."""
-    torch.manual_seed(0)
     sizes, activation = request.param
     tower = {"hidden_act": activation, "projection_dim": 24, "num_hidden_layers": 2}
     names = ("hidden_size", "intermediate_size", "num_attention_heads")
@@ -42,15 +45,7 @@ def reference(request):
         text_config={**text, **tower, "vocab_size": 64, "max_position_embeddings": 12, "eos_token_id": END_TOKEN},
         projection_dim=24,
     )
-    model = transformers.CLIPModel(config).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = 0.2 * torch.randn_like(parameter)
-            is_scale = name.endswith("weight") and parameter.ndim == 1
-            fan_in = parameter[0].numel() if parameter.ndim > 1 else 1
-            # Larger weights of wide layers would amplify the rounding of float32 beyond the tolerance.
-            parameter.copy_(1 + noise if is_scale else noise * min(1, (32 / fan_in) ** 0.5))
-    return model
+    return torch_models.randomize(transformers.CLIPModel(config))
 
 
 @pytest.fixture(scope="module")
@@ -58,10 +53,6 @@ def saved(reference, tmp_path_factory) -> Path:
     directory = tmp_path_factory.mktemp("reference")
     reference.save_pretrained(directory)
     return directory
-
-
-def pixels(resolution: int) -> np.ndarray:
-    return np.random.default_rng(0).standard_normal((3, resolution, resolution, 3)).astype(np.float32)
 
 
 def tokens() -> np.ndarray:
@@ -73,19 +64,15 @@ def tokens() -> np.ndarray:
     return rows
 
 
-def assert_close(ours: np.ndarray, theirs: "torch.Tensor") -> None:
-    expected = theirs.detach().numpy()
-    assert ours.shape == expected.shape
-    np.testing.assert_allclose(ours, expected, rtol=0, atol=3e-6 * np.abs(expected).max())
+assert_close = partial(torch_models.assert_close, tolerance=3e-6)
 
 
 def test_the_image_tower_equals_hugging_face(reference, saved):
     loaded = clip_weights.load(str(saved))
     tower = ClipVision(loaded.vision)
     variables = {"params": loaded.params["vision"]}
-    images = torch.from_numpy(pixels(20).transpose(0, 3, 1, 2).copy())
     with torch.no_grad():
-        theirs = reference.vision_model(images, output_hidden_states=True)
+        theirs = reference.vision_model(to_torch(pixels(20)), output_hidden_states=True)
         embeddings = reference.visual_projection(theirs.pooler_output)
     features = tower.apply(variables, jnp.asarray(pixels(20))[:, None], (0, 1), method="features")
     for ours, hidden in zip(np.asarray(features)[:, 0], theirs.hidden_states[1:], strict=True):
@@ -105,9 +92,8 @@ def test_the_text_tower_equals_hugging_face(reference, saved):
 def test_interpolated_positions_equal_hugging_face(reference, saved):
     loaded = clip_weights.load(str(saved), resolution=35)
     ours = ClipVision(loaded.vision).apply({"params": loaded.params["vision"]}, jnp.asarray(pixels(35)))
-    images = torch.from_numpy(pixels(35).transpose(0, 3, 1, 2).copy())
     with torch.no_grad():
-        theirs = reference.vision_model(images, interpolate_pos_encoding=True)
+        theirs = reference.vision_model(to_torch(pixels(35)), interpolate_pos_encoding=True)
         assert_close(np.asarray(ours), reference.visual_projection(theirs.pooler_output))
 
 

@@ -8,7 +8,11 @@ import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
-open_clip = pytest.importorskip("open_clip")
+
+from helpers import torch_models
+from helpers.torch_models import pixels, to_torch
+
+open_clip = torch_models.import_open_clip()
 
 from dist_jax.models.backbones.clip_text import ClipText
 from dist_jax.models.backbones.clip_vision import ClipVision
@@ -40,15 +44,8 @@ def model_cfg(request) -> dict:
 
 @pytest.fixture(scope="module")
 def reference(model_cfg):
-    """An open_clip model with large random weights."""
-    torch.manual_seed(0)
-    model = open_clip.CLIP(**model_cfg).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = torch.randn_like(parameter)
-            is_scale = ".ln_" in f".{name}" and name.endswith("weight")
-            parameter.copy_(1 + 0.2 * noise if is_scale else 0.2 * noise)
-    return model
+    """An open_clip model with random weights."""
+    return torch_models.randomize(open_clip.CLIP(**model_cfg))
 
 
 def save(reference, model_cfg: dict, folder: Path) -> str:
@@ -60,16 +57,15 @@ def save(reference, model_cfg: dict, folder: Path) -> str:
 
 def assert_equals(loaded: clip_weights.ClipModel, reference) -> None:
     """Compares the embeddings of random images and texts."""
-    images = np.random.default_rng(0).standard_normal((3, 20, 20, 3)).astype(np.float32)
     tokens = np.random.default_rng(1).integers(0, 60, (4, 12))
     tokens[np.arange(4), [2, 5, 8, 11]] = 63  # the end token
     with torch.no_grad():
-        image_embeddings = reference.encode_image(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
-        text_embeddings = reference.encode_text(torch.from_numpy(tokens)).numpy()
-    ours = ClipVision(loaded.vision).apply({"params": loaded.params["vision"]}, jnp.asarray(images))
-    np.testing.assert_allclose(ours, image_embeddings, rtol=0, atol=3e-6 * np.abs(image_embeddings).max())
+        image_embeddings = reference.encode_image(to_torch(pixels(20)))
+        text_embeddings = reference.encode_text(torch.from_numpy(tokens))
+    ours = ClipVision(loaded.vision).apply({"params": loaded.params["vision"]}, jnp.asarray(pixels(20)))
+    torch_models.assert_close(ours, image_embeddings, tolerance=3e-6)
     ours = ClipText(loaded.text).apply({"params": loaded.params["text"]}, jnp.asarray(tokens, jnp.int32))
-    np.testing.assert_allclose(ours, text_embeddings, rtol=0, atol=3e-6 * np.abs(text_embeddings).max())
+    torch_models.assert_close(ours, text_embeddings, tolerance=3e-6)
 
 
 def test_a_model_with_its_config_equals_open_clip(reference, model_cfg, tmp_path):

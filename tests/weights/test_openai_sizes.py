@@ -55,6 +55,7 @@ def test_the_published_sizes_have_the_published_number_of_parameters(towers, mil
     ("name", "towers", "millions"),
     [
         ("laion/CLIP-ViT-H-14-laion2B-s32B-b79K", H14, 632.08),
+        ("facebook/metaclip-h14-fullcc2.5b", (dataclasses.replace(H14[0], activation="quick_gelu"),), 632.08),
         ("laion/CLIP-ViT-g-14-laion2B-s12B-b42K", G14, 1012.65),
         ("laion/CLIP-ViT-bigG-14-laion2B-39B-b160k", BIG_G14, 1844.91),
     ],

@@ -83,6 +83,8 @@ def test_the_published_sizes_are_those_of_their_configs():
     assert (text.context_length, text.vocab_size) == (64, 256000)
     base = table.flatten(PUBLISHED["google/siglip2-base-patch16-224"].param_shapes())
     assert sum(np.prod(leaf.shape) for leaf in base.values()) / 1e6 == pytest.approx(92.9, abs=0.05)  # timm
+    for name in ("base-patch16-512", "large-patch16-384", "so400m-patch14-384"):  # the same towers in both
+        assert PUBLISHED[f"google/siglip-{name}"] == PUBLISHED[f"google/siglip2-{name}"]
 
 
 def test_texts_are_lower_case_with_end_token_and_padding(siglip):

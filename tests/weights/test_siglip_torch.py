@@ -1,5 +1,7 @@
 """Tests of SigLIP against PyTorch: Hugging Face's SiglipModel with random weights."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+
+from helpers import torch_models
+from helpers.torch_models import pixels, to_torch
 
 from dist_jax.models.dist_network import DistConfig
 from dist_jax.models.layers import unit
@@ -25,16 +30,8 @@ TINY = {
 
 
 def random_model(config: dict) -> "transformers.SiglipModel":
-    """A SiglipModel in which every parameter is random: no scale is 1 and no bias 0."""
-    torch.manual_seed(0)
-    model = transformers.SiglipModel(transformers.SiglipConfig(**config)).eval()
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            noise = 0.2 * torch.randn_like(parameter)
-            is_scale = name.endswith("weight") and parameter.ndim == 1
-            fan_in = parameter[0].numel() if parameter.ndim > 1 else 1
-            parameter.copy_(1 + noise if is_scale else noise * min(1, (32 / fan_in) ** 0.5))
-    return model
+    """A SiglipModel with random parameters."""
+    return torch_models.randomize(transformers.SiglipModel(transformers.SiglipConfig(**config)))
 
 
 @pytest.fixture(scope="module")
@@ -54,21 +51,10 @@ def loaded(saved):
     return backbones.load(saved)
 
 
-def pixels(resolution: int) -> np.ndarray:
-    return np.random.default_rng(0).standard_normal((3, resolution, resolution, 3)).astype(np.float32)
-
-
-def to_torch(frames: np.ndarray) -> "torch.Tensor":
-    return torch.from_numpy(frames.transpose(0, 3, 1, 2).copy())
-
-
 TOKENS = np.random.default_rng(1).integers(0, 64, (4, 12))
 
 
-def assert_close(ours: jax.Array, theirs: "torch.Tensor") -> None:
-    expected = theirs.detach().numpy()
-    assert ours.shape == expected.shape
-    np.testing.assert_allclose(ours, expected, rtol=0, atol=5e-6 * np.abs(expected).max())
+assert_close = partial(torch_models.assert_close, tolerance=5e-6)
 
 
 def assert_same_image_tower(loaded, reference, frames: np.ndarray) -> None:

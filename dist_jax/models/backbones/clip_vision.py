@@ -4,7 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from dist_jax.models.backbones.vision_tower import VisionTower
+from dist_jax.models.backbones.vision_tower import VisionTower, with_class_token
 from dist_jax.models.layers import TOKEN_INIT, LayerNorm
 
 
@@ -29,7 +29,5 @@ class ClipVision(VisionTower):
 
     def tokens(self, frames: jax.Array) -> jax.Array:
         """See `VisionTower.tokens`."""
-        patches = self.patch_embedding(frames)  # [N, B, S, D]
-        first = jnp.broadcast_to(self.class_token.astype(self.dtype), (1, *patches.shape[1:]))
-        x = jnp.concatenate([first, patches], axis=0).transpose(2, 1, 0, 3)  # [S, B, 1+N, D]
+        x = with_class_token(self.class_token, self.patch_embedding(frames)).transpose(2, 1, 0, 3)  # [S, B, 1+N, D]
         return self.ln_pre(x + self.positions.astype(self.dtype)[None, None])

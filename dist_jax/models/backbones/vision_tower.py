@@ -16,6 +16,7 @@ from dist_jax.models.attention import FrozenAttention
 from dist_jax.models.block import Block
 from dist_jax.models.convolutions import patch_conv
 from dist_jax.models.layers import ACTIVATIONS, TOKEN_INIT, LayerNorm, last_axis
+from dist_jax.models.rotary import Rotary
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,10 +72,15 @@ class VisionTower(nn.Module):
             ACTIVATIONS[c.activation],
             dtype=self.dtype,
             quantize=self.quantize,
-            attention=partial(FrozenAttention, mesh=self.mesh),
+            attention=partial(FrozenAttention, mesh=self.mesh, rotary=self.rotary),
             eps=self.eps,
         )
         self.ln_post = LayerNorm(self.dtype, self.eps)
+
+    @property
+    def rotary(self) -> Rotary | None:
+        """Rotary positions in the attention of the blocks; None: only the learned positions."""
+        return None
 
     def tokens(self, frames: jax.Array) -> jax.Array:
         """Normalised frames [B, S, H, W, 3] -> the tokens of the first block [S, B, P+N, D]."""
@@ -133,6 +139,12 @@ class PatchEmbedding(nn.Module):
             return patches
         bias = self.param("bias", nn.initializers.zeros_init(), (self.width,))
         return patches + last_axis(bias.astype(self.dtype), patches)
+
+
+def with_class_token(class_token: jax.Array, patches: jax.Array) -> jax.Array:
+    """The class token [D] before the patches [N, B, S, D] -> [1+N, B, S, D] in the dtype of `patches`."""
+    first = jnp.broadcast_to(class_token.astype(patches.dtype), (1, *patches.shape[1:]))
+    return jnp.concatenate([first, patches], axis=0)
 
 
 def frames_per_chunk(num_frames: int, clips_per_device: int, token_bytes: int) -> int:

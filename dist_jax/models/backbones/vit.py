@@ -1,4 +1,4 @@
-"""What CLIP and SigLIP share: two towers, the image tower a ViT with stacked blocks."""
+"""What CLIP, SigLIP and Perception Encoder share: two towers, the image tower a ViT with stacked blocks."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,6 +22,7 @@ class VitBackbone(Backbone):
     dtype: jnp.dtype = jnp.float32
     quantize: str = ""  # of the image tower, see VisionTower
 
+    vision_config: ClassVar[type[VisionConfig]] = VisionConfig
     vision_tower: ClassVar[type[VisionTower]]
     text_tower: ClassVar[type[TextTower]]
     scalars: ClassVar[tuple[str, ...]] = ("logit_scale",)  # the other entries of the frozen tree, float32 []
