@@ -241,7 +241,7 @@ class DistLayer(nn.Module):
         self.ffn, self.temporal_ffn = Ffn(self.dtype), TemporalFfn(c.num_sparse_frames, self.dtype)
 
     def __call__(self, z: jax.Array, r: jax.Array, feature: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """`exchange`, then the temporal block: arguments and results as in `exchange`, with z' in place of the first."""
+        """`exchange`, then the temporal block. Arguments as in `exchange`; returns z', r and m'."""
         to_temporal, r, m = self.exchange(z, r, feature)
         return self.temporal(z, to_temporal), r, m
 

@@ -8,7 +8,7 @@ from jax.ad_checkpoint import checkpoint_name
 from dist_jax.models import tpu_temporal_block
 from dist_jax.models.convolutions import repeat_frames, spatial_conv, temporal_conv
 from dist_jax.models.layers import KernelAndBias, LayerNormParameters, last_axis, quick_gelu, standardize
-from dist_jax.models.tpu_temporal_block import BlockParams
+from dist_jax.models.tpu_temporal_kernels import BlockParams
 
 # What the operations of XLA save for the backward pass, besides the "moments" of `standardize`.
 SAVED_BY_TEMPORAL_BLOCK = ("conv_time", "sum")
@@ -30,7 +30,7 @@ class TemporalBlock(nn.Module):
         space = KernelAndBias((3, 3, width, width), (width,), self.dtype, name="conv_space")()
         params = BlockParams(*norm, *time, *space)
         num_clips = z.shape[2] // self.num_frames
-        if tpu_temporal_block.supports(self.device_kind, z.dtype, num_clips):
+        if tpu_temporal_block.supports(self.device_kind, z, num_clips):
             return tpu_temporal_block.temporal_block(z, to_temporal, params, num_clips)
         return temporal_block(z, to_temporal, params, num_clips)
 

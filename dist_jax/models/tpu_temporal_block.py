@@ -4,51 +4,39 @@
     g(x + conv(1,3,3)(g(conv(3,1,1)(LN x))))
 
 XLA runs the block as about ten passes over memory per direction, and copies z between two layouts: one for the
-convolution along time, one for the convolution in space. The kernel reads z once and writes the result once. It goes
-down the rows of the patch grid. A row needs its neighbours above and below: the last three rows stay in a ring in the
-chip's vector memory.
+convolution along time, one for the convolution in space. A kernel reads z once and writes the result once. It goes down
+the rows of the patch grid; what the next rows need stays in the chip's vector memory (`tpu_temporal_kernels`).
 
-Symbols: grid h x w; M channels; R rows of the array per patch: all frames of a group of clips, frames first.
+Symbols: see `dist_network`; grid h x w.
 """
 
 from functools import partial
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from dist_jax.models.layers import quick_gelu
+from dist_jax.models.convolutions import repeat_frames
+from dist_jax.models.tpu_temporal_kernels import RING, BlockParams, backward_kernel, forward_kernel
 
 LANES = 128  # of a tile
-SUBLANES = 8  # of a tile; a group of clips fills them, so a shift in time moves whole tiles
-MAX_ROWS = 4096  # w * R of one step, unless SUBLANES clips need more
+SUBLANES = 8  # of a tile
+MAX_ROWS = 4096  # w * R of one step with several groups of clips, unless SUBLANES clips need more
 VMEM_LIMIT_BYTES = 48 * 2**20
-EPS = 1e-5  # of the LayerNorm
-RING = 3  # rows of the patch grid that a convolution of height 3 reads
+# Rows times channels (whole tiles) of one step: the largest size that was compiled within VMEM_LIMIT_BYTES.
+MAX_STEP_SIZE = 8192 * LANES
 
 # jax.Device.device_kind of the chips with enough vector memory (a v4 has 16 MiB) for which the kernel was compiled.
 DEVICE_KINDS = ("TPU v5 lite", "TPU v5", "TPU v6 lite")
 
 
-class BlockParams(NamedTuple):
-    """The parameters of a block. In the kernels, vectors have the shape [1, M]."""
-
-    scale: jax.Array  # of the LayerNorm, [M]
-    bias: jax.Array  # of the LayerNorm, [M]
-    time_kernel: jax.Array  # [3, M, M]
-    time_bias: jax.Array  # [M]
-    space_kernel: jax.Array  # [3, 3, M, M]
-    space_bias: jax.Array  # [M]
+def supports(device_kind: str, z: jax.Array, num_clips: int) -> bool:
+    """Whether `temporal_block` runs on these devices. Arguments as there."""
+    rows = z.shape[1] * z.shape[2] // num_clips * clips_per_group(num_clips, z.shape[1] * z.shape[2] // num_clips)
+    return device_kind in DEVICE_KINDS and z.dtype == jnp.bfloat16 and rows * _whole_tiles(z) <= MAX_STEP_SIZE
 
 
-def supports(device_kind: str, dtype: jnp.dtype, num_clips: int) -> bool:
-    """Whether `temporal_block` runs on these devices, for z of this dtype and clips per device."""
-    return device_kind in DEVICE_KINDS and dtype == jnp.bfloat16 and num_clips % SUBLANES == 0
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def temporal_block(
     z: jax.Array, to_temporal: jax.Array, params: BlockParams, num_clips: int, interpret: bool = False
 ) -> jax.Array:
@@ -58,74 +46,90 @@ def temporal_block(
         z: [h, w, T * B, M], frames before clips.
         to_temporal: [N, S * B, M], added to z first, once per frame of the backbone.
         params: of the block.
-        num_clips: B, a multiple of SUBLANES.
+        num_clips: B.
         interpret: run the kernel as a JAX program, on any device.
 
     Returns:
         The shape and dtype of z.
     """
-    params, steps = _as_matrices(params), _Steps(z, to_temporal, num_clips)
-    return pl.pallas_call(
-        partial(_forward_kernel, h=steps.h),
+    rows, sparse_rows = z.shape[2], to_temporal.shape[1]
+    if num_clips % SUBLANES:  # the kernel repeats only whole tiles
+        to_temporal = repeat_frames(to_temporal, sparse_rows // num_clips, rows // sparse_rows)
+    return _block(z, to_temporal, params, num_clips, interpret)
+
+
+_Saved = tuple[jax.Array, jax.Array, BlockParams]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _block(z: jax.Array, to_temporal: jax.Array, params: BlockParams, num_clips: int, interpret: bool) -> jax.Array:
+    return _forward(z, to_temporal, params, num_clips, interpret)[0]
+
+
+def _forward(
+    z: jax.Array, to_temporal: jax.Array, params: BlockParams, num_clips: int, interpret: bool
+) -> tuple[jax.Array, _Saved]:
+    matrices, steps = _with_three_axes(params), _Steps(z, to_temporal, num_clips)
+    output = pl.pallas_call(
+        partial(forward_kernel, h=steps.h, group=steps.group),
         grid=(steps.num_groups, steps.h + 1),
-        in_specs=[steps.z_row(0), steps.sparse_row(0), *_whole(params)],
+        in_specs=[steps.z_row(0), steps.sparse_row(0), *_whole(matrices)],
         out_specs=steps.z_row(1),
         out_shape=jax.ShapeDtypeStruct(steps.z_shape, z.dtype),
         scratch_shapes=[steps.ring] * 2,
         cost_estimate=_cost(z, products=1, arrays=2),
         compiler_params=_COMPILER,
         interpret=interpret,
-    )(z.reshape(steps.z_shape), to_temporal.reshape(steps.sparse_shape), *params).reshape(z.shape)
-
-
-_Saved = tuple[jax.Array, jax.Array, BlockParams]
-
-
-def _forward(
-    z: jax.Array, to_temporal: jax.Array, params: BlockParams, num_clips: int, interpret: bool
-) -> tuple[jax.Array, _Saved]:
-    return temporal_block(z, to_temporal, params, num_clips, interpret), (z, to_temporal, params)
+    )(z.reshape(steps.z_shape), to_temporal.reshape(steps.sparse_shape), *matrices)
+    return output.reshape(z.shape), (z, to_temporal, params)
 
 
 def _backward(num_clips: int, interpret: bool, saved: _Saved, grad: jax.Array) -> _Saved:
-    z, to_temporal, given = saved
-    params, steps = _as_matrices(given), _Steps(z, to_temporal, num_clips)
+    z, to_temporal, params = saved
+    matrices, steps = _with_three_axes(params), _Steps(z, to_temporal, num_clips)
     z_grad, sparse_grad, *param_grads = pl.pallas_call(
-        partial(_backward_kernel, h=steps.h),
+        partial(backward_kernel, h=steps.h, group=steps.group),
         grid=(steps.num_groups, steps.h + 2),
-        in_specs=[steps.z_row(0), steps.sparse_row(0), steps.z_row(1), *_whole(params)],
-        out_specs=[steps.z_row(2), steps.sparse_row(2), *_whole(params)],
+        in_specs=[steps.z_row(0), steps.sparse_row(0), steps.z_row(1), *_whole(matrices)],
+        out_specs=[steps.z_row(2), steps.sparse_row(2), *_whole(matrices)],
         out_shape=[
             jax.ShapeDtypeStruct(steps.z_shape, z.dtype),
             jax.ShapeDtypeStruct(steps.sparse_shape, z.dtype),
-            *(jax.ShapeDtypeStruct(param.shape, jnp.float32) for param in params),
+            *(jax.ShapeDtypeStruct(matrix.shape, jnp.float32) for matrix in matrices),
         ],
         scratch_shapes=[steps.ring] * 4,
         cost_estimate=_cost(z, products=3, arrays=3),
         compiler_params=_COMPILER,
         interpret=interpret,
-    )(z.reshape(steps.z_shape), to_temporal.reshape(steps.sparse_shape), grad.reshape(steps.z_shape), *params)
-    param_grads = [new.reshape(old.shape).astype(old.dtype) for new, old in zip(param_grads, given, strict=True)]
+    )(z.reshape(steps.z_shape), to_temporal.reshape(steps.sparse_shape), grad.reshape(steps.z_shape), *matrices)
+    param_grads = [new.reshape(old.shape).astype(old.dtype) for new, old in zip(param_grads, params, strict=True)]
     return z_grad.reshape(z.shape), sparse_grad.reshape(to_temporal.shape), BlockParams(*param_grads)
 
 
-temporal_block.defvjp(_forward, _backward)
+_block.defvjp(_forward, _backward)
 
 # The steps run in order: they share the rings, and add to the gradients of the parameters.
 _COMPILER = pltpu.CompilerParams(dimension_semantics=("arbitrary", "arbitrary"), vmem_limit_bytes=VMEM_LIMIT_BYTES)
 
 
 class _Steps:
-    """The steps of a kernel: groups of clips, then rows of the patch grid."""
+    """The steps of a kernel: groups of clips, then rows of the patch grid.
+
+    The kernels see z as `z_shape`, [h, w, frames, clips, M]. Clips that do not fill tiles are one group, with frames
+    and clips in one axis.
+    """
 
     def __init__(self, z: jax.Array, to_temporal: jax.Array, num_clips: int) -> None:
         self.h, self.w, rows, width = z.shape
-        frames, self._group = rows // num_clips, clips_per_group(num_clips, self.w * rows // num_clips)
-        self.num_groups = num_clips // self._group
-        self.z_shape = (self.h, self.w, frames, num_clips, width)
-        self.sparse_shape = (self.h, self.w, to_temporal.shape[1] // num_clips, num_clips, width)
+        sparse_rows = to_temporal.shape[1]
+        self.group = clips_per_group(num_clips, self.w * rows // num_clips)
+        self.num_groups = num_clips // self.group
+        clips = rows if num_clips % SUBLANES else num_clips
+        self.z_shape = (self.h, self.w, rows // clips, clips, width)
+        self.sparse_shape = (self.h, self.w, sparse_rows // clips, clips, width)
+        self._clips_per_block = clips // self.num_groups
         # Two more columns are the borders of the patch grid.
-        self.ring = pltpu.VMEM((RING, self.w + 2, frames * self._group, width), z.dtype)
+        self.ring = pltpu.VMEM((RING, self.w + 2, rows // self.num_groups, width), z.dtype)
 
     def z_row(self, delay: int) -> pl.BlockSpec:
         """In step s, row s - `delay` of the patch grid; the first or last row if there is no such row."""
@@ -136,23 +140,26 @@ class _Steps:
         return self._row(self.sparse_shape, delay)
 
     def _row(self, shape: tuple[int, ...], delay: int) -> pl.BlockSpec:
-        block = (1, *shape[1:3], self._group, shape[4])
+        block = (1, *shape[1:3], self._clips_per_block, shape[4])
         return pl.BlockSpec(block, lambda group, step: (jnp.clip(step - delay, 0, self.h - 1), 0, 0, group, 0))
 
 
 def clips_per_group(num_clips: int, rows_per_clip: int) -> int:
-    """Clips in one step of the kernel: as many as MAX_ROWS hold, at least SUBLANES; a divisor of `num_clips`.
+    """Clips in one step of the kernel: as many whole tiles of clips as MAX_ROWS hold, at least one; a divisor of B.
 
     Args:
-        num_clips: B, a multiple of SUBLANES.
+        num_clips: B. All clips are one group if they do not fill whole tiles.
         rows_per_clip: w * T.
     """
+    if num_clips % SUBLANES:
+        return num_clips
     possible = [n for n in range(SUBLANES, num_clips + 1, SUBLANES) if num_clips % n == 0]
     return max((n for n in possible if n * rows_per_clip <= MAX_ROWS), default=SUBLANES)
 
 
-def _as_matrices(params: BlockParams) -> BlockParams:
-    return BlockParams(*(param.reshape(1, -1) if param.ndim == 1 else param for param in params))
+def _with_three_axes(params: BlockParams) -> BlockParams:
+    """Vectors [M] -> [1, 1, M]."""
+    return BlockParams(*(param.reshape(1, 1, -1) if param.ndim == 1 else param for param in params))
 
 
 def _whole(params: BlockParams) -> list[pl.BlockSpec]:
@@ -166,7 +173,7 @@ def _origin(rank: int, *_: jax.Array) -> tuple[int, ...]:
 
 def _cost(z: jax.Array, products: int, arrays: int) -> pl.CostEstimate:
     """Operations as the chip executes them: `products` times 12 products per row with whole tiles of channels."""
-    rows, width = z.size // z.shape[-1], -(-z.shape[-1] // LANES) * LANES
+    rows, width = z.size // z.shape[-1], _whole_tiles(z)
     return pl.CostEstimate(
         flops=products * 2 * 12 * rows * width * width,
         bytes_accessed=arrays * rows * width * z.dtype.itemsize,
@@ -174,216 +181,6 @@ def _cost(z: jax.Array, products: int, arrays: int) -> pl.CostEstimate:
     )
 
 
-def _forward_kernel(z_ref: jax.Ref, sparse_ref: jax.Ref, *refs: jax.Ref, h: int) -> None:
-    """Step s computes the hidden values of row s, and the output of row s - 1."""
-    params, (out_ref, z_ring, hidden_ring) = BlockParams(*refs[:6]), refs[6:]
-    step, group = pl.program_id(1), z_ref.shape[3]
-
-    @pl.when(step == 0)
-    def _() -> None:
-        hidden_ring[...] = jnp.zeros_like(hidden_ring)  # the borders of the grid
-
-    @pl.when(step < h)
-    def _() -> None:
-        z = _load_sum(z_ref, sparse_ref)
-        _put(z_ring, step, z)
-        _put(hidden_ring, step, quick_gelu(_time_conv(_affine(_standardize(z)[0], params), params, group)))
-
-    @pl.when(step == h)
-    def _() -> None:
-        _put_zeros(hidden_ring, step)
-
-    @pl.when(step > 0)
-    def _() -> None:
-        _store_block(out_ref, quick_gelu(_sum(z_ring, hidden_ring, params, step - 1)))
-
-
-def _backward_kernel(z_ref: jax.Ref, sparse_ref: jax.Ref, grad_ref: jax.Ref, *refs: jax.Ref, h: int) -> None:
-    """Step s computes the hidden values of row s, the gradient of the sum in row s - 1, and that of z in row s - 2."""
-    params, (z_grad_ref, sparse_grad_ref), grads = BlockParams(*refs[:6]), refs[6:8], BlockParams(*refs[8:14])
-    z_ring, time_ring, hidden_ring, sum_grad_ring = refs[14:]
-    step, group = pl.program_id(1), z_ref.shape[3]
-
-    @pl.when((pl.program_id(0) == 0) & (step == 0))
-    def _() -> None:
-        for ref in grads:
-            ref[...] = jnp.zeros_like(ref)
-
-    @pl.when(step == 0)
-    def _() -> None:
-        hidden_ring[...] = jnp.zeros_like(hidden_ring)  # the borders of the grid
-        sum_grad_ring[...] = jnp.zeros_like(sum_grad_ring)
-
-    @pl.when(step < h)
-    def _() -> None:
-        z = _load_sum(z_ref, sparse_ref)
-        _put(z_ring, step, z)
-        time = _time_conv(_affine(_standardize(z)[0], params), params, group)
-        _put(time_ring, step, time)
-        _put(hidden_ring, step, quick_gelu(time))
-
-    @pl.when(step == h)
-    def _() -> None:
-        _put_zeros(hidden_ring, step)
-
-    @pl.when((step > 0) & (step <= h))
-    def _() -> None:
-        row = step - 1
-        sum_grad = _load_block(grad_ref) * _quick_gelu_slope(_sum(z_ring, hidden_ring, params, row))
-        _put(sum_grad_ring, row, sum_grad)
-        _add_space_grads(grads, hidden_ring, sum_grad, row)
-
-    @pl.when(step == h + 1)
-    def _() -> None:
-        _put_zeros(sum_grad_ring, step - 1)
-
-    @pl.when(step > 1)
-    def _() -> None:
-        row = step - 2
-        time_grad = _hidden_grad(sum_grad_ring, params, row) * _quick_gelu_slope(_get(time_ring, row))
-        z_grad = _time_and_norm_backward(grads, params, _get(z_ring, row), time_grad, group, z_ring.dtype)
-        z_grad += _get(sum_grad_ring, row)
-        _store_block(z_grad_ref, z_grad)
-        frames, *shape = sparse_grad_ref.shape[2:]
-        _store_block(sparse_grad_ref, jnp.sum(z_grad.reshape(z_grad.shape[0], frames, -1, *shape), axis=2))
-
-
-def _sum(z_ring: jax.Ref, hidden_ring: jax.Ref, params: BlockParams, row: jax.Array) -> jax.Array:
-    """z + convolution in space of the hidden values: float32 [w, R, M]."""
-    total = _get(z_ring, row) + params.space_bias[...].astype(jnp.float32)
-    for i, j in _TAPS:
-        total += _product(_window(hidden_ring, row + i - 1, j), params.space_kernel[i, j])
-    return total
-
-
-def _add_space_grads(grads: BlockParams, hidden_ring: jax.Ref, sum_grad: jax.Array, row: jax.Array) -> None:
-    """Adds what a row contributes to the gradients of the convolution in space."""
-    grads.space_bias[...] += _sum_rows(sum_grad)
-    sum_grad = sum_grad.astype(hidden_ring.dtype)
-    for i, j in _TAPS:
-        grads.space_kernel[i, j] += _outer(_window(hidden_ring, row + i - 1, j), sum_grad)
-
-
-def _hidden_grad(sum_grad_ring: jax.Ref, params: BlockParams, row: jax.Array) -> jax.Array:
-    """The gradient of the hidden values, by the convolution with the flipped kernel: float32 [w, R, M]."""
-    taps = [_product_t(_window(sum_grad_ring, row + 1 - i, 2 - j), params.space_kernel[i, j]) for i, j in _TAPS]
-    return sum(taps[1:], start=taps[0])
-
-
-def _time_and_norm_backward(
-    grads: BlockParams, params: BlockParams, z: jax.Array, time_grad: jax.Array, group: int, dtype: jnp.dtype
-) -> jax.Array:
-    """Adds to the gradients of the convolution along time and the LayerNorm; returns that of z, float32 [w, R, M]."""
-    normal, inverse_std = _standardize(z)
-    x = _affine(normal, params).astype(dtype)
-    grads.time_bias[...] += _sum_rows(time_grad)
-    time_grad = time_grad.astype(dtype)
-    x_grad = jnp.zeros(z.shape, jnp.float32)
-    for tap in range(3):
-        grads.time_kernel[tap] += _outer(_in_time(x, tap - 1, group), time_grad)
-        x_grad += _product_t(_in_time(time_grad, 1 - tap, group), params.time_kernel[tap])
-    grads.scale[...] += _sum_rows(x_grad * normal)
-    grads.bias[...] += _sum_rows(x_grad)
-    normal_grad = x_grad * params.scale[...].astype(jnp.float32)
-    return inverse_std * (normal_grad - _mean(normal_grad) - normal * _mean(normal_grad * normal))
-
-
-_TAPS = [(i, j) for i in range(3) for j in range(3)]  # of the convolution in space
-
-
-def _time_conv(x: jax.Array, params: BlockParams, group: int) -> jax.Array:
-    """[w, R, M] -> float32 [w, R, M]."""
-    x = x.astype(params.time_kernel.dtype)
-    taps = [_product(_in_time(x, tap - 1, group), params.time_kernel[tap]) for tap in range(3)]
-    return sum(taps[1:], start=taps[0]) + params.time_bias[...].astype(jnp.float32)
-
-
-def _in_time(x: jax.Array, frames: int, group: int) -> jax.Array:
-    """Frame t of the result is frame t + `frames` (-1, 0 or 1) of x [w, R, M]; zeros outside."""
-    zeros = jnp.zeros((x.shape[0], group, x.shape[2]), x.dtype)
-    if frames == 0:
-        return x
-    return jnp.concatenate([zeros, x[:, :-group]] if frames < 0 else [x[:, group:], zeros], axis=1)
-
-
-def _standardize(z: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Zero mean and unit variance over the channels, and the factor of the division: [w, R, M], [w, R, 1]."""
-    mean = _mean(z)
-    inverse_std = jax.lax.rsqrt(jnp.maximum(_mean(z * z) - mean * mean, 0.0) + EPS)
-    return (z - mean) * inverse_std, inverse_std
-
-
-def _affine(normal: jax.Array, params: BlockParams) -> jax.Array:
-    return normal * params.scale[...].astype(jnp.float32) + params.bias[...].astype(jnp.float32)
-
-
-def _quick_gelu_slope(x: jax.Array) -> jax.Array:
-    gate = jax.nn.sigmoid(1.702 * x)
-    return gate * (1.0 + 1.702 * x * (1.0 - gate))
-
-
-def _mean(x: jax.Array) -> jax.Array:
-    return jnp.mean(x, axis=-1, keepdims=True)
-
-
-def _sum_rows(x: jax.Array) -> jax.Array:
-    """[w, R, M] -> [1, M]."""
-    return jnp.sum(_flat(x), axis=0, keepdims=True)
-
-
-def _flat(x: jax.Array) -> jax.Array:
-    return x.reshape(-1, x.shape[-1])
-
-
-def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """[w, R, in] @ [in, out] -> float32 [w, R, out]."""
-    return jnp.dot(_flat(x), kernel, preferred_element_type=jnp.float32).reshape(*x.shape[:-1], -1)
-
-
-def _product_t(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """[w, R, out] @ [in, out]^T -> float32 [w, R, in]."""
-    contracted = (((1,), (1,)), ((), ()))
-    y = jax.lax.dot_general(_flat(x), kernel, contracted, preferred_element_type=jnp.float32)
-    return y.reshape(*x.shape[:-1], -1)
-
-
-def _outer(x: jax.Array, y: jax.Array) -> jax.Array:
-    """Sum over the rows of [w, R, in] and [w, R, out] -> float32 [in, out]."""
-    contracted = (((0,), (0,)), ((), ()))
-    return jax.lax.dot_general(_flat(x), _flat(y), contracted, preferred_element_type=jnp.float32)
-
-
-def _load_sum(z_ref: jax.Ref, sparse_ref: jax.Ref) -> jax.Array:
-    """A row of z plus one of the array with the frames of the backbone, float32 [w, R, M]."""
-    _, columns, frames, *shape = sparse_ref.shape
-    z = z_ref[0].astype(jnp.float32).reshape(columns, frames, -1, *shape)  # [w, S, alpha, clips, M]
-    return (z + sparse_ref[0].astype(jnp.float32)[:, :, None]).reshape(columns, -1, shape[-1])
-
-
-def _load_block(ref: jax.Ref) -> jax.Array:
-    """A row of the patch grid, [1, w, frames, clips, M] -> float32 [w, R, M]."""
-    return ref[0].astype(jnp.float32).reshape(ref.shape[1], -1, ref.shape[-1])
-
-
-def _store_block(ref: jax.Ref, values: jax.Array) -> None:
-    ref[0] = values.reshape(ref.shape[1:]).astype(ref.dtype)
-
-
-def _put(ring: jax.Ref, row: jax.Array, values: jax.Array) -> None:
-    """Stores a row of the grid, [w, R, M]. Columns 0 and w + 1 of the ring are the borders of the grid."""
-    ring[(row + RING) % RING, 1:-1] = values.astype(ring.dtype)
-
-
-def _put_zeros(ring: jax.Ref, row: jax.Array) -> None:
-    _, columns, *shape = ring.shape
-    _put(ring, row, jnp.zeros((columns - 2, *shape), ring.dtype))
-
-
-def _get(ring: jax.Ref, row: jax.Array) -> jax.Array:
-    """A stored row, float32 [w, R, M]."""
-    return ring[(row + RING) % RING, 1:-1].astype(jnp.float32)
-
-
-def _window(ring: jax.Ref, row: jax.Array, first: int) -> jax.Array:
-    """w columns of a stored row from column `first` of the ring on, [w, R, M]."""
-    return ring[(row + RING) % RING, pl.ds(first, ring.shape[1] - 2)]
+def _whole_tiles(z: jax.Array) -> int:
+    """M, padded to whole tiles."""
+    return -(-z.shape[-1] // LANES) * LANES
