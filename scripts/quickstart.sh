@@ -31,7 +31,7 @@ stage "videos: moving shapes as H.264 mp4 files, and their lists"
 run python -m examples.demo.render_videos --output "$output/videos" ${videos[@]+"${videos[@]}"}
 
 stage "a tiny CLIP, trained on images with captions"
-run python -m examples.demo.train_tiny_clip --output "$output/clip" ${clip[@]+"${clip[@]}"}
+run python -m examples.demo.train_tiny_backbone --output "$output/clip" ${clip[@]+"${clip[@]}"}
 
 stage "records: mp4 to DMVR TFRecords"
 run python -m dist_jax.build_records --videos "$output/videos" --list "$output/videos/train.txt" \

@@ -57,7 +57,7 @@ run python -m examples.rehearsal.render --output "$output/data" ${render[@]+"${r
 annotations="$output/data/annotations" videos="$output/data/videos" records="$output/records"
 
 stage "a tiny CLIP, trained on images with captions"
-run python -m examples.demo.train_tiny_clip --output "$output/clip" ${clip[@]+"${clip[@]}"}
+run python -m examples.demo.train_tiny_backbone --output "$output/clip" ${clip[@]+"${clip[@]}"}
 
 stage "records of Kinetics-710 and Kinetics-400"
 build() { # STAGE DATASET SPLIT ANNOTATIONS VIDEOS NAME SHARDS; one process: more take longer to start than they save

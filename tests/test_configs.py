@@ -17,7 +17,7 @@ from dist_jax.cost import abstract, flops
 from dist_jax.distributed.mesh import make_mesh
 from dist_jax.models.backbones.clip import ClipBackbone
 from dist_jax.models.video_model import VideoModel
-from examples.demo.train_tiny_clip import VISION as DEMO_VISION
+from examples.demo.tiny_backbones import KINDS
 
 ROOT = Path(__file__).parents[1]
 MODULES = {file.stem: load_module(file) for file in sorted(ROOT.glob("configs/*.py"))}
@@ -27,7 +27,7 @@ MODULES = {file.stem: load_module(file) for file in sorted(ROOT.glob("configs/*.
 # every frame (on SigLIP only positions), and a projection of 384 x 512 (SigLIP: 384 x 768) for every label. Not every
 # argument: tracing takes seconds.
 EXPECTED = {
-    "demo:network=dist": (1_261_344, 0.0462),
+    "demo:network=dist": (1_658_400, 0.0473),
     "demo:network=linear_probe": (51_600, 0.0222),
     "demo:network=attentive_probe": (250_000, 0.0224),
     "demo:network=none": (0, 0.0222),
@@ -146,7 +146,7 @@ def trace(setup: model_setup.ModelSetup) -> tuple[int, int]:
 @pytest.mark.parametrize("name", EXPECTED)
 def test_trainable_parameters_and_operations(name, costs):
     config = resolve(name)
-    backbone = ClipBackbone(DEMO_VISION) if name.startswith("demo") else abstract.image_tower(config.backbone)
+    backbone = ClipBackbone(KINDS["clip"].vision) if name.startswith("demo") else abstract.image_tower(config.backbone)
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     num_classes = dict.fromkeys(settings.label_names(config), NUM_CLASSES)
     setup = model_setup.abstract_setup(config, mesh, backbone, num_classes)

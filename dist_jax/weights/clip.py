@@ -1,7 +1,6 @@
 """CLIP models with a ViT image tower, in all published formats."""
 
 import dataclasses
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
@@ -11,10 +10,18 @@ import numpy as np
 from dist_jax.errors import UserError
 from dist_jax.models.backbones.clip import CLIP_MEAN, CLIP_STD, ClipBackbone
 from dist_jax.models.backbones.vit import VitBackbone
-from dist_jax.weights import backbone_files, clip_configs, clip_formats, dist_official, openai_sizes, table
+from dist_jax.weights import (
+    backbone_files,
+    clip_configs,
+    clip_formats,
+    dist_official,
+    huggingface_files,
+    openai_sizes,
+    table,
+)
 from dist_jax.weights.backbone_files import OpenedWeights, UnsupportedBackboneError
 from dist_jax.weights.backbone_model import Architecture, BackboneModel
-from dist_jax.weights.checkpoint_files import Tensor, write_safetensors
+from dist_jax.weights.checkpoint_files import Tensor
 from dist_jax.weights.clip_texts import ClipTextModel
 from dist_jax.weights.openai_sizes import ClipSettings
 from dist_jax.weights.table import Place, keep
@@ -80,21 +87,15 @@ def to_openai(clip_model: BackboneModel) -> dict[str, np.ndarray]:
         conflicts = openai_sizes.openai_conflicts(clip_model.vision, clip_model.text)
     if conflicts:
         raise UserError(f"the published PyTorch format does not support {clip_model.name}: {'; '.join(conflicts)}")
-    return _to_theirs(clip_formats.OPENAI, clip_model.params)
+    return table.tree_to_theirs(clip_formats.OPENAI, clip_model.params)
 
 
 def save_huggingface(clip_model: ClipModel, directory: Path) -> None:
     """Writes config.json and model.safetensors (float32) for transformers' CLIPModel, without tokenizer files."""
-    directory.mkdir(parents=True, exist_ok=True)
-    config = clip_configs.huggingface_config(clip_model.vision, clip_model.text)
-    (directory / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     # transformers' image tower without text tower has no logit_scale.
     params = clip_model.params if clip_model.text else {"vision": clip_model.params["vision"]}
-    tensors = {
-        name: np.array(value, np.float32, order="C")
-        for name, value in _to_theirs(clip_formats.HUGGINGFACE, params).items()
-    }
-    write_safetensors(directory / "model.safetensors", tensors, metadata={"format": "pt"})
+    config = clip_configs.huggingface_config(clip_model.vision, clip_model.text)
+    huggingface_files.write(directory, config, table.tree_to_theirs(clip_formats.HUGGINGFACE, params))
 
 
 def _huggingface(opened: OpenedWeights) -> Architecture:
@@ -148,8 +149,3 @@ def _openai(opened: OpenedWeights, architecture: openai_sizes.Architecture) -> A
     has_text = clip_formats.has_text(rows, shapes)
     vision, text = openai_sizes.openai_sizes(shapes, has_text, opened.source, architecture)
     return Architecture(opened, rows, vision, text, clip_formats.buffers(opened.tensors))
-
-
-def _to_theirs(rows: table.Table, params: dict) -> dict[str, np.ndarray]:
-    leaves = {path: np.asarray(leaf) for path, leaf in table.flatten(params).items()}
-    return dict(table.to_theirs(table.only(rows, list(params)), leaves))

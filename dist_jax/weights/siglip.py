@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -15,6 +16,7 @@ from dist_jax.models.backbones.vision_tower import VisionConfig
 from dist_jax.models.backbones.vit import VitBackbone
 from dist_jax.text.siglip_tokenizer import SiglipTokenizer
 from dist_jax.text.text_features import check_ids
+from dist_jax.weights import huggingface_files, table
 from dist_jax.weights.backbone_files import CONFIG, OpenedWeights, UnsupportedBackboneError, check_normalization
 from dist_jax.weights.backbone_model import Architecture, BackboneModel
 from dist_jax.weights.clip_configs import check_heads
@@ -157,3 +159,40 @@ def sizes(config: Mapping, source: str) -> tuple[VisionConfig, TextConfig]:
         activation=t["hidden_act"],
         mlp_dim=t["intermediate_size"],
     )
+
+
+def save_huggingface(siglip_model: SiglipModel, directory: Path) -> None:
+    """Writes config.json and model.safetensors (float32) for transformers' SiglipModel, without tokenizer files."""
+    assert siglip_model.text is not None
+    config = huggingface_config(siglip_model.vision, siglip_model.text)
+    huggingface_files.write(directory, config, table.tree_to_theirs(HUGGINGFACE, siglip_model.params))
+
+
+def huggingface_config(vision: VisionConfig, text: TextConfig) -> dict:
+    """The config.json of transformers' SiglipModel."""
+    image_size = {"image_size": vision.resolution, "patch_size": vision.patch_size}
+    text_size = {
+        "vocab_size": text.vocab_size,
+        "max_position_embeddings": text.context_length,
+        "projection_size": text.embed_dim,
+        "bos_token_id": None,
+        "pad_token_id": None,
+        "eos_token_id": None,
+    }
+    return {
+        "architectures": ["SiglipModel"],
+        "model_type": "siglip",
+        "vision_config": {"model_type": "siglip_vision_model", **_tower_config(vision), **image_size},
+        "text_config": {"model_type": "siglip_text_model", **_tower_config(text), **text_size},
+    }
+
+
+def _tower_config(config: VisionConfig | TextConfig) -> dict:
+    return {
+        "hidden_size": config.width,
+        "intermediate_size": config.mlp_dim,
+        "num_hidden_layers": config.num_layers,
+        "num_attention_heads": config.num_heads,
+        "hidden_act": config.activation,
+        "layer_norm_eps": EPS,
+    }

@@ -213,6 +213,12 @@ def to_theirs(table: Table, params: Mapping[str, np.ndarray]) -> Iterator[tuple[
             yield entry.name.format(layer), entry.theirs([parameter[layer] for parameter in ours])
 
 
+def tree_to_theirs(table: Table, params: Mapping) -> dict[str, np.ndarray]:
+    """The external tensors of the parts that our tree has, e.g. "vision", in the dtype of the parameters."""
+    leaves = {path: np.asarray(leaf) for path, leaf in flatten(params).items()}
+    return dict(to_theirs(only(table, list(params)), leaves))
+
+
 def place_under(prefix: str, place: Place, path: str, value: np.ndarray) -> PyTree:
     """`place` with the path "prefix/path"."""
     return place(f"{prefix}/{path}", value)

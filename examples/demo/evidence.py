@@ -3,7 +3,8 @@
     python -m examples.demo.evidence --model demo/run --videos demo/videos [--count 240]
 
 For each validation video and pooling layer: the share of the patch weights on the shape, mean over the frames of all
-views, in comparison with the share of the area. A patch that the shape covers by half counts by half.
+views, in comparison with the share of the area. A patch that the shape covers by half counts by half. Also prints the
+weight of all patches together; the class token, if the backbone has one, has the rest.
 """
 
 import argparse
@@ -43,7 +44,10 @@ def main() -> None:
 
 
 def shape_shares(model: Predictor, videos: Path, number: int, motion: str, seed: int) -> np.ndarray:
-    """Share of the weights on the shape in each pooling layer, then its share of the area: float [P + 1]."""
+    """What a video shows of each pooling layer: float [P, 3].
+
+    Columns: share of the patch weights on the shape, weight of all patches, the shape's share of the area.
+    """
     path = str(videos / "val" / f"{number:05d}.mp4")
     frame_indices = choose_frames(NUM_FRAMES, model.num_frames, model.eval_protocol)  # [V, T]
     views = read_crops(path, frame_indices, model.resolution, num_crops=1)[0]
@@ -53,17 +57,22 @@ def shape_shares(model: Predictor, videos: Path, number: int, motion: str, seed:
     evidence = [explain(model, path, views, layer) for layer in range(num_layers)]
     alpha = views.shape[1] // evidence[0].frames.shape[1]
     mask = mask[frame_indices[:, ::alpha]]  # [V, S, H, W]
-    return np.array([*(weight_inside(layer, mask).mean() for layer in evidence), mask.mean()])
+    return np.array(
+        [
+            (weight_inside(layer, mask).mean(), layer.patch_weights.sum(axis=(-2, -1)).mean(), mask.mean())
+            for layer in evidence
+        ]
+    )
 
 
 def table(shares: np.ndarray) -> str:
-    """Formats shares [videos, P + 1] (see `shape_shares`), one line per pooling layer."""
-    area = shares[:, -1]
-    lines = [f"{len(shares)} videos; the shape covers {area.mean():.1%} of the frame"]
-    for layer, weight in enumerate(shares[:, :-1].T, start=1):
+    """Formats shares [videos, P, 3] (see `shape_shares`), one line per pooling layer."""
+    lines = [f"{len(shares)} videos; the shape covers {shares[..., 2].mean():.1%} of the frame"]
+    for number, (weight, patches, area) in enumerate(shares.transpose(1, 2, 0), start=1):
         lines.append(
-            f"pooling layer {layer}: {weight.mean():.1%} of the weight is on the shape; more than its share of the "
-            f"area in {np.mean(weight > area):.1%} of the videos"
+            f"pooling layer {number}: {weight.mean():.1%} of the weight is on the shape; more than its share of the "
+            f"area in {np.mean(weight > area):.1%} of the videos (all patches: {patches.mean():.1%} of the weight of "
+            "all tokens)"
         )
     return "\n".join(lines)
 

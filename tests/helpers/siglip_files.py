@@ -4,13 +4,12 @@ import json
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from dist_jax.models.backbones.siglip import SiglipBackbone
 from dist_jax.models.backbones.text_tower import TextConfig
 from dist_jax.models.backbones.vision_tower import VisionConfig
 from dist_jax.weights import table
-from dist_jax.weights.siglip import HUGGINGFACE, SiglipModel
+from dist_jax.weights.siglip import SiglipModel, save_huggingface
 from helpers.small_models import random_params
 
 VISION = VisionConfig(64, 3, 2, patch_size=4, resolution=8, embed_dim=64, activation="gelu_pytorch_tanh", mlp_dim=144)
@@ -37,31 +36,11 @@ def siglip_model(seed: int = 0) -> SiglipModel:
 
 def write_siglip(directory: Path, seed: int = 0) -> str:
     """Writes `siglip_model(seed)` as google/siglip2-* are published, with tokenizer."""
-    directory.mkdir(parents=True, exist_ok=True)
-    leaves = {path: np.asarray(leaf) for path, leaf in table.flatten(siglip_model(seed).params).items()}
-    tensors = {name: np.array(tensor, order="C") for name, tensor in table.to_theirs(HUGGINGFACE, leaves)}
-    save_file(tensors, directory / "model.safetensors")
-    towers = {"vision_config": _tower(VISION), "text_config": _tower(TEXT)}
-    towers["vision_config"] |= {"image_size": VISION.resolution, "patch_size": VISION.patch_size}
-    towers["text_config"] |= {
-        "vocab_size": TEXT.vocab_size,
-        "max_position_embeddings": TEXT.context_length,
-        "projection_size": TEXT.embed_dim,
-    }
-    (directory / "config.json").write_text(json.dumps({"model_type": "siglip", **towers}))
+    save_huggingface(siglip_model(seed), directory)
     statistics = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     (directory / "preprocessor_config.json").write_text(json.dumps(statistics))
     write_tokenizer(directory)
     return str(directory)
-
-
-def _tower(config: VisionConfig | TextConfig) -> dict:
-    return {
-        "hidden_size": config.width,
-        "intermediate_size": config.mlp_dim,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-    }
 
 
 def write_tokenizer(directory: Path, **options: object) -> None:

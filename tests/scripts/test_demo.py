@@ -1,12 +1,17 @@
-"""The demo's data: rendering, independence of class and single frames, tokenizer."""
+"""The demo's data: rendering, independence of class and single frames, tokenizers, tiny backbones."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from dist_jax.errors import UserError
 from dist_jax.text import tokenizer
+from dist_jax.text.siglip_tokenizer import SiglipTokenizer
 from dist_jax.video import video_list
-from examples.demo import bpe, render_videos, scenes, stills
+from dist_jax.weights import backbones
+from examples.demo import bpe, render_videos, scenes, stills, train_tiny_backbone
+from examples.demo.tiny_backbones import KINDS
 
 CLASSES = sorted(scenes.MOTIONS)
 MIRRORED = {"moving left": "moving right", "turning clockwise": "turning counter-clockwise"}
@@ -138,14 +143,60 @@ def test_the_most_frequent_pair_is_merged_first():
 
 def test_transformers_loads_the_tokenizer_and_any_text_round_trips(tmp_path):
     merges = bpe.learn_merges(["a red circle", *scenes.MOTIONS], 200)
-    bpe.save_tokenizer(tmp_path, merges, context_length=16)
+    bpe.save_clip_tokenizer(tmp_path, merges, context_length=16)
     clip_tokenizer = tokenizer.load(str(tmp_path))
-    assert len(clip_tokenizer) == len(bpe.vocabulary(merges)) == 2 * 256 + len(merges) + 2
+    assert len(clip_tokenizer) == len(bpe.vocabulary(merges, bpe.CLIP_TOKENS)) == 2 * 256 + len(merges) + 2
     tokens = tokenizer.encode(clip_tokenizer, ["Moving  LEFT", "größer 猫"], context=16)
-    vocabulary = bpe.vocabulary(merges)
+    vocabulary = bpe.vocabulary(merges, bpe.CLIP_TOKENS)
     words = [vocabulary[word] for word in (bpe.START, "moving</w>", "left</w>", bpe.END)]
     assert list(tokens[0][:4]) == words
     assert clip_tokenizer.decode(tokens[1], skip_special_tokens=True) == "größer 猫"
+
+
+def test_siglip_s_tokenizer_has_clip_s_words_without_a_start_token(tmp_path):
+    merges = bpe.learn_merges(["a red circle", *scenes.MOTIONS], 200)
+    for kind, save in (("clip", bpe.save_clip_tokenizer), ("siglip", bpe.save_siglip_tokenizer)):
+        (tmp_path / kind).mkdir()
+        save(tmp_path / kind, merges, context_length=16)
+    texts = ["Moving  LEFT", "größer 猫, counter-clockwise"]
+    clip_tokenizer = tokenizer.load(str(tmp_path / "clip"))
+    siglip_tokenizer = SiglipTokenizer(str(tmp_path / "siglip"))
+    end = bpe.vocabulary(merges, bpe.SIGLIP_TOKENS)["</s>"]
+    assert siglip_tokenizer.vocab_size == end + 1
+    for words, row in zip(clip_tokenizer(texts)["input_ids"], siglip_tokenizer.encode(texts, 16), strict=True):
+        words = words[1:-1]  # without start and end
+        assert row.tolist() == words + [end] * (16 - len(words))
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        # Both directions: rows (0, ln 3) and (ln 3, ln 3), columns (0, ln 3) and (ln 3, ln 3); the scale is 1.
+        ("clip", (np.log(4) + np.log(2)) / 2),
+        # Matches at logits -1 and ln 3 - 1, others at ln 3 - 1 twice; the sum over texts, the mean over images.
+        ("siglip", np.mean([np.log1p(np.e) + np.log1p(3 / np.e), np.log1p(np.e / 3) + np.log1p(3 / np.e)])),
+    ],
+)
+def test_the_loss_of_two_pairs(kind, expected):
+    cosines = jnp.array([[0, np.log(3)], [np.log(3), np.log(3)]])
+    loss = KINDS[kind].loss(cosines, {"logit_scale": jnp.zeros(()), "logit_bias": -jnp.ones(())})
+    assert loss == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_trained_backbone_loads_as_a_published_one(tmp_path, monkeypatch, kind):
+    arguments = ["--kind", kind, "--output", str(tmp_path), "--steps", "2", "--stills", "64"]
+    monkeypatch.setattr("sys.argv", ["train_tiny_backbone", *arguments])
+    with jax.numpy_dtype_promotion("standard"):  # optax's AdamW does not support "strict"
+        train_tiny_backbone.main()
+    loaded = backbones.load(str(tmp_path))
+    assert (loaded.kind, loaded.vision) == (kind, KINDS[kind].vision)
+    assert np.exp(loaded.params["logit_scale"]) == pytest.approx(100)
+    assert loaded.encode_texts(list(scenes.MOTIONS)).shape == (8, loaded.vision.embed_dim)
+    monkeypatch.setattr("sys.argv", ["train_tiny_backbone", *arguments, "--seed", "1"])
+    with pytest.raises(UserError, match=r"was trained with .* use another --output"):
+        train_tiny_backbone.main()
 
 
 def test_captions_describe_the_pose_and_no_motion():

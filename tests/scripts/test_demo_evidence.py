@@ -23,9 +23,13 @@ def test_the_mask_is_where_the_shape_is_drawn(number):
 
 
 def test_the_table_counts_videos_with_more_weight_than_area():
-    shares = np.array([[0.2, 0.05, 0.1], [0.1, 0.05, 0.2], [0.3, 0.4, 0.3]])  # two layers, area
+    area = [0.1, 0.2, 0.3]
+    first, second = (0.2, 0.1, 0.3), (0.05, 0.05, 0.4)  # two layers; the patches of the first have half of the weight
+    shares = np.array([[(a, 0.5, c), (b, 1, c)] for a, b, c in zip(first, second, area, strict=True)])
     assert evidence.table(shares).splitlines() == [
         "3 videos; the shape covers 20.0% of the frame",
-        "pooling layer 1: 20.0% of the weight is on the shape; more than its share of the area in 33.3% of the videos",
-        "pooling layer 2: 16.7% of the weight is on the shape; more than its share of the area in 33.3% of the videos",
+        "pooling layer 1: 20.0% of the weight is on the shape; more than its share of the area in 33.3% of the videos "
+        "(all patches: 50.0% of the weight of all tokens)",
+        "pooling layer 2: 16.7% of the weight is on the shape; more than its share of the area in 33.3% of the videos "
+        "(all patches: 100.0% of the weight of all tokens)",
     ]

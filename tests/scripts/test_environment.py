@@ -214,7 +214,7 @@ def test_other_errors_of_venv_are_shown(tmp_path):
 def test_quickstart_runs_its_stages_in_order(tmp_path, short):
     calls = Checkout(tmp_path, python3="3.12").quickstart(*(["--short"] if short else []))
     demo, output = "examples.demo", "demo/short" if short else "demo"
-    data = [f"{demo}.render_videos", f"{demo}.train_tiny_clip", *["dist_jax.build_records"] * 2]
+    data = [f"{demo}.render_videos", f"{demo}.train_tiny_backbone", *["dist_jax.build_records"] * 2]
     runs = [*["dist_jax.main"] * 4, "dist_jax.compare"]
     assert [call[2] for call in calls] == [*data, *runs, f"{demo}.report", "dist_jax.predict"]
     # The backend of a notebook is not installed in .venv: with it, importing matplotlib would fail.

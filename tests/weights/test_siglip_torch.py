@@ -16,7 +16,7 @@ from helpers.torch_models import pixels, to_torch
 from dist_jax.models.dist_network import DistConfig
 from dist_jax.models.layers import unit
 from dist_jax.models.video_model import VideoModel
-from dist_jax.weights import backbones
+from dist_jax.weights import backbones, siglip
 
 TINY = {
     "vision_config": dict(
@@ -98,6 +98,18 @@ def test_interpolated_positions_equal_hugging_face(saved, reference):
     with torch.no_grad():
         theirs = reference.vision_model(to_torch(pixels(35)), interpolate_pos_encoding=True)
     assert_close(backbone.frame_summary(loaded.params, last), theirs.pooler_output)
+
+
+def test_hugging_face_loads_a_saved_model(loaded, reference, tmp_path):
+    siglip.save_huggingface(loaded, tmp_path)
+    model, report = transformers.SiglipModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not report["missing_keys"] | report["unexpected_keys"] | report["mismatched_keys"]
+    pixel_values = to_torch(pixels(22))[..., :20, :20]  # the saved resolution has only complete patches
+    with torch.no_grad():
+        ours, theirs = (
+            m(input_ids=torch.from_numpy(TOKENS), pixel_values=pixel_values) for m in (model.eval(), reference)
+        )
+    assert torch.equal(ours.logits_per_image, theirs.logits_per_image)
 
 
 @pytest.mark.slow
