@@ -24,6 +24,7 @@ from dist_jax.models.layers import (
     LayerNorm,
     Linear,
     ScaleAndBias,
+    last_axis,
     quick_gelu,
     standardize,
 )
@@ -261,21 +262,25 @@ class DistLayer(nn.Module):
         m = checkpoint_name(self.input(feature) + r, "m")  # [1+N, *rows, C]
         # Both exchanges read the values from before the exchange.
         to_temporal = self.to_temporal(m[self.num_prefix :])  # [N, *rows, M]
-        m = checkpoint_name(m + self._from_temporal(z).reshape(m.shape), "m_fused")
+        m = checkpoint_name(m + self._from_temporal(z, m.shape[1:-1]), "m_fused")
         normal = standardize(m)  # shared by both LayerNorms
         r = self.ffn(self.ln(normal)) + self.temporal_ffn(self.ln_temporal(normal))
         return to_temporal.reshape(len(to_temporal), -1, c.temporal_width), r, m
 
-    def _from_temporal(self, z: jax.Array) -> jax.Array:
-        """[h, w, T * B, M] -> [1+N, S, B, C]: convolution (alpha,1,1), stride alpha, and a learned prefix token."""
+    def _from_temporal(self, z: jax.Array, rows: tuple[int, ...]) -> jax.Array:
+        """[h, w, T * B, M] -> [1+N, *rows, C]: convolution (alpha,1,1), stride alpha, and a learned prefix token."""
         c = self.config
         kernel, bias = self.to_integration()
         grouped = z.reshape(-1, c.num_sparse_frames, c.alpha, z.shape[2] // c.num_frames, c.temporal_width)
-        patches = jnp.einsum("nsabm,amc->nsbc", grouped, kernel)  # [N, S, B, C]
-        # One array of the bias and the prefix token: its gradient is one sum over the clips of all tokens.
-        offsets = jnp.broadcast_to(bias, (len(patches), c.num_sparse_frames, len(bias)))  # [N, S, C]
-        if self.num_prefix:
-            patches = jnp.pad(patches, [(self.num_prefix, 0), (0, 0), (0, 0), (0, 0)])
-            token = self.class_token.astype(self.dtype)
-            offsets = jnp.concatenate([jnp.broadcast_to(token, (self.num_prefix, *token.shape)), offsets], axis=0)
-        return patches + offsets[:, :, None]
+        patches = jnp.einsum("nsabm,amc->nsbc", grouped, kernel)
+        frames, patches = patches.shape[1:], patches.reshape(len(patches), *rows, -1)  # (S, B, C), [N, *rows, C]
+        if not self.num_prefix:
+            return patches + last_axis(bias, patches)
+        # Sums of whole arrays: XLA then adds up the gradient of the bias in the pass that computes the gradient of m.
+        num_patches, no_padding = len(patches), [(0, 0)] * (patches.ndim - 1)
+        patches = jnp.pad(patches, [(self.num_prefix, 0), *no_padding])
+        is_patch = (jnp.arange(len(patches)) >= self.num_prefix).astype(self.dtype)
+        token = jnp.broadcast_to(self.class_token.astype(self.dtype)[:, None], frames).reshape(*rows, -1)
+        tokens = jnp.broadcast_to(token, (self.num_prefix, *token.shape))
+        tokens = jnp.pad(tokens, [(0, num_patches), *no_padding])
+        return patches + tokens + jnp.expand_dims(is_patch, range(1, patches.ndim)) * last_axis(bias, patches)

@@ -22,10 +22,10 @@ from dist_jax.models.tpu_temporal_kernels import RING, BlockParams, backward_ker
 
 LANES = 128  # of a tile
 SUBLANES = 8  # of a tile
-MAX_ROWS = 4096  # w * R of one step with several groups of clips, unless SUBLANES clips need more
+MAX_ROWS = 2048  # w * R of one step with several groups of clips, unless SUBLANES clips need more
 VMEM_LIMIT_BYTES = 48 * 2**20
-# Rows times channels (whole tiles) of one step: the largest size that was compiled within VMEM_LIMIT_BYTES.
-MAX_STEP_SIZE = 8192 * LANES
+# Rows times channels (whole tiles) of one step, at most. A larger kernel compiles for minutes.
+MAX_STEP_SIZE = 4096 * LANES
 
 # jax.Device.device_kind of the chips with enough vector memory (a v4 has 16 MiB) for which the kernel was compiled.
 DEVICE_KINDS = ("TPU v5 lite", "TPU v5", "TPU v6 lite")
