@@ -72,23 +72,23 @@ class TemporalStem(nn.Module):
         return z.reshape(h, w, t * b, width)
 
 
-class TemporalConv(nn.Module):
-    """Convolution along time with kernel 3, zero-padded to keep the length."""
+def temporal_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, num_frames: int) -> jax.Array:
+    """Convolution along time, zero-padded to keep the length.
 
-    width: int
-    num_frames: int
-    dtype: jnp.dtype
+    Args:
+        x: [N, frames, B, in] or [N, frames * B, in].
+        kernel: [3, in, width], in the dtype of x.
+        bias: [width].
+        num_frames: frames.
 
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[N, frames, B, in] or [N, frames * B, in] -> the same axes, with `width` channels, in `dtype`."""
-        kernel = self.param("kernel", TOKEN_INIT, (3, x.shape[-1], self.width)).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.width,)).astype(self.dtype)
-        products = partial(_shifted_products, x.shape[1] // self.num_frames)
-        clips = math.prod(x.shape[1:-1]) // self.num_frames
-        default = products if clips < TILE_ROWS else partial(_time_convolution, self.num_frames)
-        y = jax.lax.platform_dependent(x.astype(self.dtype), kernel, cpu=products, default=default)
-        return y + last_axis(bias, y)
+    Returns:
+        The axes of x, with `width` channels.
+    """
+    products = partial(_shifted_products, x.shape[1] // num_frames)
+    clips = math.prod(x.shape[1:-1]) // num_frames
+    default = products if clips < TILE_ROWS else partial(_time_convolution, num_frames)
+    y = jax.lax.platform_dependent(x, kernel, cpu=products, default=default)
+    return y + last_axis(bias, y)
 
 
 # Rows of a tile of a TPU. With fewer clips per device, a convolution along time moves time into the rows of the tiles,
@@ -154,21 +154,19 @@ def repeat_frames(x: jax.Array, num_frames: int, alpha: int) -> jax.Array:
     return jnp.concatenate([frames] * alpha, axis=2).reshape(x.shape[0], -1, x.shape[-1])
 
 
-class SpatialConv(nn.Module):
-    """Convolution (3, 3) over the patches of each frame, zero-padded to keep the grid."""
+def spatial_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    """Convolution over the patches of each frame, zero-padded to keep the grid.
 
-    width: int
-    dtype: jnp.dtype
+    Args:
+        x: [h, w, T * B, in].
+        kernel: [3, 3, in, width], in the dtype of x.
+        bias: [width].
 
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        """[h, w, T * B, in] -> [h, w, T * B, width] in `dtype`."""
-        kernel = self.param("kernel", TOKEN_INIT, (3, 3, x.shape[-1], self.width)).astype(self.dtype)
-        bias = self.param("bias", nn.initializers.zeros_init(), (self.width,)).astype(self.dtype)
-        y = jax.lax.platform_dependent(
-            x.astype(self.dtype), kernel, cpu=_neighbour_products, default=_space_convolution
-        )
-        return y + last_axis(bias, y)
+    Returns:
+        [h, w, T * B, width].
+    """
+    y = jax.lax.platform_dependent(x, kernel, cpu=_neighbour_products, default=_space_convolution)
+    return y + last_axis(bias, y)
 
 
 def _space_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from dist_jax.models.convolutions import TILE_ROWS, SpatialConv, TemporalConv, TemporalStem, repeat_frames
+from dist_jax.models.convolutions import TILE_ROWS, TemporalStem, temporal_conv
 from dist_jax.models.layers import (
     TOKEN_INIT,
     KernelAndBias,
@@ -29,6 +29,7 @@ from dist_jax.models.layers import (
     standardize,
 )
 from dist_jax.models.pooling import PoolingLayer
+from dist_jax.models.temporal_block import SAVED_BY_TEMPORAL_BLOCK, TemporalBlock
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +78,7 @@ def input_shapes(config: DistConfig, num_tokens: int, resolution: int) -> tuple[
 
 # What a DiST layer saves for its backward pass: the outputs of the matrix products and convolutions and the moments of
 # the LayerNorms. LayerNorms and activations are computed again: they cost less than storing and loading their results.
-_SAVED = ("moments", "conv_time", "sum", "m", "m_fused", "ffn_hidden", "tffn_reduced", "tffn_conv")
+_SAVED = (*SAVED_BY_TEMPORAL_BLOCK, "moments", "m", "m_fused", "ffn_hidden", "tffn_reduced", "tffn_conv")
 
 REMAT_POLICIES = {  # config.model.remat -> what a DiST layer saves for its backward pass
     "elementwise": jax.checkpoint_policies.save_only_these_names(*_SAVED),
@@ -91,6 +92,7 @@ class DistNetwork(nn.Module):
     config: DistConfig
     dtype: jnp.dtype = jnp.float32  # of the arithmetic; parameters and the embedding are float32
     remat: str = "elementwise"  # key of REMAT_POLICIES
+    device_kind: str = ""  # jax.Device.device_kind of the devices that run it; empty: any
 
     @nn.compact
     def __call__(self, features: jax.Array, frame_summary: jax.Array, video: jax.Array) -> jax.Array:
@@ -118,33 +120,48 @@ class DistNetwork(nn.Module):
     def _layers(self, z: jax.Array, features: jax.Array) -> jax.Array:
         """All DiST layers: z [h, w, T * B, M], features [L_selected, 1+N, *rows, D] -> r + m' [1+N, S, B, C]."""
         c = self.config
-        layer = DistLayer(c, self.dtype, parent=None)
+        num_patches = z.shape[0] * z.shape[1]
+        layer = DistLayer(c, features.shape[1] - num_patches, self.dtype, self.device_kind, parent=None)
+        block = TemporalBlock(c.num_frames, self.dtype, self.device_kind, parent=None)
         r = jnp.zeros((*features.shape[1:-1], c.integration_width), self.dtype)
 
         def init_layers(key: jax.Array) -> dict:
             keys = jax.random.split(key, len(c.layers))
             return jax.vmap(lambda key: layer.init(key, z, r, features[0])["params"])(keys)
 
+        # `self.param` traces its initialiser to compare shapes, also if the parameter exists. This takes a fifth of the
+        # time of tracing the network, and `layer.apply` compares them again.
+        exists = self.has_variable("params", "layers")
+        params = self.get_variable("params", "layers") if exists else self.param("layers", init_layers)
+        temporal, params = params["temporal"], {name: value for name, value in params.items() if name != "temporal"}
+        checkpointed = partial(jax.checkpoint, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
+
+        @checkpointed
+        def first_block(params: dict, z: jax.Array) -> jax.Array:
+            nothing = jnp.zeros((num_patches, c.num_sparse_frames * z.shape[2] // c.num_frames, z.shape[-1]), z.dtype)
+            return block.apply({"params": params}, z, nothing)
+
         # `features` is indexed inside: the backward pass reads it again instead of a saved copy of each layer's part.
-        @partial(jax.checkpoint, policy=REMAT_POLICIES[self.remat], prevent_cse=False)
+        @checkpointed
         def run_layer(params: dict, z: jax.Array, r: jax.Array, index: jax.Array) -> tuple[jax.Array, ...]:
             feature = jax.lax.dynamic_index_in_dim(features, index, keepdims=False)
-            return layer.apply({"params": params}, z, r, feature)
+            method = "__call__" if "temporal" in params else "exchange"
+            return layer.apply({"params": params}, z, r, feature, method=method)
 
         def step(carry: tuple[jax.Array, jax.Array], layer_inputs: tuple) -> tuple[tuple[jax.Array, jax.Array], None]:
             params, index = layer_inputs
             z, r, _ = run_layer(params, *carry, index)
             return (z, r), None
 
-        # `self.param` traces its initialiser to compare shapes, also if the parameter exists. This takes a fifth of the
-        # time of tracing the network, and `layer.apply` compares them again.
-        exists = self.has_variable("params", "layers")
-        params = self.get_variable("params", "layers") if exists else self.param("layers", init_layers)
-        # The last layer runs outside of the loop: only its m' is used, so the others need no gradient of m'.
-        most, last = jax.tree.map(lambda leaf: leaf[:-1], params), jax.tree.map(lambda leaf: leaf[-1], params)
+        # One round of the loop is a layer without its temporal block, then the temporal block of the next layer: the
+        # exchange is the kernel's first operation, and the saved carry is what the backward pass of the layer reads.
+        # The last layer runs outside: only its m' is used, so the others need no gradient of m'.
         indices = jnp.arange(len(c.layers), dtype=jnp.int32)
+        z = first_block(jax.tree.map(lambda leaf: leaf[0], temporal), z)
+        most = jax.tree.map(lambda leaf: leaf[:-1], params)
+        most["temporal"] = jax.tree.map(lambda leaf: leaf[1:], temporal)
         (z, r), _ = jax.lax.scan(step, (z, r), (most, indices[:-1]))
-        _, r, m = run_layer(last, z, r, indices[-1])
+        _, r, m = run_layer(jax.tree.map(lambda leaf: leaf[-1], params), z, r, indices[-1])
         return (r + m).reshape(r.shape[0], c.num_sparse_frames, -1, c.integration_width)
 
     def _pool(self, y: jax.Array) -> jax.Array:
@@ -174,23 +191,6 @@ def _tokens_first(features: jax.Array) -> jax.Array:
     return features.reshape(*features.shape[:2], -1, features.shape[-1])
 
 
-class TemporalBlock(nn.Module):
-    """Residual block of the temporal encoder: g(z + conv(1,3,3)(g(conv(3,1,1)(LN z))))."""
-
-    num_frames: int  # T
-    dtype: jnp.dtype
-
-    @nn.compact
-    def __call__(self, z: jax.Array) -> jax.Array:
-        """[h, w, T * B, M] -> [h, w, T * B, M]."""
-        h, w, _, width = z.shape
-        x = LayerNorm(self.dtype, name="ln")(z).reshape(h * w, -1, width)  # [N, T * B, M]
-        x = TemporalConv(width, self.num_frames, self.dtype, name="conv_time")(x)
-        x = checkpoint_name(x, "conv_time")
-        x = SpatialConv(width, self.dtype, name="conv_space")(quick_gelu(x).reshape(z.shape))
-        return quick_gelu(checkpoint_name(z + x, "sum"))
-
-
 class Ffn(nn.Module):
     """Linear C -> C, g, linear C -> C; per token."""
 
@@ -213,59 +213,74 @@ class TemporalFfn(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
         """[1+N, *rows, C] -> [1+N, *rows, C]."""
-        width = x.shape[-1]
-        hidden = checkpoint_name(Linear(width // 4, dtype=self.dtype, name="reduce")(x), "tffn_reduced")
-        hidden = TemporalConv(width // 4, self.num_frames, self.dtype, name="conv_time")(hidden)
-        hidden = checkpoint_name(hidden, "tffn_conv")
+        width, reduced = x.shape[-1], x.shape[-1] // 4
+        hidden = checkpoint_name(Linear(reduced, dtype=self.dtype, name="reduce")(x), "tffn_reduced")
+        conv = KernelAndBias((3, reduced, reduced), (reduced,), self.dtype, name="conv_time")()
+        hidden = checkpoint_name(temporal_conv(hidden, *conv, self.num_frames), "tffn_conv")
         return Linear(width, dtype=self.dtype, name="expand")(quick_gelu(hidden))
 
 
 class DistLayer(nn.Module):
-    """The layer that reads one backbone block: temporal block, exchanges in both directions, integration."""
+    """The layer that reads one backbone block, from its exchanges to the temporal block of the next layer."""
 
     config: DistConfig
+    num_prefix: int  # tokens of a frame before the patches
     dtype: jnp.dtype
+    device_kind: str  # see DistNetwork
 
-    @nn.compact
+    def setup(self) -> None:  # noqa: D102
+        c = self.config
+        linear = partial(Linear, dtype=self.dtype)
+        self.temporal = TemporalBlock(c.num_frames, self.dtype, self.device_kind)
+        self.input = linear(c.integration_width)
+        self.to_temporal = linear(c.temporal_width)
+        shape = (c.alpha, c.temporal_width, c.integration_width)
+        self.to_integration = KernelAndBias(shape, shape[-1:], self.dtype)
+        if self.num_prefix:
+            self.class_token = self.param("class_token", TOKEN_INIT, (c.num_sparse_frames, c.integration_width))
+        self.ln, self.ln_temporal = ScaleAndBias(self.dtype), ScaleAndBias(self.dtype)
+        self.ffn, self.temporal_ffn = Ffn(self.dtype), TemporalFfn(c.num_sparse_frames, self.dtype)
+
     def __call__(self, z: jax.Array, r: jax.Array, feature: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """One layer.
+        """`exchange`, then the temporal block. Arguments as in `exchange`; returns z', r and m'."""
+        to_temporal, r, m = self.exchange(z, r, feature)
+        return self.temporal(z, to_temporal), r, m
+
+    def exchange(self, z: jax.Array, r: jax.Array, feature: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """The exchanges in both directions, and the integration.
 
         Args:
-            z: [h, w, T * B, M], of the previous layer; frames before clips.
-            r: [1+N, *rows, C], of the previous layer.
+            z: output of the layer's temporal block, [h, w, T * B, M]; frames before clips.
+            r: of the previous layer, [1+N, *rows, C].
             feature: f_i, the residual stream after the backbone block, [1+N, *rows, D].
 
         Returns:
-            z' and r with the shapes of z and r, and m' with the shape of r.
+            What the integration branch adds to z, [N, S * B, M], once per frame of the backbone. r and m' with the
+            shape of r.
         """
         c = self.config
-        linear = partial(Linear, dtype=self.dtype)
-        num_prefix = r.shape[0] - z.shape[0] * z.shape[1]
-        z = TemporalBlock(c.num_frames, self.dtype, name="temporal")(z)
-        m = checkpoint_name(linear(c.integration_width, name="input")(feature) + r, "m")  # [1+N, *rows, C]
+        m = checkpoint_name(self.input(feature) + r, "m")  # [1+N, *rows, C]
         # Both exchanges read the values from before the exchange.
-        to_temporal = linear(c.temporal_width, name="to_temporal")(m[num_prefix:])  # [N, *rows, M]
-        grouped = z.reshape(len(to_temporal), c.num_sparse_frames, c.alpha, -1, c.temporal_width)  # [N, S, alpha, B, M]
-        m = checkpoint_name(m + self._to_integration(grouped, num_prefix, m.shape[1:-1]), "m_fused")
-        z = z + repeat_frames(to_temporal, c.num_sparse_frames, c.alpha).reshape(z.shape)
+        to_temporal = self.to_temporal(m[self.num_prefix :])  # [N, *rows, M]
+        m = checkpoint_name(m + self._from_temporal(z, m.shape[1:-1]), "m_fused")
         normal = standardize(m)  # shared by both LayerNorms
-        r = Ffn(self.dtype, name="ffn")(ScaleAndBias(self.dtype, name="ln")(normal))
-        r = r + TemporalFfn(c.num_sparse_frames, self.dtype, name="temporal_ffn")(
-            ScaleAndBias(self.dtype, name="ln_temporal")(normal)
-        )
-        return z, r, m
+        r = self.ffn(self.ln(normal)) + self.temporal_ffn(self.ln_temporal(normal))
+        return to_temporal.reshape(len(to_temporal), -1, c.temporal_width), r, m
 
-    def _to_integration(self, grouped: jax.Array, num_prefix: int, rows: tuple[int, ...]) -> jax.Array:
-        """[N, S, alpha, B, M] -> [1+N, *rows, C]: convolution (alpha,1,1), stride alpha, and a learned prefix token."""
+    def _from_temporal(self, z: jax.Array, rows: tuple[int, ...]) -> jax.Array:
+        """[h, w, T * B, M] -> [1+N, *rows, C]: convolution (alpha,1,1), stride alpha, and a learned prefix token."""
         c = self.config
-        shape = (c.alpha, c.temporal_width, c.integration_width)
-        kernel, bias = KernelAndBias(shape, shape[-1:], self.dtype, name="to_integration")()
+        kernel, bias = self.to_integration()
+        grouped = z.reshape(-1, c.num_sparse_frames, c.alpha, z.shape[2] // c.num_frames, c.temporal_width)
         patches = jnp.einsum("nsabm,amc->nsbc", grouped, kernel)
-        patches = patches + last_axis(bias, patches)  # [N, S, B, C]
-        frames, patches = patches.shape[1:], patches.reshape(len(patches), *rows, -1)
-        if not num_prefix:
-            return patches
-        token = self.param("class_token", TOKEN_INIT, (c.num_sparse_frames, c.integration_width)).astype(self.dtype)
-        token = jnp.broadcast_to(token[:, None], frames).reshape(*rows, -1)
-        prefix = jnp.broadcast_to(token[None], (num_prefix, *token.shape))
-        return jnp.concatenate([prefix, patches], axis=0)
+        frames, patches = patches.shape[1:], patches.reshape(len(patches), *rows, -1)  # (S, B, C), [N, *rows, C]
+        if not self.num_prefix:
+            return patches + last_axis(bias, patches)
+        # Sums of whole arrays: XLA then adds up the gradient of the bias in the pass that computes the gradient of m.
+        num_patches, no_padding = len(patches), [(0, 0)] * (patches.ndim - 1)
+        patches = jnp.pad(patches, [(self.num_prefix, 0), *no_padding])
+        is_patch = (jnp.arange(len(patches)) >= self.num_prefix).astype(self.dtype)
+        token = jnp.broadcast_to(self.class_token.astype(self.dtype)[:, None], frames).reshape(*rows, -1)
+        tokens = jnp.broadcast_to(token, (self.num_prefix, *token.shape))
+        tokens = jnp.pad(tokens, [(0, num_patches), *no_padding])
+        return patches + tokens + jnp.expand_dims(is_patch, range(1, patches.ndim)) * last_axis(bias, patches)

@@ -118,6 +118,18 @@ class LayerNorm(ScaleAndBias):
         return super().__call__(standardize(x, self.eps))
 
 
+class LayerNormParameters(nn.Module):
+    """The parameters of a LayerNorm, for code that applies them elsewhere."""
+
+    width: int
+
+    @nn.compact
+    def __call__(self) -> tuple[jax.Array, jax.Array]:
+        """Scale and bias, float32 [width]."""
+        scale = self.param("scale", nn.initializers.ones_init(), (self.width,))
+        return scale, self.param("bias", nn.initializers.zeros_init(), (self.width,))
+
+
 class Linear(nn.Dense):
     """A linear layer with DiST's initialisation: normal 0.02 (see TOKEN_INIT), bias 0."""
 

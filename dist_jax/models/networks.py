@@ -1,6 +1,6 @@
 """The table of trainable networks that read the backbone's features (config.model.network).
 
-A network is a Flax module built as `Network(config, dtype, remat)`, with config: DistConfig. It is called with
+A network is a Flax module built as `Network(config, dtype, remat, device_kind)`, see DistNetwork. It is called with
 `features` [L_selected, S, B, prefix + N, D], `frame_summary` [S, B, D] and `video` [B, T, H, W, 3], and returns
 float32 [B, config.output_dim]: embeddings, not normalised, or logits of all labels, one label after the other.
 `docs/extending.md` shows how to add one.

@@ -12,6 +12,7 @@ from dist_jax.models.layers import (
     TOKEN_INIT,
     KernelAndBias,
     LayerNorm,
+    LayerNormParameters,
     Mlp,
     last_axis,
     quick_gelu,
@@ -76,18 +77,6 @@ class SpatialAttention(nn.Module):
         scale, bias = LayerNormParameters(width, name="ln")()
         query = (standardize(query) * last_axis(scale, query) + last_axis(bias, query)).astype(self.dtype)
         return SingleQueryAttention(width // 64, self.dtype, name="attention")(query, tokens, scale, bias)
-
-
-class LayerNormParameters(nn.Module):
-    """The parameters of a LayerNorm, for code that applies them elsewhere."""
-
-    width: int
-
-    @nn.compact
-    def __call__(self) -> tuple[jax.Array, jax.Array]:
-        """Scale and bias, float32 [width]."""
-        scale = self.param("scale", nn.initializers.ones_init(), (self.width,))
-        return scale, self.param("bias", nn.initializers.zeros_init(), (self.width,))
 
 
 class SingleQueryAttention(nn.Module):

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 
 from dist_jax.errors import UserError
 from dist_jax.models.dist_network import DistConfig
-from dist_jax.models.layers import TOKEN_INIT, LayerNorm, Linear, Mlp, exact_gelu, standardize
-from dist_jax.models.pooling import LayerNormParameters, SingleQueryAttention
+from dist_jax.models.layers import TOKEN_INIT, LayerNorm, LayerNormParameters, Linear, Mlp, exact_gelu, standardize
+from dist_jax.models.pooling import SingleQueryAttention
 
 HEAD_WIDTH = 64
 
@@ -21,6 +21,7 @@ class Probe(nn.Module):
     config: DistConfig
     dtype: jnp.dtype = jnp.float32  # of the arithmetic before the classifier; parameters and logits are float32
     remat: str = "elementwise"  # not used: the backward pass saves little
+    device_kind: str = ""  # not used
 
     has_own_classes = True
     reads_last_layer = True

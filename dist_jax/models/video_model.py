@@ -42,7 +42,8 @@ class VideoModel:
     @property
     def network(self) -> nn.Module:
         """The trainable module."""
-        return NETWORKS[self.network_name](self.dist, self.dtype, self.remat)
+        device_kind = "" if self.mesh is None else self.mesh.devices.flat[0].device_kind
+        return NETWORKS[self.network_name](self.dist, self.dtype, self.remat, device_kind)
 
     @property
     def has_own_classes(self) -> bool:

@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 
 from dist_jax.models import convolutions
-from dist_jax.models.convolutions import TemporalConv, TemporalStem, space_to_channels
+from dist_jax.models.convolutions import TemporalStem, space_to_channels, temporal_conv
 
 
 def test_temporal_convolution_equals_the_hand_computed_result():
     frames = jnp.asarray([1.0, 10.0, 100.0])
     x = jnp.stack([frames, 2 * frames], axis=1)  # [T, B]
-    params = {"params": {"kernel": jnp.asarray([1.0, 2.0, 3.0]).reshape(3, 1, 1), "bias": jnp.asarray([0.5])}}
+    kernel, bias = jnp.asarray([1.0, 2.0, 3.0]).reshape(3, 1, 1), jnp.asarray([0.5])
     expected = np.asarray([2 + 30, 1 + 20 + 300, 10 + 200])[:, None] * [1, 2] + 0.5
     for shape in ((1, 3, 2, 1), (1, 6, 1)):  # frames and clips as two axes and as one
-        y = TemporalConv(1, 3, jnp.float32).apply(params, x.reshape(shape))
+        y = temporal_conv(x.reshape(shape), kernel, bias, num_frames=3)
         np.testing.assert_allclose(y, expected.reshape(shape))
 
 
