@@ -45,6 +45,7 @@ class MeanPool(nn.Module):
     config: DistConfig
     dtype: jnp.dtype
     remat: str
+    device_kind: str
 
     @nn.compact
     def __call__(self, features, frame_summary, video):
