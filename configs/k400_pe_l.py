@@ -9,6 +9,8 @@ has not been published on Perception Encoder, and no accuracy is claimed.
 Make the records as for configs/k400_vitb.py, with --short-side 384. Time and cost on a TPU slice, before it is rented:
 
     python -m dist_jax.plan --config=configs/k400_pe_l.py --topology=v5e-64
+
+It estimates 4.4 hours, 283 chip-hours, evaluations included.
 """
 
 import ml_collections

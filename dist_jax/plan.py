@@ -2,6 +2,10 @@
 
     pip install "jax[tpu]>=0.10.2,<0.11"       # contains the TPU compiler
     python -m dist_jax.plan --config=configs/k710_vitl.py --topology=v5e-64 [--config.batch_size=512] [--price=1.20]
+    python -m dist_jax.plan --config=configs/k400_vitb.py --topology=v5e-8 --config.batch_size=64 \\
+        --backbones=openai/clip-vit-base-patch16,google/siglip2-base-patch16-224,timm/PE-Core-B-16
+
+The second command prints a table with one row per backbone.
 
 Compiles the training step with the TPU compiler. Memory and collectives are exact. Times are estimates of the compiler,
 not measurements.
@@ -17,7 +21,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from dist_jax import command_line
-from dist_jax.cost import abstract, datasets, remedies, run_estimate, slice_cost, topology
+from dist_jax.cost import abstract, backbone_table, datasets, remedies, run_estimate, slice_cost, topology
 from dist_jax.cost.chips import TpuSlice, parse_slice
 from dist_jax.cost.programs import Cost
 from dist_jax.cost.run_estimate import RunEstimate
@@ -38,16 +42,33 @@ TRAIN_VIDEOS = flags.DEFINE_integer(
 )
 VAL_VIDEOS = flags.DEFINE_integer("val_videos", None, "Number of validation videos. Default: as for --train_videos.")
 LARGEST_BATCH = flags.DEFINE_bool("largest_batch", True, "Search the largest batch_size. Compiles several times.")
+BACKBONES = flags.DEFINE_list("backbones", None, "Values of config.backbone.weights: print one row for each instead.")
 
 
 def main(argv: Sequence[str]) -> None:
-    """Prints the plan."""
+    """Prints the plan, or the table of backbones."""
     if len(argv) > 1:
         raise UserError(f"unexpected arguments {' '.join(argv[1:])}; a flag is --NAME=VALUE, e.g. {EXAMPLE}")
     config = command_line.read_config(flags.FLAGS, EXAMPLE)
     tpu_slice = read_flags()
     jax.config.update("jax_platforms", "cpu")  # the accelerators of this machine are not used
     devices = topology.devices(tpu_slice)
+    if BACKBONES.value is not None:
+        setups = backbone_table.setups(config, BACKBONES.value, make_mesh(config.mesh, devices))
+        print_backbones(setups, tpu_slice)
+    else:
+        print_plan(config, tpu_slice, devices)
+
+
+def print_backbones(setups: Sequence[ModelSetup], tpu_slice: TpuSlice) -> None:
+    """Prints one row for each setup, when it is compiled."""
+    print(f"{conditions(setups[0], tpu_slice)}\ncompiling a training step for every row (minutes)\n", flush=True)
+    for line in backbone_table.lines(setups, tpu_slice):
+        print(line, flush=True)
+
+
+def print_plan(config: ml_collections.ConfigDict, tpu_slice: TpuSlice, devices: Sequence[jax.Device]) -> None:
+    """Prints memory, collectives and time of a training step, and the cost of the run."""
 
     def setup_of(config: ml_collections.ConfigDict) -> ModelSetup:
         return abstract.setup(config, make_mesh(config.mesh, devices))
@@ -78,19 +99,26 @@ def read_flags() -> TpuSlice:
     for flag in (TRAIN_VIDEOS, VAL_VIDEOS):
         if flag.value is not None and flag.value < 1:
             raise UserError(f"--{flag.name}={flag.value}: must be at least 1")
+    if BACKBONES.value is not None:
+        for unused in (PRICE, TRAIN_VIDEOS, VAL_VIDEOS, LARGEST_BATCH):
+            if unused.present:
+                raise UserError(f"--{unused.name} has no effect with --backbones; remove one of them")
     return parse_slice(TOPOLOGY.value)
 
 
 def title(setup: ModelSetup, tpu_slice: TpuSlice) -> str:
     """What is planned."""
+    return f"{setup.config.backbone.weights}, {conditions(setup, tpu_slice)}"
+
+
+def conditions(setup: ModelSetup, tpu_slice: TpuSlice) -> str:
+    """What is planned, without the name of the backbone."""
     config, mesh = setup.config, " x ".join(f"{name} {size}" for name, size in setup.mesh.shape.items())
     per_chip = config.batch_size / sharding.num_batch_shards(setup.mesh)
-    model = setup.model
-    tower = config.backbone.weights + (f" in {config.backbone.quantize}" if config.backbone.quantize else "")
-    frames = f"{model.dist.num_sparse_frames}+{model.dist.num_frames} frames"
+    dist, quantize = setup.model.dist, config.backbone.quantize
     return (
-        f"{tower}, {frames}, batch_size={config.batch_size} ({per_chip:g} clips per chip and step), "
-        f"on {tpu_slice}, mesh {mesh}"
+        f"{f'{quantize} backbone, ' if quantize else ''}{dist.num_sparse_frames}+{dist.num_frames} frames, "
+        f"batch_size={config.batch_size} ({per_chip:g} clips per chip and step), on {tpu_slice}, mesh {mesh}"
     )
 
 

@@ -20,6 +20,10 @@ INVALID = {
         [CONFIG, "--topology=v5e-8", "--config.backbone.quantize=int4"],
         "backbone.quantize='int4': must be one of '', 'int8', 'fp8'",
     ),
+    "price of backbones": (
+        [CONFIG, "--topology=v5e-8", "--price=1", "--backbones=openai/clip-vit-base-patch16"],
+        "--price has no effect with --backbones; remove one of them",
+    ),
     "unknown field": ([CONFIG, "--topology=v5e-8", "--config.bach_size=8"], "no field 'bach_size'"),
 }
 # As above; only the TPU compiler knows the devices.
@@ -34,6 +38,10 @@ INVALID_WITH_DEVICES = {
     "missing weights": (["--config.backbone.weights=no/such/folder"], "no/such/folder: no such file or directory"),
     "block": (["--config.backbone.layers=(0,12)"], "openai/clip-vit-base-patch16 has blocks 0 to 11"),
     "tensor": (["--config.mesh.tensor=8"], "is not divisible by mesh.tensor=8"),
+    "backbones and mesh": (["--config.mesh.fsdp=3", "--backbones=a,b"], "mesh.fsdp=3, mesh.tensor=1 do not fill 8"),
+    "unknown backbone": (["--backbones=openai/clip-vit-base-patch16,some/clip"], "some/clip: its sizes are not known"),
+    "backbone given twice": (["--backbones=a,b,a"], "--backbones: a is given several times; remove all but one"),
+    "no backbone": (["--backbones="], "--backbones=: must be names of backbones, separated by commas"),
     "warm-up": (["--config.epochs=2"], "optimizer.warmup_epochs=6 is not less than the 2 epochs"),
 }
 
@@ -78,3 +86,21 @@ def test_a_small_run_is_planned_with_the_tpu_compiler(tmp_path):
     )
     assert float(cost[2]) == pytest.approx(4 * float(cost[1]), abs=1)
     assert float(cost[3]) == pytest.approx(8 * float(cost[1]), abs=2)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not HAS_LIBTPU, reason="needs libtpu")
+def test_backbones_are_the_rows_of_a_table(tmp_path):
+    flags = small_run(tmp_path / "a")
+    small_run(tmp_path / "b")
+    names = [str(tmp_path / "a"), str(tmp_path / "b")]
+    ((status, output),) = training_run.run_mains([[*flags, f"--backbones={','.join(names)}"]], module="dist_jax.plan")
+    assert status == 0, output
+    assert "\n2+4 frames, batch_size=8 (2 clips per chip and step), on v5e-4" in f"\n{output}"
+    rows = [re.split(r" *\| *", line)[1:-1] for line in output.splitlines() if line.startswith("|")][2:]
+    assert [row[0] for row in rows] == names
+    assert rows[0][1:] == rows[1][1:]  # the same sizes
+    pixels, tokens, _, _, memory, _, clips_per_second = rows[0][1:]
+    assert (pixels, tokens) == ("8", "5")
+    assert 0 < float(memory) < 1
+    assert float(clips_per_second) > 0

@@ -76,7 +76,9 @@ class FrozenAttention(Attention):
         def kernel(q: jax.Array, k: jax.Array, v: jax.Array) -> jax.Array:
             return tpu_attention.attend(q, k, v, head_dim, self.rotary)
 
-        if causal or self.mesh is None or not tpu_attention.supports(q, head_dim, self.mesh.shape["tensor"]):
+        if causal or self.mesh is None:
+            return dense(q, k, v)
+        if not tpu_attention.supports(q, head_dim, self.mesh.shape["tensor"], rotates=self.rotary is not None):
             return dense(q, k, v)
         fused = over_clips_and_heads(kernel, self.mesh)
         return jax.lax.platform_dependent(q, k, v, tpu=fused, default=dense)

@@ -15,14 +15,18 @@ from jax.experimental.pallas import tpu as pltpu
 from dist_jax.models.rotary import Rotary
 
 LANES = 128  # of a tile; one product of the kernel computes the heads of one tile
-# Bytes of query, key, value and output in one step of the kernel, twice: the next step is loaded in the meantime.
-MAX_BLOCK_BYTES = 8 * 2**20
+# Bytes that a kernel may use: all of a v4; the default of libtpu 0.0.42 on v5e and v5p, which is less than on v6e.
+VECTOR_MEMORY = 16 * 2**20
 
 
-def supports(q: jax.Array, head_dim: int, num_head_shards: int) -> bool:
-    """Whether `attend` can compute this attention: bfloat16, and whole heads in every tile of a device."""
-    width, unsplit = divmod(q.shape[-1], num_head_shards)
-    return q.dtype == jnp.bfloat16 and not unsplit and width % LANES == 0 and LANES % head_dim == 0
+def supports(q: jax.Array, head_dim: int, num_head_shards: int, rotates: bool = False) -> bool:
+    """Whether `attend` can compute this attention: bfloat16, whole heads in every tile, and a tile fits into memory."""
+    *_, num_tokens, width = q.shape
+    width, unsplit = divmod(width, num_head_shards)
+    if q.dtype != jnp.bfloat16 or unsplit or width % LANES or LANES % head_dim:
+        return False
+    mixed_bytes = 4 * num_tokens * LANES  # extra memory only in a step of one tile (libtpu 0.0.42)
+    return tile_bytes(num_tokens, head_dim, rotates) + mixed_bytes <= VECTOR_MEMORY
 
 
 def attend(
@@ -43,7 +47,7 @@ def attend(
     """
     *leading, num_tokens, width = q.shape
     q, k, v = (x.reshape(-1, num_tokens, width) for x in (q, k, v))  # [F, N, width]
-    lanes = lanes_per_step(num_tokens, width, rotates=rotary is not None)
+    lanes = lanes_per_step(num_tokens, width, head_dim, rotates=rotary is not None)
     block = pl.BlockSpec((1, num_tokens, lanes), lambda frame, group: (frame, 0, group))
     tables = [np.tile(table, LANES // head_dim) for table in rotary.tables(head_dim)] if rotary else []  # [N, LANES]
     table_block = pl.BlockSpec((num_tokens, LANES), lambda frame, group: (0, 0))
@@ -60,15 +64,23 @@ def attend(
     return out.reshape(*leading, num_tokens, width)
 
 
-def lanes_per_step(num_tokens: int, width: int, rotates: bool = False) -> int:
-    """Channels in one step of the kernel: as many tiles as MAX_BLOCK_BYTES hold, at least one, a divisor of `width`.
-
-    A kernel that rotates queries and keys needs as much memory again for their float32 values.
-    """
+def lanes_per_step(num_tokens: int, width: int, head_dim: int, rotates: bool = False) -> int:
+    """Channels in one step of the kernel: as many tiles as VECTOR_MEMORY holds, at least one, a divisor of `width`."""
     tiles = width // LANES
-    tile_bytes = (32 if rotates else 16) * num_tokens * LANES
-    fitting = (n for n in range(tiles, 0, -1) if tiles % n == 0 and n * tile_bytes <= MAX_BLOCK_BYTES)
-    return LANES * next(fitting, 1)
+    most = VECTOR_MEMORY // tile_bytes(num_tokens, head_dim, rotates)
+    return LANES * next((n for n in range(min(tiles, most), 0, -1) if tiles % n == 0), 1)
+
+
+def tile_bytes(num_tokens: int, head_dim: int, rotates: bool = False) -> int:
+    """Vector memory that one tile of a step needs.
+
+    Query, key, value and output in bfloat16, twice: the next step is loaded in the meantime. A kernel that rotates
+    needs as much again for the tables and the float32 values. The scores of every head in float32, each with its own
+    memory: the compiler computes the heads of all tiles of a step side by side.
+    """
+    blocks = 2 * 4 * 2 * num_tokens * LANES
+    scores = LANES // head_dim * num_tokens * _padded(num_tokens) * 4
+    return (2 * blocks if rotates else blocks) + scores
 
 
 def _kernel(q_ref: jax.Ref, k_ref: jax.Ref, v_ref: jax.Ref, *refs: jax.Ref, head_dim: int) -> None:
@@ -107,10 +119,15 @@ def _rotate(x: jax.Array, lane: jax.Array, cos: jax.Ref, sin: jax.Ref) -> jax.Ar
 
 def _cost(num_frames: int, num_tokens: int, width: int, head_dim: int) -> pl.CostEstimate:
     """Operations as the chip executes them: products with whole tiles of LANES tokens and channels."""
-    padded = -(-num_tokens // LANES) * LANES
+    padded = _padded(num_tokens)
     num_heads = width // head_dim
     return pl.CostEstimate(
         flops=4 * num_frames * num_heads * num_tokens * padded * LANES,
         bytes_accessed=8 * num_frames * num_tokens * width,
         transcendentals=num_frames * num_heads * num_tokens * padded,
     )
+
+
+def _padded(num_tokens: int) -> int:
+    """Tokens of whole tiles."""
+    return -(-num_tokens // LANES) * LANES

@@ -64,23 +64,34 @@ def test_large_scores_do_not_overflow():
 def test_the_parts_of_a_large_frame_are_the_whole(monkeypatch):
     q, k, v = heads_of((2, 5, 512))
     expected = attend(q, k, v, 64)
-    monkeypatch.setattr(tpu_attention, "MAX_BLOCK_BYTES", 16 * 5 * 256)  # two steps of two tiles
-    assert tpu_attention.lanes_per_step(5, 512) == 256
+    monkeypatch.setattr(tpu_attention, "VECTOR_MEMORY", 2 * tpu_attention.tile_bytes(5, 64))  # two steps of two tiles
+    assert tpu_attention.lanes_per_step(5, 512, 64) == 256
     np.testing.assert_array_equal(attend(q, k, v, 64), expected)
 
 
-@pytest.mark.parametrize(("tokens", "width", "lanes"), [
-    (197, 768, 768),  # B/16
-    (257, 1024, 1024),  # L/14
-    (577, 1024, 512),  # L/14 at 336 pixels
-    (100_000, 1024, 128),  # at least one tile
+@pytest.mark.parametrize(("tokens", "width", "rotates", "lanes"), [
+    (197, 768, False, 768),  # B/16
+    (257, 1024, False, 1024),  # L/14
+    (577, 1024, False, 512),  # L/14 at 336 pixels
+    (785, 1024, False, 256),  # L/14 at 392 pixels
+    (1024, 768, False, 128),  # SigLIP B/16 at 512 pixels
+    (577, 1024, True, 256),  # Perception Encoder L/14
+    (1025, 1024, True, 128),  # the same at 448 pixels
 ])  # fmt: skip
-def test_a_step_of_the_kernel_holds_what_fits(tokens, width, lanes):
-    assert tpu_attention.lanes_per_step(tokens, width) == lanes
+def test_a_step_of_the_kernel_holds_what_fits(tokens, width, rotates, lanes):
+    assert tpu_attention.lanes_per_step(tokens, width, 64, rotates) == lanes
 
 
-def test_a_step_that_rotates_holds_half_as_many_channels():
-    assert tpu_attention.lanes_per_step(577, 1024, rotates=True) == 256
+@pytest.mark.parametrize(("tokens", "head_dim", "rotates", "fits"), [
+    (1025, 64, False, True),
+    (1025, 64, True, True),
+    (1370, 64, False, False),  # 518 pixels, patches of 14
+    (901, 32, False, False),  # four heads in a tile
+    (1370, 128, False, True),  # one
+])  # fmt: skip
+def test_the_scores_of_one_tile_must_fit(tokens, head_dim, rotates, fits):
+    q = jax.ShapeDtypeStruct((1, tokens, 1024), jnp.bfloat16)
+    assert tpu_attention.supports(q, head_dim, 1, rotates) == fits
 
 
 def test_devices_share_clips_and_heads():
