@@ -47,9 +47,9 @@ def measure(name: str, setup: ModelSetup, num_steps: int) -> Measurement:
     """
     traced = programs.trace(name, setup)
     start = time.perf_counter()
+    compiled = memory.compile_program(traced)
+    compile_seconds = time.perf_counter() - start
     with memory.raise_too_large():
-        compiled = traced.lower().compile()
-        compile_seconds = time.perf_counter() - start
         step_memory = memory.step_memory(compiled)
         arguments = random_arguments(compiled)
         is_training = name != programs.FROZEN_FORWARD
@@ -60,6 +60,8 @@ def measure(name: str, setup: ModelSetup, num_steps: int) -> Measurement:
                 arguments[0] = outputs[0]
 
         seconds, peak_memory = time_steps(step, num_steps)
+    program_text = compiled.as_text()
+    assert program_text is not None  # only unloaded programs have none
     device_memory = jax.local_devices()[0].memory_stats()  # None on a CPU
     if device_memory:
         peak_memory = device_memory["peak_bytes_in_use"]
@@ -67,7 +69,7 @@ def measure(name: str, setup: ModelSetup, num_steps: int) -> Measurement:
         program=name,
         seconds=seconds,
         flops=flops.count(traced.jaxpr),
-        bytes=traffic.count(hlo.parse(compiled.as_text())),
+        bytes=traffic.count(hlo.parse(program_text)),
         arguments=step_memory.arguments,
         temporary=step_memory.temporary,
         peak_memory=peak_memory,

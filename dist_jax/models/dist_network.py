@@ -215,8 +215,8 @@ class TemporalFfn(nn.Module):
         """[1+N, *rows, C] -> [1+N, *rows, C]."""
         width, reduced = x.shape[-1], x.shape[-1] // 4
         hidden = checkpoint_name(Linear(reduced, dtype=self.dtype, name="reduce")(x), "tffn_reduced")
-        conv = KernelAndBias((3, reduced, reduced), (reduced,), self.dtype, name="conv_time")()
-        hidden = checkpoint_name(temporal_conv(hidden, *conv, self.num_frames), "tffn_conv")
+        kernel, bias = KernelAndBias((3, reduced, reduced), (reduced,), self.dtype, name="conv_time")()
+        hidden = checkpoint_name(temporal_conv(hidden, kernel, bias, self.num_frames), "tffn_conv")
         return Linear(width, dtype=self.dtype, name="expand")(quick_gelu(hidden))
 
 

@@ -31,7 +31,7 @@ class BlockParams(NamedTuple):
 
 def forward_kernel(z_ref: jax.Ref, sparse_ref: jax.Ref, *refs: jax.Ref, h: int, group: int) -> None:
     """Step s computes the hidden values of row s, and the output of row s - 1."""
-    params, (out_ref, z_ring, hidden_ring) = BlockParams(*refs[:6]), refs[6:]
+    params, (out_ref, z_ring, hidden_ring) = BlockParams._make(refs[:6]), refs[6:]
     step = pl.program_id(1)
 
     @pl.when(step == 0)
@@ -55,7 +55,7 @@ def forward_kernel(z_ref: jax.Ref, sparse_ref: jax.Ref, *refs: jax.Ref, h: int, 
 
 def backward_kernel(z_ref: jax.Ref, sparse_ref: jax.Ref, grad_ref: jax.Ref, *refs: jax.Ref, h: int, group: int) -> None:
     """Step s computes the hidden values of row s, the gradient of the sum in row s - 1, and that of z in row s - 2."""
-    params, (z_grad_ref, sparse_grad_ref), grads = BlockParams(*refs[:6]), refs[6:8], BlockParams(*refs[8:14])
+    params, (z_grad_ref, sparse_grad_ref), grads = BlockParams._make(refs[:6]), refs[6:8], BlockParams._make(refs[8:14])
     z_ring, time_ring, hidden_ring, sum_grad_ring = refs[14:]
     step = pl.program_id(1)
 

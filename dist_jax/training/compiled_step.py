@@ -51,8 +51,7 @@ def compile_step(train_step: TrainStep, setup: ModelSetup, state: TrainState) ->
     Raises:
         memory.TooLarge: the compiler reports that the step does not fit into memory.
     """
-    with memory.raise_too_large():
-        return trace_step(train_step, setup, state).lower().compile()
+    return memory.compile_program(trace_step(train_step, setup, state))
 
 
 def batch_shapes(train_step: TrainStep, mesh: Mesh, num_classes: Mapping[str, int]) -> dict[str, PyTree]:

@@ -1,14 +1,16 @@
 """Device memory of a compiled training step, and the search for the largest batch size that fits."""
 
+import ctypes
 import dataclasses
 import math
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import jax
 from jax.errors import JaxRuntimeError
-from jax.stages import Compiled
+from jax.stages import Compiled, Traced
 
 from dist_jax.errors import UserError, first_line
 from dist_jax.typing import PyTree
@@ -35,6 +37,21 @@ class StepMemory:
         parts = {"arguments": self.arguments, "outputs": self.outputs, "temporary": self.temporary}
         listed = ", ".join(f"{name} {size / 2**30:.2f}" for name, size in parts.items())
         return f"{self.total / 2**30:.2f} GiB per device ({listed})"
+
+
+def compile_program(traced: Traced) -> Compiled:
+    """Compiles a program and gives the memory that the compiler has freed back to the operating system.
+
+    glibc keeps it otherwise: 0.7 GiB of host memory after the training step of ViT-B/16 (Linux).
+
+    Raises:
+        TooLarge: the compiler reports that the program does not fit into memory.
+    """
+    with raise_too_large():
+        compiled = traced.lower().compile()
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):  # not in musl
+        libc.malloc_trim(0)
+    return compiled
 
 
 def step_memory(compiled: Compiled) -> StepMemory:
