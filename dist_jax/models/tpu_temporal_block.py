@@ -28,7 +28,7 @@ VMEM_LIMIT_BYTES = 48 * 2**20
 MAX_STEP_SIZE = 4096 * LANES
 
 # jax.Device.device_kind of the chips with enough vector memory (a v4 has 16 MiB) for which the kernel was compiled.
-DEVICE_KINDS = ("TPU v5 lite", "TPU v5", "TPU v6 lite")
+DEVICE_KINDS = ("TPU v5 lite", "TPU v5e", "TPU v5", "TPU v5p", "TPU v6 lite", "TPU v6e")
 
 
 def supports(device_kind: str, z: jax.Array, num_clips: int) -> bool:
