@@ -60,8 +60,6 @@ def measure(name: str, setup: ModelSetup, num_steps: int) -> Measurement:
                 arguments[0] = outputs[0]
 
         seconds, peak_memory = time_steps(step, num_steps)
-    program_text = compiled.as_text()
-    assert program_text is not None  # only unloaded programs have none
     device_memory = jax.local_devices()[0].memory_stats()  # None on a CPU
     if device_memory:
         peak_memory = device_memory["peak_bytes_in_use"]
@@ -69,7 +67,7 @@ def measure(name: str, setup: ModelSetup, num_steps: int) -> Measurement:
         program=name,
         seconds=seconds,
         flops=flops.count(traced.jaxpr),
-        bytes=traffic.count(hlo.parse(program_text)),
+        bytes=traffic.count(hlo.parse(compiled.as_text() or "")),
         arguments=step_memory.arguments,
         temporary=step_memory.temporary,
         peak_memory=peak_memory,

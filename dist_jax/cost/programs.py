@@ -97,10 +97,9 @@ def compile_cost(traced: Traced, chip: TpuChip, module_of: Callable[[str], str] 
         memory.TooLarge: the compiler reports that the program does not fit into memory.
     """
     start = time.perf_counter()
-    with memory.raise_too_large():
-        compiled = traced.lower().compile()
+    compiled = memory.compile_program(traced)
     seconds = time.perf_counter() - start
-    module = hlo.parse(compiled.as_text())
+    module = hlo.parse(compiled.as_text() or "")
     return Cost(
         flops=flops.count(traced.jaxpr),
         bytes=traffic.count(module),

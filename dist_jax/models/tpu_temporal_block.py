@@ -26,6 +26,7 @@ MAX_ROWS = 2048  # w * R of one step with several groups of clips, unless SUBLAN
 VMEM_LIMIT_BYTES = 48 * 2**20
 # Rows times channels (whole tiles) of one step, at most. A larger kernel compiles for minutes.
 MAX_STEP_SIZE = 4096 * LANES
+MAX_CHANNELS = 2 * LANES  # the gradients of the parameters stay in vector memory: 144 M^2 bytes with the parameters
 
 # jax.Device.device_kind of the chips with enough vector memory (a v4 has 16 MiB) for which the kernel was compiled.
 DEVICE_KINDS = ("TPU v5 lite", "TPU v5e", "TPU v5", "TPU v5p", "TPU v6 lite", "TPU v6e")
@@ -33,8 +34,11 @@ DEVICE_KINDS = ("TPU v5 lite", "TPU v5e", "TPU v5", "TPU v5p", "TPU v6 lite", "T
 
 def supports(device_kind: str, z: jax.Array, num_clips: int) -> bool:
     """Whether `temporal_block` runs on these devices. Arguments as there."""
-    rows = z.shape[1] * z.shape[2] // num_clips * clips_per_group(num_clips, z.shape[1] * z.shape[2] // num_clips)
-    return device_kind in DEVICE_KINDS and z.dtype == jnp.bfloat16 and rows * _whole_tiles(z) <= MAX_STEP_SIZE
+    rows_per_clip = z.shape[1] * z.shape[2] // num_clips
+    channels = _whole_tiles(z)
+    step_size = rows_per_clip * clips_per_group(num_clips, rows_per_clip) * channels
+    fits = step_size <= MAX_STEP_SIZE and channels <= MAX_CHANNELS
+    return fits and device_kind in DEVICE_KINDS and z.dtype == jnp.bfloat16
 
 
 def temporal_block(
@@ -52,9 +56,9 @@ def temporal_block(
     Returns:
         The shape and dtype of z.
     """
-    rows, sparse_rows = z.shape[2], to_temporal.shape[1]
+    rows, added_rows = z.shape[2], to_temporal.shape[1]
     if num_clips % SUBLANES:  # the kernel repeats only whole tiles
-        to_temporal = repeat_frames(to_temporal, sparse_rows // num_clips, rows // sparse_rows)
+        to_temporal = repeat_frames(to_temporal, added_rows // num_clips, rows // added_rows)
     return _block(z, to_temporal, params, num_clips, interpret)
 
 
@@ -73,37 +77,37 @@ def _forward(
     output = pl.pallas_call(
         partial(forward_kernel, h=steps.h, group=steps.group),
         grid=(steps.num_groups, steps.h + 1),
-        in_specs=[steps.z_row(0), steps.sparse_row(0), *_whole(matrices)],
+        in_specs=[steps.z_row(0), steps.added_row(0), *_whole(matrices)],
         out_specs=steps.z_row(1),
         out_shape=jax.ShapeDtypeStruct(steps.z_shape, z.dtype),
         scratch_shapes=[steps.ring] * 2,
         cost_estimate=_cost(z, products=1, arrays=2),
         compiler_params=_COMPILER,
         interpret=interpret,
-    )(z.reshape(steps.z_shape), to_temporal.reshape(steps.sparse_shape), *matrices)
+    )(z.reshape(steps.z_shape), to_temporal.reshape(steps.added_shape), *matrices)
     return output.reshape(z.shape), (z, to_temporal, params)
 
 
 def _backward(num_clips: int, interpret: bool, saved: _Saved, grad: jax.Array) -> _Saved:
     z, to_temporal, params = saved
     matrices, steps = _with_three_axes(params), _Steps(z, to_temporal, num_clips)
-    z_grad, sparse_grad, *param_grads = pl.pallas_call(
+    z_grad, added_grad, *param_grads = pl.pallas_call(
         partial(backward_kernel, h=steps.h, group=steps.group),
         grid=(steps.num_groups, steps.h + 2),
-        in_specs=[steps.z_row(0), steps.sparse_row(0), steps.z_row(1), *_whole(matrices)],
-        out_specs=[steps.z_row(2), steps.sparse_row(2), *_whole(matrices)],
+        in_specs=[steps.z_row(0), steps.added_row(0), steps.z_row(1), *_whole(matrices)],
+        out_specs=[steps.z_row(2), steps.added_row(2), *_whole(matrices)],
         out_shape=[
             jax.ShapeDtypeStruct(steps.z_shape, z.dtype),
-            jax.ShapeDtypeStruct(steps.sparse_shape, z.dtype),
+            jax.ShapeDtypeStruct(steps.added_shape, z.dtype),
             *(jax.ShapeDtypeStruct(matrix.shape, jnp.float32) for matrix in matrices),
         ],
         scratch_shapes=[steps.ring] * 4,
         cost_estimate=_cost(z, products=3, arrays=3),
         compiler_params=_COMPILER,
         interpret=interpret,
-    )(z.reshape(steps.z_shape), to_temporal.reshape(steps.sparse_shape), grad.reshape(steps.z_shape), *matrices)
+    )(z.reshape(steps.z_shape), to_temporal.reshape(steps.added_shape), grad.reshape(steps.z_shape), *matrices)
     param_grads = [new.reshape(old.shape).astype(old.dtype) for new, old in zip(param_grads, params, strict=True)]
-    return z_grad.reshape(z.shape), sparse_grad.reshape(to_temporal.shape), BlockParams(*param_grads)
+    return z_grad.reshape(z.shape), added_grad.reshape(to_temporal.shape), BlockParams(*param_grads)
 
 
 _block.defvjp(_forward, _backward)
@@ -121,12 +125,12 @@ class _Steps:
 
     def __init__(self, z: jax.Array, to_temporal: jax.Array, num_clips: int) -> None:
         self.h, self.w, rows, width = z.shape
-        sparse_rows = to_temporal.shape[1]
+        added_rows = to_temporal.shape[1]
         self.group = clips_per_group(num_clips, self.w * rows // num_clips)
         self.num_groups = num_clips // self.group
         clips = rows if num_clips % SUBLANES else num_clips
         self.z_shape = (self.h, self.w, rows // clips, clips, width)
-        self.sparse_shape = (self.h, self.w, sparse_rows // clips, clips, width)
+        self.added_shape = (self.h, self.w, added_rows // clips, clips, width)
         self._clips_per_block = clips // self.num_groups
         # Two more columns are the borders of the patch grid.
         self.ring = pltpu.VMEM((RING, self.w + 2, rows // self.num_groups, width), z.dtype)
@@ -135,9 +139,9 @@ class _Steps:
         """In step s, row s - `delay` of the patch grid; the first or last row if there is no such row."""
         return self._row(self.z_shape, delay)
 
-    def sparse_row(self, delay: int) -> pl.BlockSpec:
+    def added_row(self, delay: int) -> pl.BlockSpec:
         """As `z_row`, of an array with the frames of the backbone."""
-        return self._row(self.sparse_shape, delay)
+        return self._row(self.added_shape, delay)
 
     def _row(self, shape: tuple[int, ...], delay: int) -> pl.BlockSpec:
         block = (1, *shape[1:3], self._clips_per_block, shape[4])

@@ -29,7 +29,7 @@ class BlockParams(NamedTuple):
     space_bias: jax.Array  # [M]
 
 
-def forward_kernel(z_ref: jax.Ref, sparse_ref: jax.Ref, *refs: jax.Ref, h: int, group: int) -> None:
+def forward_kernel(z_ref: jax.Ref, added_ref: jax.Ref, *refs: jax.Ref, h: int, group: int) -> None:
     """Step s computes the hidden values of row s, and the output of row s - 1."""
     params, (out_ref, z_ring, hidden_ring) = BlockParams._make(refs[:6]), refs[6:]
     step = pl.program_id(1)
@@ -40,7 +40,7 @@ def forward_kernel(z_ref: jax.Ref, sparse_ref: jax.Ref, *refs: jax.Ref, h: int, 
 
     @pl.when(step < h)
     def _() -> None:
-        z = _load_sum(z_ref, sparse_ref)
+        z = _load_sum(z_ref, added_ref)
         _put(z_ring, step, z)
         _put(hidden_ring, step, quick_gelu(_time_conv(_affine(_standardize(z)[0], params), params, group)))
 
@@ -53,9 +53,9 @@ def forward_kernel(z_ref: jax.Ref, sparse_ref: jax.Ref, *refs: jax.Ref, h: int, 
         _store_block(out_ref, quick_gelu(_sum(z_ring, hidden_ring, params, step - 1)))
 
 
-def backward_kernel(z_ref: jax.Ref, sparse_ref: jax.Ref, grad_ref: jax.Ref, *refs: jax.Ref, h: int, group: int) -> None:
+def backward_kernel(z_ref: jax.Ref, added_ref: jax.Ref, grad_ref: jax.Ref, *refs: jax.Ref, h: int, group: int) -> None:
     """Step s computes the hidden values of row s, the gradient of the sum in row s - 1, and that of z in row s - 2."""
-    params, (z_grad_ref, sparse_grad_ref), grads = BlockParams._make(refs[:6]), refs[6:8], BlockParams._make(refs[8:14])
+    params, (z_grad_ref, added_grad_ref), grads = BlockParams._make(refs[:6]), refs[6:8], BlockParams._make(refs[8:14])
     z_ring, time_ring, hidden_ring, sum_grad_ring = refs[14:]
     step = pl.program_id(1)
 
@@ -71,7 +71,7 @@ def backward_kernel(z_ref: jax.Ref, sparse_ref: jax.Ref, grad_ref: jax.Ref, *ref
 
     @pl.when(step < h)
     def _() -> None:
-        z = _load_sum(z_ref, sparse_ref)
+        z = _load_sum(z_ref, added_ref)
         _put(z_ring, step, z)
         time = _time_conv(_affine(_standardize(z)[0], params), params, group)
         _put(time_ring, step, time)
@@ -99,8 +99,8 @@ def backward_kernel(z_ref: jax.Ref, sparse_ref: jax.Ref, grad_ref: jax.Ref, *ref
         z_grad = _time_and_norm_backward(grads, params, _get(z_ring, row), time_grad, group, z_ring.dtype)
         z_grad += _get(sum_grad_ring, row)
         _store_block(z_grad_ref, z_grad)
-        frames, *shape = sparse_grad_ref.shape[2:]
-        _store_block(sparse_grad_ref, jnp.sum(z_grad.reshape(z_grad.shape[0], frames, -1, *shape), axis=2))
+        frames, *shape = added_grad_ref.shape[2:]
+        _store_block(added_grad_ref, jnp.sum(z_grad.reshape(z_grad.shape[0], frames, -1, *shape), axis=2))
 
 
 def _sum(z_ring: jax.Ref, hidden_ring: jax.Ref, params: BlockParams, row: jax.Array) -> jax.Array:
@@ -208,11 +208,11 @@ def _outer(x: jax.Array, y: jax.Array) -> jax.Array:
     return jax.lax.dot_general(_flat(x), _flat(y), contracted, preferred_element_type=jnp.float32)
 
 
-def _load_sum(z_ref: jax.Ref, sparse_ref: jax.Ref) -> jax.Array:
+def _load_sum(z_ref: jax.Ref, added_ref: jax.Ref) -> jax.Array:
     """A row of z plus one of the array with the frames of the backbone, float32 [w, R, M]."""
-    _, columns, frames, *shape = sparse_ref.shape
+    _, columns, frames, *shape = added_ref.shape
     z = z_ref[0].astype(jnp.float32).reshape(columns, frames, -1, *shape)  # [w, S, alpha, clips, M]
-    return (z + sparse_ref[0].astype(jnp.float32)[:, :, None]).reshape(columns, -1, shape[-1])
+    return (z + added_ref[0].astype(jnp.float32)[:, :, None]).reshape(columns, -1, shape[-1])
 
 
 def _load_block(ref: jax.Ref) -> jax.Array:

@@ -42,7 +42,7 @@ class StepMemory:
 def compile_program(traced: Traced) -> Compiled:
     """Compiles a program and gives the memory that the compiler has freed back to the operating system.
 
-    glibc keeps it otherwise: 0.7 GiB of host memory after the training step of ViT-B/16 (Linux).
+    glibc keeps it otherwise: 0.6 GiB of host memory after the training step of ViT-B/16 (Linux).
 
     Raises:
         TooLarge: the compiler reports that the program does not fit into memory.

@@ -90,7 +90,7 @@ def find(weights: str) -> Path:
         if file.is_file():
             return file
     raise UserError(
-        f"{weights}: the hub repository is neither a model directory of dist_jax nor a CLIP: it has none of "
+        f"{weights}: the hub repository is neither a model directory of dist_jax nor a backbone: it has none of "
         f"{', '.join((*WEIGHTS, own_name))}"
     )
 

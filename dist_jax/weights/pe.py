@@ -144,16 +144,16 @@ def _image_heads(width: int, source: str) -> int:
 
 def _find_format(opened: OpenedWeights) -> Table | None:
     """The table of the file's names; None: the file is not a PE-Core."""
-    timm_name = _timm_name(opened)
-    if timm_name:
-        return pe_formats.OPEN_CLIP if timm_name.startswith("vit_pe_core_") else None
     names = set(map(current_name, opened.tensors))
+    timm_name = _timm_name(opened)
+    if timm_name and any(name.startswith("visual.trunk.") for name in names):
+        return pe_formats.OPEN_CLIP if timm_name.startswith("vit_pe_core_") else None
     return next((rows for rows, markers in _FORMATS if markers <= names), None)
 
 
 def _is_another_pe(opened: OpenedWeights) -> bool:
     """Whether the files are PE-Lang or PE-Spatial, of timm or of facebook/PE-*."""
-    architecture = _timm_name(opened) or opened.config.get("architecture", "")
+    architecture = _timm_name(opened) or str(opened.config.get("architecture", ""))
     names = set(map(current_name, opened.tensors))
     has_layer_scale = any(name.endswith("transformer.resblocks.0.ls_1.gamma") for name in names)
     return architecture.startswith(_OTHER_PE) or (has_layer_scale and not names & {"proj", "visual.proj"})
@@ -163,7 +163,11 @@ def _timm_name(opened: OpenedWeights) -> str:
     """timm's name of the image tower in open_clip's config; empty if there is none."""
     file = opened.directory / OPEN_CLIP_CONFIG
     config = read_json(file) if file.is_file() else {}
-    return ((config.get("model_cfg") or {}).get("vision_cfg") or {}).get("timm_model_name", "")
+    for part in ("model_cfg", "vision_cfg"):
+        config = config.get(part) or {}
+        if not isinstance(config, dict):
+            raise UserError(f"{file}: {part} is {config!r}, must be a JSON object")
+    return str(config.get("timm_model_name") or "")
 
 
 def _with_current_names(opened: OpenedWeights, rows: Table) -> OpenedWeights:

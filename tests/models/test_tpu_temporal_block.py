@@ -66,7 +66,10 @@ def test_groups_of_clips_fill_tiles_and_are_as_large_as_fits(clips, rows_per_cli
     ("TPU v5 lite", jnp.bfloat16, (14, 14, 16 * 32, 96), 32, True),
     ("TPU v6 lite", jnp.bfloat16, (16, 16, 64 * 4, 96), 4, True),
     ("TPU v5", jnp.bfloat16, (24, 24, 64 * 8, 96), 8, False),  # a row of patches is too large
-    ("TPU v5", jnp.bfloat16, (16, 16, 64 * 4, 384), 4, False),  # too many channels
+    ("TPU v5", jnp.bfloat16, (16, 16, 64 * 4, 256), 4, False),  # twice as many channels: the row is too large
+    ("TPU v5", jnp.bfloat16, (16, 16, 16, 768), 1, False),  # the parameters are too large
+    ("TPU v5 lite", jnp.bfloat16, (14, 14, 16 * 18, 96), 18, True),  # one group of all clips
+    ("TPU v5 lite", jnp.bfloat16, (14, 14, 16 * 20, 96), 20, False),  # one group of all clips, which is too large
     ("TPU v4", jnp.bfloat16, (14, 14, 16 * 32, 96), 32, False),  # too little vector memory
     ("TPU v5 lite", jnp.float32, (14, 14, 16 * 32, 96), 32, False),
     ("NVIDIA H200", jnp.bfloat16, (14, 14, 16 * 32, 96), 32, False),

@@ -124,7 +124,10 @@ def test_the_citation_is_that_of_the_repository():
 BAD_REPOSITORIES = {
     "no such name": (None, "has no such repository, or a private one; check the name, or log in"),
     "gated": (dict(gated=True), "only with its owner's permission; request it there"),
-    "neither a model nor a CLIP": ({}, "neither a model directory of dist_jax nor a CLIP: it has none of model.safe"),
+    "neither a model nor a CLIP": (
+        {},
+        "neither a model directory of dist_jax nor a backbone: it has none of model.safe",
+    ),
 }
 
 

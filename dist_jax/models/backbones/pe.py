@@ -14,7 +14,7 @@ from dist_jax.models.backbones.vit import VitBackbone
 
 @dataclasses.dataclass(frozen=True)
 class PeBackbone(VitBackbone):
-    """A Perception Encoder Core. B and L have a class token, G has none.
+    """A Perception Encoder Core. All sizes but G have a class token.
 
     The summary of a frame is the pooled vector, also with a class token: no published use reads the class token alone.
     The pooling head was trained to summarise all tokens.
