@@ -93,13 +93,9 @@ def test_an_artefact_has_the_outputs_of_the_model_without_the_project(name, titl
     metadata = json.loads((folder / name / "metadata.json").read_text())
     assert (metadata["input"]["shape"], metadata["class_names"]) == (["B", 4, 8, 8, 3], list(CLASSES))
     assert metadata["versions"]["dist_jax"] == dist_jax.__version__
+    assert not [entry for entry in metadata["preprocessing"] if f"`{entry}`" not in PAGE]
 
 
 def test_the_isolated_process_cannot_import_the_project(folder):
     process = run_isolated("import dist_jax", folder)
     assert "ModuleNotFoundError: import of dist_jax halted" in process.stderr
-
-
-def test_the_page_lists_all_entries_of_the_preprocessing(folder):
-    metadata = json.loads((folder / "stablehlo" / "metadata.json").read_text())
-    assert not [entry for entry in metadata["preprocessing"] if f"`{entry}`" not in PAGE]
