@@ -17,12 +17,11 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from dist_jax.models.convolutions import repeat_frames
+from dist_jax.models.convolutions import TILE_ROWS, repeat_frames
+from dist_jax.models.tpu_attention import LANES
 from dist_jax.models.tpu_temporal_kernels import RING, BlockParams, backward_kernel, forward_kernel
 
-LANES = 128  # of a tile
-SUBLANES = 8  # of a tile
-MAX_ROWS = 2048  # w * R of one step with several groups of clips, unless SUBLANES clips need more
+MAX_ROWS = 2048  # w * R of one step with several groups of clips, unless TILE_ROWS clips need more
 VMEM_LIMIT_BYTES = 48 * 2**20
 # Rows times channels (whole tiles) of one step, at most. A larger kernel compiles for minutes.
 MAX_STEP_SIZE = 4096 * LANES
@@ -57,7 +56,7 @@ def temporal_block(
         The shape and dtype of z.
     """
     rows, added_rows = z.shape[2], to_temporal.shape[1]
-    if num_clips % SUBLANES:  # the kernel repeats only whole tiles
+    if num_clips % TILE_ROWS:  # the kernel repeats only whole tiles
         to_temporal = repeat_frames(to_temporal, added_rows // num_clips, rows // added_rows)
     return _block(z, to_temporal, params, num_clips, interpret)
 
@@ -128,7 +127,7 @@ class _Steps:
         added_rows = to_temporal.shape[1]
         self.group = clips_per_group(num_clips, self.w * rows // num_clips)
         self.num_groups = num_clips // self.group
-        clips = rows if num_clips % SUBLANES else num_clips
+        clips = rows if num_clips % TILE_ROWS else num_clips
         self.z_shape = (self.h, self.w, rows // clips, clips, width)
         self.added_shape = (self.h, self.w, added_rows // clips, clips, width)
         self._clips_per_block = clips // self.num_groups
@@ -155,10 +154,10 @@ def clips_per_group(num_clips: int, rows_per_clip: int) -> int:
         num_clips: B. All clips are one group if they do not fill whole tiles.
         rows_per_clip: w * T.
     """
-    if num_clips % SUBLANES:
+    if num_clips % TILE_ROWS:
         return num_clips
-    possible = [n for n in range(SUBLANES, num_clips + 1, SUBLANES) if num_clips % n == 0]
-    return max((n for n in possible if n * rows_per_clip <= MAX_ROWS), default=SUBLANES)
+    possible = [n for n in range(TILE_ROWS, num_clips + 1, TILE_ROWS) if num_clips % n == 0]
+    return max((n for n in possible if n * rows_per_clip <= MAX_ROWS), default=TILE_ROWS)
 
 
 def _with_three_axes(params: BlockParams) -> BlockParams:

@@ -16,6 +16,7 @@ from dist_jax.models.layers import quick_gelu
 
 EPS = 1e-5  # of the LayerNorm
 RING = 3  # rows of the patch grid that a convolution of height 3 reads
+_TAPS = [(i, j) for i in range(3) for j in range(3)]  # of the convolution in space
 
 
 class BlockParams(NamedTuple):
@@ -42,7 +43,7 @@ def forward_kernel(z_ref: jax.Ref, added_ref: jax.Ref, *refs: jax.Ref, h: int, g
     def _() -> None:
         z = _load_sum(z_ref, added_ref)
         _put(z_ring, step, z)
-        _put(hidden_ring, step, quick_gelu(_time_conv(_affine(_standardize(z)[0], params), params, group)))
+        _put(hidden_ring, step, quick_gelu(_normalized_time_conv(z, params, group)))
 
     @pl.when(step == h)
     def _() -> None:
@@ -73,7 +74,7 @@ def backward_kernel(z_ref: jax.Ref, added_ref: jax.Ref, grad_ref: jax.Ref, *refs
     def _() -> None:
         z = _load_sum(z_ref, added_ref)
         _put(z_ring, step, z)
-        time = _time_conv(_affine(_standardize(z)[0], params), params, group)
+        time = _normalized_time_conv(z, params, group)
         _put(time_ring, step, time)
         _put(hidden_ring, step, quick_gelu(time))
 
@@ -143,12 +144,9 @@ def _time_and_norm_backward(
     return inverse_std * (normal_grad - _mean(normal_grad) - normal * _mean(normal_grad * normal))
 
 
-_TAPS = [(i, j) for i in range(3) for j in range(3)]  # of the convolution in space
-
-
-def _time_conv(x: jax.Array, params: BlockParams, group: int) -> jax.Array:
-    """[w, R, M] -> float32 [w, R, M]."""
-    x = x.astype(params.time_kernel.dtype)
+def _normalized_time_conv(z: jax.Array, params: BlockParams, group: int) -> jax.Array:
+    """LayerNorm, then the convolution along time: [w, R, M] -> float32 [w, R, M]."""
+    x = _affine(_standardize(z)[0], params).astype(params.time_kernel.dtype)
     taps = [_product(_in_time(x, tap - 1, group), params.time_kernel[tap]) for tap in range(3)]
     return sum(taps[1:], start=taps[0]) + params.time_bias[...].astype(jnp.float32)
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ClipTextModel(BackboneModel):
-    """A backbone whose text tower reads texts as CLIP's: at their end token."""
+    """A backbone with a text tower like CLIP's: the end token of a text gives its embedding."""
 
     def tokenize(self, texts: Sequence[str]) -> np.ndarray:
         """See `BackboneModel.tokenize`."""

@@ -16,8 +16,8 @@ from dist_jax.models.backbones.vit import VitBackbone
 class PeBackbone(VitBackbone):
     """A Perception Encoder Core. All sizes but G have a class token.
 
-    The summary of a frame is the pooled vector, also with a class token: no published use reads the class token alone.
-    The pooling head was trained to summarise all tokens.
+    The summary of a frame is the pooled vector, also with a class token: the published code never reads only the class
+    token. The pooling head was trained to summarise all tokens.
     """
 
     vision: PeVisionConfig
