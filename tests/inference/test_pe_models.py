@@ -1,8 +1,7 @@
-"""Tests of Perception Encoder in use: zero-shot, DiST on it, model directories, devices, quantisation."""
+"""Tests of Perception Encoder in use: zero-shot, DiST on it, model directories."""
 
 import dataclasses
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,12 +10,10 @@ from helpers.pe_files import TEXT, VISION, WITHOUT_CLASS_TOKEN
 
 import dist_jax
 from dist_jax import convert
-from dist_jax.distributed import sharding
-from dist_jax.distributed.mesh import make_mesh
 from dist_jax.errors import UserError
 from dist_jax.models.backbones.pe import PeBackbone
 from dist_jax.models.backbones.pe_vision import PeVisionConfig
-from dist_jax.weights import dist_official, frozen, model_directory, table
+from dist_jax.weights import dist_official, model_directory
 
 CLASSES = ("a dog", "a cat", "surfing")
 DIST = dataclasses.replace(small_models.DIST, backbone_width=384, num_pooling_layers=1)
@@ -82,35 +79,3 @@ def test_the_published_pytorch_format_refuses_it(tmp_path):
     pytest.importorskip("torch")
     with pytest.raises(UserError, match="it is not a CLIP, but a backbone of the kind pe"):
         convert.write_pytorch(tmp_path / "x.pyth", trained(VISION, pe_files.write_pe(tmp_path / "pe")))
-
-
-def features(quantize: str = "", mesh_sizes: tuple[int, int, int] = (1, 1, 1)) -> tuple[jax.Array, jax.Array]:
-    """The stream after all blocks and the image embeddings of eight clips."""
-    mesh = make_mesh(
-        dict(zip(("data", "fsdp", "tensor"), mesh_sizes, strict=True)), jax.devices()[: np.prod(mesh_sizes)]
-    )
-    leaves = table.flatten(pe_files.pe_model().params)
-    params = table.unflatten(
-        {path: frozen.place(mesh, jnp.float32, quantize, path, np.asarray(leaf)) for path, leaf in leaves.items()}
-    )
-    backbone = PeBackbone(VISION, None, jnp.float32, quantize)
-    frames = np.random.default_rng(0).standard_normal((8, 1, 8, 8, 3), np.float32)
-
-    @jax.jit
-    def run(params, frames):
-        stream = backbone.features(params, frames, (0, 1, 2), mesh)
-        return stream, backbone.frame_embeddings(params, stream[-1])
-
-    return run(params, jax.device_put(frames, sharding.batch_sharding(mesh)))
-
-
-def test_features_do_not_depend_on_the_mesh():
-    for on_mesh, on_one in zip(features(mesh_sizes=(2, 2, 2)), features(), strict=True):
-        np.testing.assert_allclose(on_mesh, on_one, atol=1e-4)
-
-
-def test_quantised_features_are_close_to_those_of_the_float_tower():
-    for quantized, exact in zip(features("int8"), features(), strict=True):
-        cosines = np.sum(quantized * exact, -1) / np.linalg.norm(quantized, axis=-1) / np.linalg.norm(exact, axis=-1)
-        assert 0.999 < np.min(cosines) < 1
-        assert not np.array_equal(quantized, exact)

@@ -1,4 +1,4 @@
-"""Tests of SigLIP in use: zero-shot, DiST on it, model directories, devices, quantisation, training."""
+"""Tests of SigLIP in use: zero-shot, DiST on it, model directories, training."""
 
 import dataclasses
 
@@ -13,7 +13,6 @@ from helpers.siglip_files import TEXT, VISION
 import dist_jax
 from dist_jax import convert
 from dist_jax.cost import programs
-from dist_jax.distributed import sharding
 from dist_jax.distributed.mesh import make_mesh
 from dist_jax.errors import UserError
 from dist_jax.model_setup import abstract_setup
@@ -21,7 +20,7 @@ from dist_jax.models.backbones.siglip import SiglipBackbone
 from dist_jax.models.video_model import VideoModel
 from dist_jax.training.optimizer import lr_schedule, make_optimizer
 from dist_jax.training.train_step import TrainStep
-from dist_jax.weights import dist_official, frozen, model_directory, table
+from dist_jax.weights import dist_official, model_directory
 from dist_jax.weights.published_sizes import PUBLISHED
 
 CLASSES = ("a dog", "x-ray", "surfing")
@@ -109,38 +108,6 @@ def test_shapes_and_dtypes_of_features_and_logits_of_the_published_models(name):
     text = {"label": jax.ShapeDtypeStruct((400, backbone.embed_dim), jnp.float32)}
     logits = jax.eval_shape(model.logits, params, frozen_params, text, video)["label"]
     assert (logits.shape, logits.dtype) == ((2, 400), jnp.float32)
-
-
-def features(quantize: str = "", mesh_sizes: tuple[int, int, int] = (1, 1, 1)) -> tuple[jax.Array, jax.Array]:
-    """The stream after all blocks and the pooled vectors of eight clips."""
-    mesh = make_mesh(
-        dict(zip(("data", "fsdp", "tensor"), mesh_sizes, strict=True)), jax.devices()[: np.prod(mesh_sizes)]
-    )
-    leaves = table.flatten(siglip_files.siglip_model().params)
-    params = table.unflatten(
-        {path: frozen.place(mesh, jnp.float32, quantize, path, np.asarray(leaf)) for path, leaf in leaves.items()}
-    )
-    backbone = SiglipBackbone(VISION, None, jnp.float32, quantize)
-    frames = np.random.default_rng(0).standard_normal((8, 1, 8, 8, 3), np.float32)
-
-    @jax.jit
-    def run(params, frames):
-        stream = backbone.features(params, frames, (0, 1, 2), mesh)
-        return stream, backbone.frame_summary(params, stream[-1])
-
-    return run(params, jax.device_put(frames, sharding.batch_sharding(mesh)))
-
-
-def test_features_do_not_depend_on_the_mesh():
-    for on_mesh, on_one in zip(features(mesh_sizes=(2, 2, 2)), features(), strict=True):
-        np.testing.assert_allclose(on_mesh, on_one, atol=1e-4)
-
-
-def test_quantised_features_are_close_to_those_of_the_float_tower():
-    for quantized, exact in zip(features("int8"), features(), strict=True):
-        cosines = np.sum(quantized * exact, -1) / np.linalg.norm(quantized, axis=-1) / np.linalg.norm(exact, axis=-1)
-        assert 0.999 < np.min(cosines) < 1
-        assert not np.array_equal(quantized, exact)
 
 
 def test_full_fine_tuning_is_refused():
