@@ -23,7 +23,7 @@ import multiprocessing
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,7 +33,7 @@ import numpy as np
 from dist_jax.files import user_path
 
 if TYPE_CHECKING:  # the worker processes that decode videos must not import TensorFlow
-    from dist_jax.data.source import Source
+    from dist_jax.data.source import Source, StoredClip
 
 NUM_FRAMES, WIDTH, HEIGHT, FPS = 300, 340, 256, 30  # of the rendered videos
 BATCH_SIZE = 8
@@ -63,7 +63,6 @@ def main() -> None:
         paths = sorted(str(path) for path in videos.rglob("*.mp4"))
         num_workers = os.cpu_count() or 1
         print(f"{args.frames} frames per clip, {num_workers} cores, {len(paths)} videos\n")
-        limit_tensorflow_threads()
         compare_with_videos(records, paths, args.frames, args.clips, num_workers)
         measure_stages(records, args.frames, args.resolution, args.clips)
 
@@ -156,13 +155,6 @@ def decode_decord(path: str, clip_frames: int, seed: int) -> np.ndarray:
     return reader.get_batch(random_segments(len(reader), clip_frames, seed).tolist()).asnumpy()
 
 
-def limit_tensorflow_threads() -> None:
-    """One thread per operation, as in the input pipeline, which runs several clips in parallel."""
-    from dist_jax.data import tf  # dist_jax.data hides TensorFlow's start-up messages
-
-    tf.config.threading.set_intra_op_parallelism_threads(1)
-
-
 @dataclasses.dataclass(frozen=True)
 class Rate:
     """Speed and cost of one way to read clips."""
@@ -180,7 +172,7 @@ def compare_with_videos(records: str, paths: list[str], clip_frames: int, num_cl
     if importlib.util.find_spec("decord"):
         decoders["mp4, decord, only the chosen frames to RGB"] = decode_decord
     videos = {name: video_rate(decode, paths, clip_frames, num_clips, num_workers) for name, decode in decoders.items()}
-    first, later = (record_rate(source, clip_frames, 8 * num_clips, num_workers) for source in open_sources(records))
+    first, later = (record_rate(records, clip_frames, 8 * num_clips, num_workers, x) for x in (True, False))
     rates = {**videos, "records, first epoch (checksums verified)": first, "records, later epochs": later}
     print("reading and decoding, all cores              clips/s  CPU ms/clip")
     for name, rate in rates.items():
@@ -209,97 +201,84 @@ def _cpu_seconds(job: tuple[Callable, str, int, int]) -> float:
     return time.process_time() - start
 
 
-def open_sources(records: str) -> tuple["Source", "Source"]:
-    """Two sources of the records: whole records, as in the first epoch; and the source that later epochs use.
-
-    They are the same unless the records are large and local.
-    """
-    from dist_jax.data import encoded_clips, frame_reader, record_source
+def open_records(records: str) -> "Source":
+    """The clips of the records. A record is read completely, and verified, when it is read for the first time."""
+    from dist_jax.data import encoded_clips
     from dist_jax.data.record_index import load_index
     from dist_jax.data.records import LABEL
 
-    index = load_index(records)
-    whole = encoded_clips.encoded_source(index, encoded_clips.record_parser({"label": LABEL}), {"label": 1})
-    if not record_source.has_large_records(index):
-        return whole, whole
-    return whole, frame_reader.open_source(index, {"label": LABEL}, {"label": 1})
+    return encoded_clips.sequence_source(load_index(records), {"label": LABEL}, {"label": 1})
 
 
-def record_rate(source: "Source", clip_frames: int, num_clips: int, num_workers: int) -> Rate:
-    """Rate of reading records and decoding the crops of training clips."""
-    import tensorflow as tf
-
+def choose(clip: "StoredClip", clip_frames: int, number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Frame numbers and window of a training clip."""
     from dist_jax.data import sampling, transforms
 
-    def decode(record: tf.Tensor) -> tf.Tensor:
-        features = source.read(record % source.size) | {"seed": tf.stack([record, record])}
-        features = sampling.random_segments(features, clip_frames)
-        features = transforms.random_resized_crop(features, (0.4, 1.0), (0.75, 4 / 3))
-        return tf.size(source.decode(features)["video"])
+    rng = np.random.default_rng(number)
+    indices = sampling.random_segments(clip.num_frames, clip_frames, rng)
+    return indices, transforms.random_resized_crop(clip.height, clip.width, (0.4, 1.0), (0.75, 4 / 3), rng)
 
-    options = tf.data.Options()
-    options.threading.private_threadpool_size = num_workers
-    options.threading.max_intra_op_parallelism = 1
-    dataset = tf.data.Dataset.range(2**40).map(decode, num_parallel_calls=num_workers).with_options(options)
-    iterator = iter(dataset)
-    for _ in range(source.size):  # the first epoch
-        next(iterator)
-    start, cpu_start = time.perf_counter(), time.process_time()
-    for _ in range(num_clips):
-        next(iterator)
-    return Rate(num_clips / (time.perf_counter() - start), (time.process_time() - cpu_start) / num_clips * 1000)
+
+def record_rate(records: str, clip_frames: int, num_clips: int, num_workers: int, is_first_read: bool) -> Rate:
+    """Rate of reading records and decoding the crops of training clips."""
+    source = open_records(records)
+
+    def decode(number: int) -> None:
+        clip = source.read(number % source.size)
+        np.stack([frame.copy() for frame in clip.frames(*choose(clip, clip_frames, number))])
+
+    seconds = cpu_seconds = 0.0
+    num_epochs = -(-num_clips // source.size)
+    with concurrent.futures.ThreadPoolExecutor(num_workers) as pool:
+        list(pool.map(decode, range(source.size)))  # also starts the threads
+        for epoch in range(num_epochs):
+            source = open_records(records) if is_first_read else source
+            start, cpu_start = time.perf_counter(), time.process_time()
+            list(pool.map(decode, range(epoch * source.size, (epoch + 1) * source.size)))
+            seconds += time.perf_counter() - start
+            cpu_seconds += time.process_time() - cpu_start
+    num_clips = num_epochs * source.size
+    return Rate(num_clips / seconds, cpu_seconds / num_clips * 1000)
 
 
 def measure_stages(records: str, clip_frames: int, resolution: int, num_clips: int) -> None:
     """Prints the CPU time of each stage of a training clip, and the clips/s of the whole pipeline."""
     import jax
-    import tensorflow as tf
 
-    from dist_jax.data import encoded_clips, sampling, transforms
+    from dist_jax.data import encoded_clips
     from dist_jax.data.record_index import load_index
-    from dist_jax.data.records import LABEL
+    from dist_jax.video.resize import resize_bilinear
 
-    whole, source = open_sources(records)
-    parse = encoded_clips.record_parser({"label": LABEL})
-    read = encoded_clips.indexed_reader(load_index(records))
+    source, read_record = open_records(records), encoded_clips.record_reader(load_index(records))
+    numbers = [number % source.size for number in range(num_clips)]
+    records_read, read_ms = run_stage(lambda number: memoryview(read_record(number)), range(source.size))
+    _, parse_ms = run_stage(check_frames, records_read)
+    clips, find_ms = run_stage(source.read, numbers)
+    choices, choose_ms = run_stage(lambda number: choose(clips[number], clip_frames, number), range(num_clips))
+    video = np.empty((BATCH_SIZE, clip_frames, resolution, resolution, 3), np.uint8)
 
-    def sample_and_crop(features: dict, record: tf.Tensor) -> dict:
-        features = sampling.random_segments(features | {"seed": tf.stack([record, record])}, clip_frames)
-        return transforms.random_resized_crop(features, (0.4, 1.0), (0.75, 4 / 3))
+    def decode(number: int) -> None:
+        for _ in clips[number].frames(*choices[number]):
+            pass
 
-    def finish(features: dict, record: tf.Tensor) -> dict:
-        del record  # the seed is in the features
-        features = transforms.random_flip(features | {"labels": {"label": tf.constant(0)}}, 0.5, {})
-        return transforms.resize(features, tf.range(clip_frames), resolution, resolution)
+    def decode_and_resize(number: int) -> None:
+        frames = clips[number].frames(*choices[number])
+        resize_bilinear(frames, resolution, resolution, number % 2 == 0, out=video[number % BATCH_SIZE])
 
-    numbers = [tf.constant(i, tf.int64) for i in range(num_clips)]
-    states = [number % source.size for number in numbers]
-    serialized, read_ms = run_stage(lambda record, number: read(record), states, numbers)
-    _, parse_ms = run_stage(lambda data, number: parse(data), serialized, numbers)
-    rows = [("first epoch: read, verify", read_ms), ("first epoch: parse", parse_ms)]
-    if source is whole:
-        states = [parse(data) for data in serialized]
-    else:
-        run_stage(lambda record, number: source.read(record), states, numbers)  # the first epoch
-        states, find_ms = run_stage(lambda record, number: source.read(record), states, numbers)
-        rows.append(("later epochs: find the frames", find_ms))
-    stages = {
-        "choose frames and crop": sample_and_crop,
-        "decode" if source is whole else "read the frames, decode": lambda features, number: source.decode(features),
-        "resize, flip": finish,
+    _, decode_ms = run_stage(decode, range(num_clips))
+    _, decode_and_resize_ms = run_stage(decode_and_resize, range(num_clips))
+    _, transfer_ms = run_stage(lambda _: jax.block_until_ready(jax.device_put(video)), range(num_clips // BATCH_SIZE))
+    rows = {
+        "first read: read, verify the checksum": read_ms,
+        "first read: find and check the frames": parse_ms,
+        "later reads: find the frames": find_ms,
+        "choose frames and crop": choose_ms,
+        "decode": decode_ms,
+        "resize, flip": decode_and_resize_ms - decode_ms,
+        "transfer": transfer_ms / BATCH_SIZE,
     }
-    for name, stage in stages.items():
-        states, milliseconds = run_stage(stage, states, numbers)
-        rows.append((name, milliseconds))
-    videos = [state["video"].numpy() for state in states]
-    start = time.process_time()
-    batches = [np.stack(videos[first : first + BATCH_SIZE]) for first in range(0, num_clips, BATCH_SIZE)]
-    rows.append(("batch", (time.process_time() - start) / num_clips * 1000))
-    start = time.process_time()
-    jax.block_until_ready(jax.device_put(batches))
-    rows.append(("transfer", (time.process_time() - start) / num_clips * 1000))
-    print("\nstage of a training clip                     CPU ms/clip")
-    for name, milliseconds in rows:
+    print("\nstage of a training clip, one core           CPU ms/clip")
+    for name, milliseconds in rows.items():
         print(f"{name:42} {milliseconds:9.2f}")
     rate = training_rate(records, clip_frames, resolution, num_clips)
     print("\nwhole input pipeline, all cores              clips/s  CPU ms/clip")
@@ -308,16 +287,21 @@ def measure_stages(records: str, clip_frames: int, resolution: int, num_clips: i
     print(f"\none vCPU decodes {frames_per_second:.0f} JPEG frames/s; `dist_jax.plan` prints how many it must decode")
 
 
-def run_stage(stage: Callable, states: list, numbers: list) -> tuple[list, float]:
-    """Runs a stage twice on every input. Returns its outputs, and the CPU milliseconds per input of the second run."""
-    import tensorflow as tf
+def check_frames(data: memoryview) -> None:
+    """Finds all frames of a record and checks them, as at the first read."""
+    from dist_jax.data import sequence_example
 
-    compiled = tf.function(stage, autograph=False, reduce_retracing=True)
-    outputs = [compiled(state, number) for state, number in zip(states, numbers, strict=True)]
+    for start in sequence_example.parse(data)[1]:
+        sequence_example.frame_bytes(data, start)
+
+
+def run_stage(stage: Callable, inputs: Sequence) -> tuple[list, float]:
+    """Runs a stage twice on every input. Returns its outputs, and the CPU milliseconds per input of the second run."""
+    outputs = [stage(value) for value in inputs]
     start = time.process_time()
-    for state, number in zip(states, numbers, strict=True):
-        compiled(state, number)  # discard the output: allocating new memory for each would dominate
-    return outputs, (time.process_time() - start) / len(states) * 1000
+    for value in inputs:
+        stage(value)
+    return outputs, (time.process_time() - start) / len(inputs) * 1000
 
 
 def training_rate(records: str, clip_frames: int, resolution: int, num_clips: int) -> Rate:
@@ -327,7 +311,7 @@ def training_rate(records: str, clip_frames: int, resolution: int, num_clips: in
 
     config = settings.defaults()
     config.model.num_frames, config.batch_size, config.mix.group_size = clip_frames, BATCH_SIZE, BATCH_SIZE
-    source = open_sources(records)[1]
+    source = open_records(records)
     batches = pipeline.train_batches(config, source, 0, slice(None), resolution)
     for _ in range(2 + source.size // BATCH_SIZE):  # the first epoch
         next(batches)

@@ -12,11 +12,13 @@ import json
 from collections.abc import Mapping, Sequence
 
 import ml_collections
+import numpy as np
 import tensorflow as tf
 
-from dist_jax.data import image_decoding, record_index, records, transforms
-from dist_jax.data.encoded_clips import encoded_clip, encoded_source
-from dist_jax.data.sampling import Features, eval_views, train_frames
+from dist_jax import config as settings
+from dist_jax.data import clips, record_index, records
+from dist_jax.data.clip_seed import ClipSeed
+from dist_jax.data.encoded_clips import encoded_clip, parsed_source
 from dist_jax.data.source import Source
 from dist_jax.errors import UserError
 
@@ -70,38 +72,35 @@ def _clip_factory() -> type:
             self.parser_builder.parse_feature(records.FRAMES, frames_spec, image)
             self.parser_builder.parse_feature(label_feature, tf.io.VarLenFeature(tf.int64), label, is_context=True)
 
-            def sample(features: Features) -> Features:
+            config = settings.defaults()
+            config.data.update(sampling=sampling, stride=stride)
+            config.model.num_frames = num_frames
+            config.augment.update(
+                crop_scale=crop_scale, crop_ratio=crop_ratio, hflip_prob=hflip_prob, hflip_label_pairs=hflip_label_pairs
+            )
+            config.eval.update(num_views=num_views, num_crops=num_crops)
+            clips_shape = [num_frames] if is_training else [num_views * num_crops, num_frames]
+            shape = [*clips_shape, resolution, resolution, 3]
+
+            def make_clip(encoded: np.ndarray, labels: np.ndarray, seed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+                clip = encoded_clip(len(encoded), encoded.__getitem__, {"label": labels}, b"", 0)
+                video = np.empty(shape, np.uint8)
+                if is_training:
+                    row = clips.train_clip(config, {}, clip, ClipSeed(int(seed), 0, 0), video)
+                else:
+                    row = clips.eval_clip(config, {}, clip, 0, video)
+                return video, row["labels"]["label"]
+
+            def decode(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
                 labels = tf.sparse.to_dense(features[label])
                 has_label = tf.debugging.assert_positive(tf.size(labels), f"the record has no label {label_feature}")
-                with tf.control_dependencies([has_label]):
-                    clip = encoded_clip(features[image], {label: tf.identity(labels)}, tf.constant([], tf.string))
-                if not is_training:
-                    return transforms.whole_frame(eval_views(clip, sampling, num_frames, stride, num_views))
                 # DMVR pipelines use TensorFlow's global generator; tf.random.set_seed makes them reproducible.
-                clip["seed"] = tf.random.uniform([2], maxval=tf.int64.max, dtype=tf.int64)
-                clip = train_frames(clip, sampling, num_frames, stride)
-                return transforms.random_resized_crop(clip, crop_scale, crop_ratio)
+                seed = tf.random.uniform([], maxval=tf.int64.max, dtype=tf.int64)
+                with tf.control_dependencies([has_label]):
+                    video, number = tf.numpy_function(make_clip, [features[image], labels, seed], [tf.uint8, tf.int32])
+                return {image: tf.ensure_shape(video, shape), label: tf.ensure_shape(number, [])}
 
-            def decode(features: Features) -> Features:
-                encoded = tf.gather(features["encoded"], tf.reshape(features["indices"], [-1]))
-                return features | image_decoding.decode_images(encoded, features["window"])
-
-            def preprocess(features: Features) -> Features:
-                features["labels"] = {label: tf.cast(features["labels"][label][0], tf.int32)}
-                if is_training:
-                    features = transforms.random_flip(features, hflip_prob, {label: hflip_label_pairs})
-                    features = transforms.resize(features, tf.range(num_frames), resolution, resolution)
-                    shape = [num_frames, resolution, resolution, 3]
-                else:
-                    features = transforms.short_side_crops(features, resolution, num_crops)
-                    shape = [num_views * num_crops, num_frames, resolution, resolution, 3]
-                    by_view = [tf.reshape(crop, [num_views, *shape[1:]]) for crop in tf.unstack(features["video"])]
-                    features["video"] = tf.stack(by_view, axis=1)
-                return {image: tf.reshape(features["video"], shape), label: features["labels"][label]}
-
-            self.sampler_builder.add_fn(sample, fn_name="dist_jax_sample")
-            self.decoder_builder.add_fn(decode, fn_name="dist_jax_decode")
-            self.preprocessor_builder.add_fn(preprocess, fn_name="dist_jax_preprocess")
+            self.decoder_builder.add_fn(decode, fn_name="dist_jax_clip")
 
     return ClipFactory
 
@@ -134,13 +133,13 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Mappin
     if missing:
         raise UserError(f"{data.dmvr_factory} parses {sorted(parsed)}; {sorted(missing)} is missing (data.label_key)")
 
-    def parse(serialized: tf.Tensor) -> Features:
+    def parse(serialized: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         features = parse_all(serialized)
         labels = {name: _class_numbers(features[key]) for name, key in keys.items()}
-        return encoded_clip(features[builders.IMAGE_FEATURE_NAME], labels, tf.constant([], tf.string))
+        return features[builders.IMAGE_FEATURE_NAME], labels
 
     num_classes = {name: len(names) for name, names in class_names.items()}
-    return encoded_source(record_index.load_index_of(factory._shards), parse, num_classes)
+    return parsed_source(record_index.load_index_of(factory._shards), parse, num_classes)
 
 
 def _class_numbers(labels: tf.Tensor | tf.SparseTensor) -> tf.Tensor:

@@ -1,120 +1,171 @@
-"""Clips of encoded images in TFRecords: reading a record by number, parsing it, decoding the chosen frames."""
+"""Clips of encoded images in TFRecords: SequenceExamples in DMVR's format, and records that TensorFlow parses."""
 
+import functools
+import mmap
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import tensorflow as tf
 
-from dist_jax.data import image_decoding, record_index, records
-from dist_jax.data.sampling import Features
-from dist_jax.data.source import Source
+from dist_jax import files
+from dist_jax.data import record_index, records, sequence_example
+from dist_jax.data.image_decoding import Encoded, EncodedFrames, image_size
+from dist_jax.data.source import Source, StoredClip
+from dist_jax.errors import UserError
 
-Labels = dict[str, tf.Tensor]  # label name -> class numbers
+_LARGE_BYTES = 1 << 20  # mean size of a record above which local records are mapped
 
 
-def encoded_source(
-    index: record_index.ShardIndex, parse: Callable[[tf.Tensor], Features], num_classes: Mapping[str, int]
+def sequence_source(
+    index: record_index.ShardIndex, label_features: Mapping[str, str], num_classes: Mapping[str, int]
 ) -> Source:
-    """A source of encoded images in TFRecords. `parse` maps a record's bytes to the features of `encoded_clip`."""
-    read_bytes = indexed_reader(index)
+    """A source of SequenceExamples. `label_features` maps a label name to its context feature.
 
-    def read(record: tf.Tensor) -> Features:
-        features = parse(read_bytes(record))
-        return features | {"id": clip_id(features["id"], record)}
+    A process reads each record completely at first, and verifies its checksum and its frames. Later it reads large
+    records of local files from the mapped shard, where only the chosen frames are touched.
+    """
+    read_record = record_reader(index)
+    read_mapped = mapped_reader(index) if has_large_records(index) else None
+    verified = np.zeros(len(index), bool)
 
-    return Source(len(index), num_classes, read, decode_encoded, index.location, index.identity)
+    def read(record: int) -> StoredClip:
+        data = read_mapped(record) if read_mapped and verified[record] else memoryview(read_record(record))
+        context, starts = sequence_example.parse(data)
+        if not verified[record]:
+            for start in starts:
+                sequence_example.frame_bytes(data, start)  # raises for an empty frame
+            verified[record] = True
+        labels = {name: _int64_list(context, feature) for name, feature in label_features.items()}
+        names = _bytes_list(context, records.NARRATION_ID) or _bytes_list(context, records.FILENAME)
+
+        def image(number: int) -> memoryview:
+            return sequence_example.frame_bytes(data, starts[number])
+
+        return encoded_clip(len(starts), image, labels, b" ".join(names), record)
+
+    return Source(len(index), num_classes, read, index.location, index.identity)
 
 
-def clip_id(name: tf.Tensor, record: tf.Tensor) -> tf.Tensor:
-    """A clip's name (bytes, 0 or more -> bytes []). A clip without a name gets its record number."""
-    joined = tf.strings.reduce_join(name, separator=" ")
-    return tf.where(joined == "", tf.strings.as_string(record), joined)
+def parsed_source(
+    index: record_index.ShardIndex,
+    parse: Callable[[tf.Tensor], tuple[tf.Tensor, dict[str, tf.Tensor]]],
+    num_classes: Mapping[str, int],
+) -> Source:
+    """A source of other records. `parse` is a TensorFlow function: a record's bytes -> frames and labels.
+
+    Frames are encoded images, bytes [num_frames]; labels are class numbers by label name, int64 [any number].
+    """
+    read_record = record_reader(index)
+    parse_record = tf.function(parse, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
+
+    def read(record: int) -> StoredClip:
+        encoded, labels = parse_record(read_record(record))
+        images = encoded.numpy()
+        labels = {name: label.numpy() for name, label in labels.items()}
+        return encoded_clip(len(images), images.__getitem__, labels, b"", record)
+
+    return Source(len(index), num_classes, read, index.location, index.identity)
 
 
-def indexed_reader(index: record_index.ShardIndex) -> Callable[[tf.Tensor], tf.Tensor]:
-    """Returns a function: record number (int64 []) -> the record's bytes.
+def has_large_records(index: record_index.ShardIndex) -> bool:
+    """Whether mapping shards is faster than reading whole records: large records in local files."""
+    return index.length.mean() > _LARGE_BYTES and not any(files.is_remote(path) for path in index.paths)
+
+
+def record_reader(index: record_index.ShardIndex) -> Callable[[int], bytes]:
+    """Returns a function: record number -> the record's bytes.
 
     TensorFlow's TFRecord reader reads the record and verifies its checksum, also from gs:// and other file systems.
     """
-    paths, shard = tf.constant(index.paths), tf.constant(index.shard)
-    offset, length = tf.constant(index.offset), tf.constant(index.length)
 
-    def read(record: tf.Tensor) -> tf.Tensor:
-        dataset = tf.raw_ops.TFRecordDatasetV2(
-            filenames=tf.gather(paths, tf.gather(shard, record))[None],
-            compression_type="",
-            buffer_size=tf.gather(length, record) + record_index.FRAMING_BYTES,  # the whole record in one request
-            byte_offsets=tf.gather(offset, record)[None],
-        )
-        first = tf.raw_ops.TakeDataset(
-            input_dataset=dataset, count=tf.constant(1, tf.int64), output_types=[tf.string], output_shapes=[[]]
-        )
-        return tf.raw_ops.DatasetToSingleElement(dataset=first, output_types=[tf.string], output_shapes=[[]])[0]
+    def read(record: int) -> bytes:
+        path, offset, length = index.paths[index.shard[record]], index.offset[record], index.length[record]
+        return _read_record(tf.constant(path), tf.constant(offset, tf.int64), tf.constant(length, tf.int64)).numpy()
 
     return read
 
 
-def record_parser(label_features: Mapping[str, str]) -> Callable[[tf.Tensor], Features]:
-    """Returns a function: serialized SequenceExample -> the features of `encoded_clip`.
-
-    `label_features` maps a label name to its context feature, e.g. {"label": "clip/label/index"}.
-    """
-
-    def parse(serialized: tf.Tensor) -> Features:
-        frames_spec = {records.FRAMES: tf.io.RaggedFeature(tf.string)}
-        labels, name, lists = _parse_sequence_example(serialized, label_features, frames_spec)
-        frames = lists[records.FRAMES].values  # [num_frames, 1 each]
-        one_each = tf.debugging.assert_equal(
-            tf.cast(frames.row_lengths(), tf.int32), 1, "the record contains an empty frame"
-        )
-        with tf.control_dependencies([one_each]):
-            return encoded_clip(tf.identity(frames.flat_values), labels, name)
-
-    return parse
+@functools.partial(tf.function, autograph=False)
+def _read_record(path: tf.Tensor, offset: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
+    dataset = tf.raw_ops.TFRecordDatasetV2(
+        filenames=path[None],
+        compression_type="",
+        buffer_size=length + record_index.FRAMING_BYTES,  # the whole record in one request
+        byte_offsets=offset[None],
+    )
+    first = tf.raw_ops.TakeDataset(
+        input_dataset=dataset, count=tf.constant(1, tf.int64), output_types=[tf.string], output_shapes=[[]]
+    )
+    return tf.raw_ops.DatasetToSingleElement(dataset=first, output_types=[tf.string], output_shapes=[[]])[0]
 
 
-def parse_context(serialized: tf.Tensor, label_features: Mapping[str, str]) -> tuple[Labels, tf.Tensor]:
-    """Labels by name (int64, any number) and name (bytes, 0 or more) of a serialized SequenceExample.
+def mapped_reader(index: record_index.ShardIndex) -> Callable[[int], memoryview]:
+    """Returns a function: record number of a local shard -> the record in the mapped file, without a checksum."""
 
-    The name is the narration id (EPIC-KITCHENS) if the record has one, or else the video's name.
-    """
-    return _parse_sequence_example(serialized, label_features, {})[:2]
+    @functools.cache
+    def map_shard(shard: int) -> memoryview:
+        with open(index.paths[shard], "rb") as file:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
+    def read(record: int) -> memoryview:
+        start = index.offset[record] + record_index.HEADER_BYTES
+        return map_shard(int(index.shard[record]))[start : start + index.length[record]]
 
-def _parse_sequence_example(
-    serialized: tf.Tensor, label_features: Mapping[str, str], list_specs: dict
-) -> tuple[Labels, tf.Tensor, Features]:
-    context_specs = {feature: tf.io.RaggedFeature(tf.int64) for feature in label_features.values()}
-    context_specs |= {feature: tf.io.RaggedFeature(tf.string) for feature in (records.NARRATION_ID, records.FILENAME)}
-    # The batch parser is faster than the single-example parser, which first builds the message.
-    context, lists, _ = tf.io.parse_sequence_example(serialized[None], context_specs, list_specs)
-    labels = {name: context[feature].flat_values for name, feature in label_features.items()}
-    narration_id, filename = context[records.NARRATION_ID].flat_values, context[records.FILENAME].flat_values
-    return labels, tf.cond(tf.size(narration_id) > 0, lambda: narration_id, lambda: filename), lists
+    return read
 
 
-def encoded_clip(encoded: tf.Tensor, labels: Labels, name: tf.Tensor) -> Features:
-    """Features of a clip, for `Source.read`.
+def encoded_clip(
+    num_frames: int, image: Callable[[int], Encoded], labels: Mapping[str, np.ndarray], name: bytes, record: int
+) -> StoredClip:
+    """A clip of encoded images of one size.
 
     Args:
-        encoded: the frames, bytes [num_frames].
+        num_frames: number of images.
+        image: frame number -> JPEG or PNG.
         labels: by label name, int64, any number.
-        name: bytes, 0 or more.
+        name: of the clip; a clip without a name gets its record number.
+        record: the record number.
+
+    Raises:
+        UserError: no frames.
+        ValueError: the first frame cannot be decoded.
     """
-    num_frames, height, width = clip_size(encoded, encoded[:1])
-    features = {"num_frames": num_frames, "height": height, "width": width, "labels": labels}
-    return features | {"encoded": encoded, "id": name}
+    if not num_frames:
+        raise UserError("the record contains no frames")
+    size = image_size(image(0))
+
+    def frames(indices: np.ndarray, window: np.ndarray) -> EncodedFrames:
+        images = {index: image(index) for index in indices.tolist()}
+        return EncodedFrames([images[index] for index in indices.tolist()], size, window)
+
+    return StoredClip(num_frames, *size, labels, name or str(record).encode(), frames)
 
 
-def clip_size(frames: tf.Tensor, first: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Number of frames (any tensor [num_frames]), and height and width from the header of the first (bytes, one)."""
-    num_frames = tf.size(frames)
-    with tf.control_dependencies([tf.debugging.assert_positive(num_frames, "the record contains no frames")]):
-        height, width = image_decoding.image_size(tf.reshape(first, []))
-    return num_frames, height, width
+def read_context(index: record_index.ShardIndex, record: int) -> tf.train.Features | None:
+    """The context of a record, without its frames and without a checksum.
+
+    None if it cannot be read or does not precede the frames. TensorFlow always writes it first.
+    """
+    try:
+        with tf.io.gfile.GFile(index.paths[index.shard[record]], "rb") as file:
+            file.seek(int(index.offset[record]) + record_index.HEADER_BYTES)
+            data = memoryview(file.read(min(int(index.length[record]), sequence_example.MAX_CONTEXT_BYTES)))
+        return sequence_example.leading_context(data)
+    except (UserError, tf.errors.OpError):
+        return None
 
 
-def decode_encoded(features: Features) -> Features:
-    """Replaces `encoded` by `video` and `left`: the frames `indices`, cropped to `window`. See `Source.decode`."""
-    encoded = tf.gather(features["encoded"], features["indices"])
-    others = {key: value for key, value in features.items() if key != "encoded"}
-    return others | image_decoding.decode_images(encoded, features["window"])
+def _int64_list(context: tf.train.Features, name: str) -> np.ndarray:
+    """The numbers of a context feature, int64 [any number]. Raises UserError if it has another type."""
+    kind = context.feature[name].WhichOneof("kind")
+    if kind not in (None, "int64_list"):
+        raise UserError(f"the feature {name} of the record is a {kind}, expected an int64_list")
+    return np.array(context.feature[name].int64_list.value, np.int64)
+
+
+def _bytes_list(context: tf.train.Features, name: str) -> list[bytes]:
+    """The strings of a context feature. Raises UserError if it has another type."""
+    kind = context.feature[name].WhichOneof("kind")
+    if kind not in (None, "bytes_list"):
+        raise UserError(f"the feature {name} of the record is a {kind}, expected a bytes_list")
+    return list(context.feature[name].bytes_list.value)

@@ -1,64 +1,86 @@
-"""Decodes JPEG and PNG images with TensorFlow."""
+"""Decodes JPEG and PNG images, one frame of a clip at a time."""
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 
+import numpy as np
+import simplejpeg
 import tensorflow as tf
 
-from dist_jax.data.sampling import Features
-
-_COLUMN_STEP = 16  # width of a block of a JPEG with chroma subsampling, pixels
+Encoded = bytes | memoryview
 
 
-def decode_images(encoded: tf.Tensor, window: tf.Tensor) -> Features:
-    """Decodes the window of encoded images of one size, and a few columns on both sides of it.
+class EncodedFrames:
+    """The frames of a clip, cropped to a window, decoded one at a time in the memory of a single frame.
 
-    The columns on both sides are not cut off, because that would copy the clip.
+    A caller that finishes with a frame before it takes the next one keeps the pixels in the processor's cache, and no
+    array of the decoded clip exists.
+    """
+
+    def __init__(self, encoded: Sequence[Encoded], size: tuple[int, int], window: np.ndarray) -> None:
+        """`encoded` are m JPEG or PNG images.
+
+        Args:
+            encoded: the images.
+            size: their height and width, pixels.
+            window: int [4]: top, left, height h, width w.
+        """
+        self._encoded, self._size, self._window = encoded, size, window
+
+    def __len__(self) -> int:
+        return len(self._encoded)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yields each frame, uint8 [h, w, 3]. It is valid until the next one. The same object is decoded once in a row.
+
+        Raises:
+            ValueError: an image that cannot be decoded or does not contain the window.
+        """
+        top, left, height, width = self._window.tolist()
+        buffer = np.empty((*self._size, 3), np.uint8)
+        image, previous = buffer, None
+        for encoded in self._encoded:
+            if encoded is not previous:
+                image, previous = decode_image(encoded, buffer), encoded
+            if top + height > image.shape[0] or left + width > image.shape[1]:
+                raise ValueError(f"window {self._window.tolist()} is outside the image of {image.shape[:2]} pixels")
+            yield image[top : top + height, left : left + width]
+
+
+def decode_image(encoded: Encoded, buffer: np.ndarray) -> np.ndarray:
+    """Decodes a JPEG or PNG to RGB: uint8 [H, W, 3].
+
+    Pixels of a JPEG are those of libjpeg's accurate integer DCT and fancy upsampling, as in Pillow and OpenCV.
 
     Args:
-        encoded: all JPEG or all PNG, bytes [m].
-        window: int32 [4]: top, left, height h, width w.
-
-    Returns:
-        `video` uint8 [m, h, >= w, 3] and `left` (int32 []), the column of `video` at which the window starts. Its
-        pixels equal those of the decoded whole images.
+        encoded: the image.
+        buffer: uint8, memory for the result if it is large enough.
 
     Raises:
-        tf.errors.InvalidArgumentError: an image that cannot be decoded or is smaller than the window.
+        ValueError: the image cannot be decoded.
     """
-    image_width = image_size(encoded[0])[1]
-    top, left, height, width = tf.unstack(window)
-    is_inside = tf.debugging.assert_less_equal(left + width, image_width, "the window is outside the image")
-    with tf.control_dependencies([is_inside]):
-        # The JPEG decoder interpolates chroma. At the edge of the decoded region a neighbour is missing, and regions of
-        # less than six columns are not interpolated. One more column on each side, and at least six columns, give the
-        # whole image's pixels. A region that starts at a block takes 10 % less time.
-        last = tf.minimum(tf.maximum(left + width + 1, 6), image_width)
-        first = tf.maximum(tf.minimum(left - 1, last - 6), 0) // _COLUMN_STEP * _COLUMN_STEP
-    region = tf.stack([top, first, height, last - first])
-
-    def decode_all(decode: Callable[[tf.Tensor], tf.Tensor]) -> tf.Tensor:
-        signature = tf.TensorSpec([None, None, 3], tf.uint8)
-        return tf.map_fn(decode, encoded, fn_output_signature=signature, parallel_iterations=1)
-
-    def decode_jpeg(image: tf.Tensor) -> tf.Tensor:
-        return tf.io.decode_and_crop_jpeg(image, region, channels=3)
-
-    def decode_png(image: tf.Tensor) -> tf.Tensor:
-        return tf.image.crop_to_bounding_box(tf.io.decode_png(image, channels=3), *tf.unstack(region))
-
-    # One branch per clip: one per image takes 14 % more time.
-    video = tf.cond(tf.io.is_jpeg(encoded[0]), lambda: decode_all(decode_jpeg), lambda: decode_all(decode_png))
-    return {"video": video, "left": left - first}
+    try:
+        return simplejpeg.decode_jpeg(encoded, buffer=buffer)
+    except ValueError:
+        return _decode_with_tensorflow(bytes(encoded))
 
 
-def image_size(image: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Height and width (int32 []) of an encoded image. Reads a JPEG's header; decodes a PNG."""
+def _decode_with_tensorflow(encoded: bytes) -> np.ndarray:
+    """Decodes PNGs, and JPEGs that simplejpeg rejects: CMYK, unusual chroma sampling, larger than the buffer."""
+    try:
+        if tf.io.is_jpeg(encoded):
+            return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE").numpy()
+        return tf.io.decode_png(encoded, channels=3).numpy()
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError(error.message) from error
 
-    def jpeg_size() -> tf.Tensor:
-        return tf.io.extract_jpeg_shape(image)[:2]
 
-    def png_size() -> tf.Tensor:
-        return tf.shape(tf.io.decode_png(image, channels=3))[:2]
+def image_size(encoded: Encoded) -> tuple[int, int]:
+    """Height and width of an encoded image, pixels. Reads a JPEG's header; decodes other images.
 
-    size = tf.cond(tf.io.is_jpeg(image), jpeg_size, png_size)
-    return size[0], size[1]
+    Raises:
+        ValueError: the image cannot be decoded.
+    """
+    try:
+        return simplejpeg.decode_jpeg_header(encoded)[:2]
+    except ValueError:
+        return _decode_with_tensorflow(bytes(encoded)).shape[:2]

@@ -5,27 +5,33 @@ epoch p // n, and its record is entry p % n of that epoch's permutation. So batc
 dropped, and any host can start at any step. The random draws of an example depend only on (seed, epoch, record).
 """
 
+import collections
 import functools
 import sys
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
+import jax
 import ml_collections
 import numpy as np
 import tensorflow as tf
 
 from dist_jax.data import clips, num_cores
 from dist_jax.data.bad_records import BadRecords, Problem
-from dist_jax.data.sampling import Features
-from dist_jax.data.source import Source, label_error
+from dist_jax.data.batch_memory import BatchMemory
+from dist_jax.data.clip_seed import ClipSeed
+from dist_jax.data.clips import Row
+from dist_jax.data.source import Source, StoredClip, label_error
 from dist_jax.errors import UserError
 
 Batch = dict[str, Any]  # arrays; `labels` is a dict of arrays
-MakeClip = Callable[[tf.Tensor, tf.Tensor], Features]  # record, epoch (int64 []) -> a row of a batch
+MakeClip = Callable[[StoredClip, int, int, np.ndarray], Row]  # clip, record, epoch, memory of `video` -> a row
 # step -> candidate records of each row of this host (int64 [b, k]; the first readable one is used), epochs (int64 [b])
-Candidates = Callable[[np.int64], tuple[np.ndarray, np.ndarray]]
+Candidates = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
 _MAX_CANDIDATES = 64  # this many consecutive bad records stop the run
+_NUM_AHEAD = 2  # batches that are read ahead
 
 
 def train_batches(
@@ -59,11 +65,13 @@ def train_batches(
     bad_records = bad_records or BadRecords("train")
     clips.flip_label_pairs(config)  # raises here: errors of the functions below are those of a bad record
     candidates_of = _train_candidates(config, source.size, rows)
-    make_clip = functools.partial(clips.train_clip, config, source, resolution)
     shape = [config.model.num_frames, resolution, resolution, 3]
+
+    def make_clip(clip: StoredClip, record: int, epoch: int, video: np.ndarray) -> Row:
+        return clips.train_clip(config, source.num_classes, clip, ClipSeed(config.seed, epoch, record), video)
+
     steps = range(start_step, sys.maxsize)
-    for batch in _batches(config, source, steps, candidates_of, make_clip, shape, len(rows)):
-        _finish_batch(batch, source, make_clip, bad_records)
+    for batch in _batches(config, source, steps, candidates_of, make_clip, shape, len(rows), bad_records):
         _check_labels(batch, source)
         bad_records.check(config.data.max_bad_fraction, source.size)
         if np.any(batch["mask"] == 0):
@@ -101,13 +109,12 @@ def eval_batches(
     candidates_of = _eval_candidates(config, source.size, rows)
     shape = [config.eval.num_views * config.eval.num_crops, config.model.num_frames, resolution, resolution, 3]
 
-    def make_clip(record: tf.Tensor, epoch: tf.Tensor) -> Features:
+    def make_clip(clip: StoredClip, record: int, epoch: int, video: np.ndarray) -> Row:
         del epoch  # evaluation is not random
-        return clips.eval_clip(config, source, resolution, record)
+        return clips.eval_clip(config, source.num_classes, clip, record, video)
 
     steps = range(-(-source.size // config.eval.batch_size))
-    for batch in _batches(config, source, steps, candidates_of, make_clip, shape, len(rows)):
-        _finish_batch(batch, source, make_clip, bad_records)
+    for batch in _batches(config, source, steps, candidates_of, make_clip, shape, len(rows), bad_records):
         _check_labels(batch, source, config.eval.has_labels, "; if the records have no labels: eval.has_labels=False")
         bad_records.check(config.data.max_bad_fraction, source.size)
         yield batch
@@ -123,7 +130,7 @@ def _train_candidates(config: ml_collections.ConfigDict, size: int, rows: np.nda
     order = functools.lru_cache(maxsize=2)(lambda epoch: epoch_order(config.seed, epoch, size))
     ahead = np.arange(min(size, _MAX_CANDIDATES))
 
-    def candidates_of(step: np.int64) -> tuple[np.ndarray, np.ndarray]:
+    def candidates_of(step: int) -> tuple[np.ndarray, np.ndarray]:
         epoch, offset = np.divmod(step * config.batch_size + rows, size)
         candidates = [order(int(e))[(first + ahead) % size] for e, first in zip(epoch, offset, strict=True)]
         return np.stack(candidates), epoch
@@ -134,7 +141,7 @@ def _train_candidates(config: ml_collections.ConfigDict, size: int, rows: np.nda
 def _eval_candidates(config: ml_collections.ConfigDict, size: int, rows: np.ndarray) -> Candidates:
     """The only candidate of a row is its record; -1 after the last record."""
 
-    def candidates_of(step: np.int64) -> tuple[np.ndarray, np.ndarray]:
+    def candidates_of(step: int) -> tuple[np.ndarray, np.ndarray]:
         record = step * config.eval.batch_size + rows
         return np.where(record < size, record, -1)[:, None], np.zeros_like(record)
 
@@ -149,50 +156,92 @@ def _batches(
     make_clip: MakeClip,
     shape: list[int],
     num_rows: int,
+    bad_records: BadRecords,
 ) -> Iterator[Batch]:
     """Yields a batch per step. A row is the clip of its first readable candidate; blank if none is readable.
 
-    Two extra entries are for `_finish_batch`: `requested` (int64 [b], the first candidates) and `epoch` (int64 [b]).
+    Threads fill the rows, also of the next batches. Decoding and resizing run outside Python's global lock.
     """
-    blank = clips.blank_clip(shape, source.num_classes, config.data.multi_label)
+    memory = BatchMemory((num_rows, *shape))
+    pending: collections.deque[tuple[np.ndarray, np.ndarray, list[Future]]] = collections.deque()
+    pool = ThreadPoolExecutor(config.data.num_threads or num_cores(), "input")
+    read_row = functools.partial(_read_row, config, source, make_clip, bad_records)
 
-    # Do not use Dataset.from_generator: with one in the process, TensorFlow returns freed memory to the system at once,
-    # and allocating it again for each clip takes as long as decoding.
-    def find_candidates(step: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        records, epoch = tf.numpy_function(candidates_of, [step], [tf.int64, tf.int64])
-        return tf.ensure_shape(records, [num_rows, None]), tf.ensure_shape(epoch, [num_rows])
+    def finish_batch() -> Batch:
+        video, requested, futures = pending.popleft()
+        rows, problems = zip(*(future.result() for future in futures), strict=True)
+        _add_problems(bad_records, requested, problems)
+        batch = _stack(rows) | {"video": video}
+        return batch | {"record": np.where(batch["mask"] > 0, batch["record"], requested)}
 
-    def first_readable(candidates: tf.Tensor, epoch: tf.Tensor) -> Features:
-        records = tf.data.Dataset.from_tensor_slices(tf.boolean_mask(candidates, candidates >= 0))
-        readable = records.map(lambda record: make_clip(record, epoch)).ignore_errors()
-        row = readable.concatenate(tf.data.Dataset.from_tensors(blank)).take(1).get_single_element()
-        return row | {"requested": candidates[0], "epoch": epoch}
-
-    num_threads = config.data.num_threads or num_cores()
-    dataset = tf.data.Dataset.range(steps.start, steps.stop).map(find_candidates)
-    dataset = dataset.unbatch().map(first_readable, num_parallel_calls=num_threads, deterministic=True)
-    dataset = dataset.batch(num_rows, drop_remainder=True).prefetch(1)
-    options = tf.data.Options()
-    options.deterministic = True
-    options.threading.private_threadpool_size = num_threads
-    options.threading.max_intra_op_parallelism = 1  # examples run in parallel, one thread each
-    return dataset.with_options(options).as_numpy_iterator()
+    try:
+        for step in steps:
+            video = memory.take()
+            candidates, epochs = candidates_of(step)
+            futures = [pool.submit(read_row, *row) for row in zip(candidates, epochs.tolist(), video, strict=True)]
+            pending.append((video, candidates[:, 0], futures))
+            if len(pending) > _NUM_AHEAD:
+                yield finish_batch()
+        while pending:
+            yield finish_batch()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _finish_batch(batch: Batch, source: Source, make_clip: MakeClip, bad_records: BadRecords) -> None:
-    """Removes `requested` and `epoch`, retries unreadable records, adds the bad ones to `bad_records`."""
-    requested, epoch = batch.pop("requested"), batch.pop("epoch")
+def _read_row(
+    config: ml_collections.ConfigDict,
+    source: Source,
+    make_clip: MakeClip,
+    bad_records: BadRecords,
+    candidates: np.ndarray,
+    epoch: int,
+    video: np.ndarray,
+) -> tuple[Row, Problem | None]:
+    """The row of the first readable candidate (int64 [k], -1: none), and the problem of the first candidate."""
+    first_problem = None
+    for record in candidates[candidates >= 0].tolist():
+        result = _read_record(source, make_clip, record, epoch, video, 1 if record in bad_records else 2)
+        if not isinstance(result, Problem):
+            return result, first_problem
+        first_problem = first_problem or result
+    return clips.blank_row(config, source.num_classes, video), first_problem
+
+
+def _read_record(
+    source: Source, make_clip: MakeClip, record: int, epoch: int, video: np.ndarray, attempts: int
+) -> Row | Problem:
+    """The row of a record, or the problem of the last attempt. An error of the file system can be temporary."""
+    kind, message = "record", ""
+    for _ in range(attempts):
+        try:
+            kind = "record"
+            clip = source.read(record)
+            kind = "image"
+            return make_clip(clip, record, epoch, video)
+        except tf.errors.DataLossError as error:
+            kind, message = "checksum", error.message
+        except (tf.errors.OpError, UserError) as error:
+            message = str(error)
+        except Exception as error:  # an error in one record must not stop the others
+            message = f"{type(error).__name__}: {error}"
+    return Problem(kind, source.location(record), " ".join(message.split())[:300])
+
+
+def _add_problems(bad_records: BadRecords, requested: np.ndarray, problems: Sequence[Problem | None]) -> None:
+    """Counts the reads of the rows' first candidates, and adds the unreadable ones."""
     bad_records.num_reads += int(np.sum(requested >= 0))
-    for row in np.flatnonzero((requested >= 0) & (batch["record"] != requested)).tolist():
-        record = int(requested[row])
-        if record not in bad_records:
-            result = _retry(source, make_clip, requested[row], epoch[row])
-            if not isinstance(result, Problem):  # a temporary error, e.g. of the file system: the record stays
-                batch.update(tf.nest.map_structure(functools.partial(_with_row, row=row), batch, result))
-                continue
-            bad_records.add(record, result)
-        bad_records.num_bad_reads += 1
-    batch["record"] = np.where(batch["mask"] > 0, batch["record"], requested)
+    for record, problem in zip(requested.tolist(), problems, strict=True):
+        if problem is not None:
+            bad_records.num_bad_reads += 1
+            if record not in bad_records:
+                bad_records.add(record, problem)
+
+
+def _stack(rows: Sequence[Row]) -> Batch:
+    """A batch of the rows, without `video`."""
+    arrays = [{**row, "video": None, "id": None} for row in rows]
+    ids = np.array([row["id"] for row in rows] + [None], object)[:-1]  # None: the array must not have a fixed length
+    return jax.tree.map(lambda *values: np.stack(values), *arrays) | {"id": ids}
 
 
 def _check_labels(batch: Batch, source: Source, needs_label: bool = True, hint: str = "") -> None:
@@ -206,25 +255,3 @@ def _check_labels(batch: Batch, source: Source, needs_label: bool = True, hint: 
         for row in np.flatnonzero(is_invalid)[:1]:
             number = high[row] if high[row] >= source.num_classes[name] else low[row]
             raise label_error(source, int(batch["record"][row]), name, int(number), hint)
-
-
-def _retry(source: Source, make_clip: MakeClip, record: np.integer, epoch: np.integer) -> Batch | Problem:
-    """Reads a record once more outside the pipeline. Returns its row, or the problem if it fails again."""
-    kind = "record"
-    try:
-        source.read(tf.constant(record))
-        kind = "image"
-        return tf.nest.map_structure(lambda value: value.numpy(), make_clip(tf.constant(record), tf.constant(epoch)))
-    except tf.errors.DataLossError as error:
-        kind, message = "checksum", error.message
-    except (tf.errors.OpError, UserError) as error:  # UserError: from Python code of the source, e.g. PyAV
-        message = str(error)
-    except Exception as error:  # an error in one record must not stop the others
-        message = f"{type(error).__name__}: {error}"
-    return Problem(kind, source.location(int(record)), " ".join(message.split())[:300])
-
-
-def _with_row(array: np.ndarray, value: np.ndarray, row: int) -> np.ndarray:
-    copy = array.copy()  # the array is TensorFlow's memory and read-only
-    copy[row] = value
-    return copy

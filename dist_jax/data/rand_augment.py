@@ -9,9 +9,8 @@ import functools
 import math
 from collections.abc import Callable
 
+import numpy as np
 import tensorflow as tf
-
-from dist_jax.data.sampling import Features, fold_in
 
 Operation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]  # video, signed strength (float32 [], -1 to 1) -> video
 
@@ -22,17 +21,19 @@ _ENHANCEMENT = 0.9
 _TOP_LEFT = (-0.5, -0.5)  # corner of the frame, x and y in pixels from the centre of the first pixel
 
 
-def rand_augment(features: Features, num_ops: int, magnitude: float) -> Features:
+def rand_augment(video: np.ndarray, num_ops: int, magnitude: float, rng: np.random.Generator) -> np.ndarray:
     """Applies `num_ops` uniformly drawn operations, with repetition. `magnitude` is 0 to 10."""
-    video = features["video"]
-    for number in range(num_ops):
-        seed = fold_in(features["seed"], f"rand_augment {number}")
-        index = tf.random.stateless_uniform([], fold_in(seed, "which"), 0, len(OPERATIONS), dtype=tf.int32)
-        positive = tf.random.stateless_uniform([], fold_in(seed, "sign")) < 0.5
-        strength = tf.where(positive, magnitude / 10, -magnitude / 10)
-        branches = [functools.partial(operation, video, strength) for operation in OPERATIONS]
-        video = tf.switch_case(index, branches)
-    return features | {"video": tf.ensure_shape(video, features["video"].shape)}
+    result = tf.constant(video)
+    for draw in rng.random((num_ops, 2)):
+        operation = OPERATIONS[int(draw[0] * len(OPERATIONS))]
+        strength = magnitude / 10 if draw[1] < 0.5 else -magnitude / 10
+        result = _compiled(operation)(result, tf.constant(strength, tf.float32))
+    return result.numpy()
+
+
+@functools.cache
+def _compiled(operation: Operation) -> Operation:
+    return tf.function(operation, autograph=False)
 
 
 def identity(video: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:

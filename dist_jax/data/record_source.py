@@ -11,15 +11,14 @@ import numpy as np
 
 from dist_jax import class_names as names_file
 from dist_jax import files
-from dist_jax.data import frame_reader, record_index, records
-from dist_jax.data.encoded_clips import encoded_source, record_parser
+from dist_jax.data import record_index, records
+from dist_jax.data.encoded_clips import read_context, sequence_source
 from dist_jax.data.source import Source, label_names
 from dist_jax.errors import UserError, warn
 
 LABEL_FEATURES = {"label": records.LABEL, "verb": records.VERB, "noun": records.NOUN}  # label name -> feature
 CLASS_NAME_FILES = {"label": "labels.txt", "verb": "verbs.txt", "noun": "nouns.txt"}  # written by build_records
 
-_LARGE_BYTES = 1 << 20  # mean size of a record above which frame_reader is used
 _NUM_CHECKED = 32  # records whose class names are checked before a run
 
 
@@ -34,10 +33,7 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Mappin
         _check_class_names(index, class_names["label"])
     label_features = {name: LABEL_FEATURES[name] for name in class_names}
     num_classes = {name: len(names) for name, names in class_names.items()}
-    if has_large_records(index):
-        source = frame_reader.open_source(index, label_features, num_classes)
-    else:
-        source = encoded_source(index, record_parser(label_features), num_classes)
+    source = sequence_source(index, label_features, num_classes)
     return dataclasses.replace(source, seconds=partial(_seconds, index))
 
 
@@ -60,14 +56,9 @@ def _read_class_names(data: ml_collections.ConfigDict, path: str) -> list[str]:
     return names_file.parse(files.read_text(path), path)
 
 
-def has_large_records(index: record_index.ShardIndex) -> bool:
-    """Whether frame_reader is faster than reading whole records: large records in local files."""
-    return index.length.mean() > _LARGE_BYTES and not any(files.is_remote(path) for path in index.paths)
-
-
 def _seconds(index: record_index.ShardIndex, record: int) -> float | None:
     """Length of a clip from the times in its record; None: it has no times."""
-    context = frame_reader.read_context(index, record)
+    context = read_context(index, record)
     if context is None:
         return None
     start, end = (context.feature[name].int64_list.value for name in (records.START, records.END))
@@ -101,7 +92,7 @@ def _check_class_names(index: record_index.ShardIndex, class_names: Sequence[str
 def _stored_labels(index: record_index.ShardIndex) -> Iterator[tuple[int, int, str]]:
     """Record, class number and class name of evenly spaced records that have both."""
     for record in np.unique(np.linspace(0, len(index) - 1, _NUM_CHECKED).astype(int)).tolist():
-        context = frame_reader.read_context(index, record)
+        context = read_context(index, record)
         if context is not None:
             numbers = context.feature[records.LABEL].int64_list.value
             texts = context.feature[records.LABEL_TEXT].bytes_list.value

@@ -4,27 +4,44 @@ import dataclasses
 from collections.abc import Callable, Mapping
 
 import ml_collections
-import tensorflow as tf
+import numpy as np
 
-from dist_jax.data.sampling import Features
 from dist_jax.errors import UserError
+from dist_jax.video.resize import Frames
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredClip:
+    """A clip of a source. Its frames are decoded when `frames` is called, or later.
+
+    Attributes:
+        num_frames: number of stored frames, at least 1.
+        height: of the frames, pixels.
+        width: of the frames, pixels.
+        labels: class numbers by label name, int64, any number.
+        id: the clip's name.
+        frames: indices (int [m]), window (int [4]: top, left, height h, width w) -> the m frames, uint8 [h, w, 3]. The
+            caller must finish with a frame before it takes the next one.
+    """
+
+    num_frames: int
+    height: int
+    width: int
+    labels: Mapping[str, np.ndarray]
+    id: bytes
+    frames: Callable[[np.ndarray, np.ndarray], Frames]
 
 
 @dataclasses.dataclass(frozen=True)
 class Source:
-    """n clips, addressed by record numbers 0 to n - 1.
+    """n clips, addressed by record numbers 0 to n - 1. Several threads read at the same time.
 
-    An error in `read` or `decode` makes the record a bad record; see `bad_records.py`.
+    An error in `read`, or in decoding the frames, makes the record a bad record; see `bad_records.py`.
 
     Attributes:
         size: n.
         num_classes: K of each label, by label name.
-        read: record number (int64 []) -> features: `num_frames`, `height`, `width` (int32 []), `labels` ({label
-            name: int64, any number}), `id` (bytes [], the clip's name), and any others that `decode` needs. Frames stay
-            encoded.
-        decode: adds `video`, uint8 [m, h, >= w, 3], and `left`, int32 []: the frames `indices` (int32 [m]), cropped to
-            `window` (int32 [4]: top, left, height h, width w). `video` may have more columns than the window; the
-            window starts at column `left`.
+        read: record number -> clip.
         location: record number -> the record's file and position, for messages.
         identity: a string that changes when the clips change.
         seconds: record number -> length of the clip in seconds; None: unknown. Reads little.
@@ -32,8 +49,7 @@ class Source:
 
     size: int
     num_classes: Mapping[str, int]
-    read: Callable[[tf.Tensor], Features]
-    decode: Callable[[Features], Features]
+    read: Callable[[int], StoredClip]
     location: Callable[[int], str]
     identity: str
     seconds: Callable[[int], float | None] = lambda record: None

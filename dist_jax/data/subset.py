@@ -7,14 +7,13 @@ for any number of hosts. A record with several labels belongs to the class of it
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import ml_collections
 import numpy as np
-import tensorflow as tf
 
 from dist_jax.data import num_cores
-from dist_jax.data.sampling import Features
-from dist_jax.data.source import Source, label_error, single_label
+from dist_jax.data.source import Source, StoredClip, label_error, single_label
 from dist_jax.errors import UserError, warn
 
 _NUM_SHOWN = 10  # class names in an error message
@@ -127,13 +126,12 @@ def choose_records(source: Source, records: np.ndarray, name: str, numbers: np.n
     Labels of other classes are removed.
     """
     digest = hashlib.sha256(records.astype(np.int64).tobytes() + numbers.astype(np.int64).tobytes()).hexdigest()[:12]
-    chosen, kept = tf.constant(records, tf.int64), tf.constant(numbers, tf.int64)
+    position = {number: position for position, number in enumerate(numbers.tolist())}
 
-    def read(record: tf.Tensor) -> Features:
-        features = source.read(tf.gather(chosen, record))
-        is_class = features["labels"][name][:, None] == kept  # [labels, classes]
-        positions = tf.boolean_mask(tf.argmax(is_class, axis=1), tf.reduce_any(is_class, axis=1))
-        return features | {"labels": features["labels"] | {name: positions}}
+    def read(record: int) -> StoredClip:
+        clip = source.read(int(records[record]))
+        kept = [position[number] for number in clip.labels[name].tolist() if number in position]
+        return dataclasses.replace(clip, labels={**clip.labels, name: np.array(kept, np.int64)})
 
     return dataclasses.replace(
         source,
@@ -152,14 +150,17 @@ def _read_labels(source: Source, name: str, records: np.ndarray, num_threads: in
     -1 for a record without labels. A label outside the classes takes precedence over the first.
     """
 
-    def read_label(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        labels = source.read(record)["labels"][name]
-        outside = tf.boolean_mask(labels, (labels < 0) | (labels >= source.num_classes[name]))
-        return record, tf.concat([outside, labels, [-1]], 0)[0]
+    def read_label(record: int) -> int | None:
+        try:
+            labels = source.read(record).labels[name]
+        except Exception:  # `first_labels` counts the unreadable records
+            return None
+        outside = labels[(labels < 0) | (labels >= source.num_classes[name])]
+        return int([*outside, *labels, -1][0])
 
-    dataset = tf.data.Dataset.from_tensor_slices(records.astype(np.int64))
-    dataset = dataset.map(read_label, num_parallel_calls=num_threads).ignore_errors()
-    return {int(record): int(number) for record, number in dataset.as_numpy_iterator()}
+    with ThreadPoolExecutor(num_threads) as pool:
+        labels = zip(records.tolist(), pool.map(read_label, records.tolist()), strict=True)
+        return {record: label for record, label in labels if label is not None}
 
 
 def _join(names: Sequence[str]) -> str:

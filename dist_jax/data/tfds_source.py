@@ -11,8 +11,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from dist_jax.data import record_index
-from dist_jax.data.encoded_clips import encoded_clip, encoded_source
-from dist_jax.data.sampling import Features
+from dist_jax.data.encoded_clips import parsed_source
 from dist_jax.data.source import Source, single_label
 from dist_jax.errors import UserError
 
@@ -46,12 +45,12 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Mappin
     index = record_index.load_index_of([instruction.filename for instruction in instructions])
     index = _select_records(index, instructions)
 
-    def parse(serialized: tf.Tensor) -> Features:
+    def parse(serialized: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         keep_encoded = {video_key: tfds.decode.SkipDecoding()}
         example = builder.info.features.deserialize_example(serialized, decoders=keep_encoded)
-        return encoded_clip(example[video_key], {label: example[label_key][None]}, tf.constant([], tf.string))
+        return example[video_key], {label: example[label_key][None]}
 
-    return encoded_source(index, parse, {label: len(class_names[label])})
+    return parsed_source(index, parse, {label: len(class_names[label])})
 
 
 def class_names(data: ml_collections.ConfigDict) -> dict[str, list[str]]:

@@ -9,10 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import ml_collections
 import numpy as np
-import tensorflow as tf
 
-from dist_jax.data.sampling import Features
-from dist_jax.data.source import Source, single_label
+from dist_jax.data.source import Source, StoredClip, single_label
 from dist_jax.errors import UserError, warn_once
 from dist_jax.files import exists, join, size_and_mtime
 from dist_jax.video import class_folders, decoding, opening, video_list
@@ -42,39 +40,22 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Mappin
     sizes = [size_and_mtime(path)[0] for path in paths]  # no folder and no times: copied videos are the same data
     identity = hashlib.sha256(repr((segments, sizes, data.square_pixels)).encode()).hexdigest()[:12]
     numbers = {name: number for number, name in enumerate(names)}
-    labels = [[numbers[name] for name in segment.labels] for segment in segments]
-    labels = tf.ragged.constant(labels, tf.int64, ragged_rank=1)
 
-    def probe(record: np.ndarray) -> tuple[np.ndarray, ...]:
-        segment = segments[record]
-        info = decoding.probe(paths[record], data.square_pixels)
+    def read(record: int) -> StoredClip:
+        segment, path = segments[record], paths[record]
+        info = decoding.probe(path, data.square_pixels)
         start, end = _frame_range(info.times, segment)
         if start == end:
-            raise decoding.VideoError(f"{paths[record]}: no frame between {segment.start_s} s and {segment.end_s} s")
-        return tuple(np.int32([end - start, info.height, info.width, start]))
+            raise VideoError(f"{path}: no frame between {segment.start_s} s and {segment.end_s} s")
 
-    def read(record: tf.Tensor) -> Features:
-        sizes = tf.numpy_function(probe, [record], [tf.int32] * 4)
-        num_frames, height, width, start = (tf.ensure_shape(size, []) for size in sizes)
-        return {
-            "num_frames": num_frames,
-            "height": height,
-            "width": width,
-            "start": start,
-            "clip": record,
-            "labels": {label: labels[record]},
-            "id": tf.gather(tf.constant([segment.path for segment in segments]), record),
-        }
+        def frames(indices: np.ndarray, window: np.ndarray) -> np.ndarray:
+            top, left, height, width = window.tolist()
+            pixels = decoding.decode_frames(path, start + indices, square_pixels=data.square_pixels)
+            return pixels[:, top : top + height, left : left + width]
 
-    def decode_window(record: np.ndarray, indices: np.ndarray, window: np.ndarray) -> np.ndarray:
-        top, left, height, width = window
-        frames = decoding.decode_frames(paths[record], indices, square_pixels=data.square_pixels)
-        return frames[:, top : top + height, left : left + width]
-
-    def decode(features: Features) -> Features:
-        arguments = [features["clip"], features["start"] + features["indices"], features["window"]]
-        frames = tf.numpy_function(decode_window, arguments, tf.uint8)
-        return features | {"video": tf.ensure_shape(frames, [None, None, None, 3]), "left": tf.constant(0)}
+        classes = np.array([numbers[name] for name in segment.labels], np.int64)
+        name = segment.path.encode("utf-8", "surrogateescape")
+        return StoredClip(end - start, info.height, info.width, {label: classes}, name, frames)
 
     def location(record: int) -> str:
         return f"clip {record} ({paths[record]})"
@@ -82,7 +63,7 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Mappin
     def seconds(record: int) -> float | None:
         return _seconds(paths[record], segments[record])
 
-    return Source(len(segments), {label: len(names)}, read, decode, location, identity, seconds)
+    return Source(len(segments), {label: len(names)}, read, location, identity, seconds)
 
 
 def class_names(data: ml_collections.ConfigDict) -> dict[str, list[str]]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dist_jax.video.resize import resize_bilinear
+from dist_jax.video.resize import Frames, resize_bilinear
 
 
 def temporal_views(num_frames: int, sampling: str, clip_frames: int, stride: int, num_views: int) -> np.ndarray:
@@ -64,8 +64,12 @@ def crop_geometry(height: int, width: int, size: int, num_crops: int) -> tuple[n
     return np.array(scaled, np.int32), np.array(corners, np.int32)
 
 
-def short_side_crops(frames: np.ndarray, size: int, num_crops: int) -> np.ndarray:
-    """Scales frames uint8 [m, h, w, 3] to a short side of `size` and crops: uint8 [num_crops, m, size, size, 3]."""
-    (height, width), corners = crop_geometry(frames.shape[1], frames.shape[2], size, num_crops)
-    scaled = resize_bilinear(frames, height, width)
-    return np.stack([scaled[:, top : top + size, left : left + size] for top, left in corners])
+def short_side_crops(frames: Frames, size: int, num_crops: int) -> np.ndarray:
+    """Scales frames uint8 [h, w, 3] to a short side of `size` and crops: uint8 [num_crops, m, size, size, 3]."""
+    crops = np.empty((num_crops, len(frames), size, size, 3), np.uint8)
+    for position, frame in enumerate(frames):
+        (height, width), corners = crop_geometry(frame.shape[0], frame.shape[1], size, num_crops)
+        scaled = resize_bilinear([frame], height, width)[0]
+        for crop, (top, left) in zip(crops, corners.tolist(), strict=True):
+            crop[position] = scaled[top : top + size, left : left + size]
+    return crops

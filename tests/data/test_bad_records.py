@@ -165,18 +165,14 @@ def test_a_rewritten_shard_changes_the_identity_and_a_new_modification_time_does
 
 
 def failing(source, record, error, num_failures):
-    """A source whose `read` of one record raises `error` in Python the first `num_failures` times."""
+    """A source whose `read` of one record raises `error` the first `num_failures` times."""
     remaining = [num_failures]
 
-    def check(number):
+    def read(number):
         if number == record and remaining[0] > 0:
             remaining[0] -= 1
             raise error
-        return np.True_
-
-    def read(number):
-        with tf.control_dependencies([tf.numpy_function(check, [number], tf.bool)]):
-            return source.read(tf.identity(number))
+        return source.read(number)
 
     return dataclasses.replace(source, read=read)
 

@@ -8,8 +8,7 @@ import time
 import jax
 import numpy as np
 import pytest
-import tensorflow as tf
-from helpers.small_records import NUM_CLASSES, SIZE, example, jpeg, picture, write_shards
+from helpers.small_records import NUM_CLASSES, SIZE, example, jpeg, picture, stored_pixels, write_shards
 from helpers.video_files import numbers, write_video
 
 from dist_jax import config as settings
@@ -178,7 +177,7 @@ def test_the_crops_of_a_view_are_adjacent(pattern):
     for view, frames in enumerate([(2, 4), (3, 5)]):
         for crop, left in enumerate([0, 4, 8]):  # of 32 columns; the short side is 24, so no scaling
             for time_step, number in enumerate(frames):
-                stored = tf.io.decode_jpeg(tf.io.encode_jpeg(picture(0, number), quality=95)).numpy()
+                stored = stored_pixels(0, number)
                 frame = batch["video"][0, 3 * view + crop, time_step]
                 np.testing.assert_array_equal(frame, stored[:, left : left + 24])
 
@@ -188,7 +187,7 @@ def test_dense_sampling_takes_consecutive_frames_from_the_middle(pattern):
     config.model.num_frames = 2
     video = evaluate(config, resolution=24)[0]["video"][0, 0]
     for time_step, frame in enumerate([2, 3]):  # the middle of 6 - 2 = 4 starts
-        stored = tf.io.decode_jpeg(tf.io.encode_jpeg(picture(0, frame), quality=95)).numpy()
+        stored = stored_pixels(0, frame)
         np.testing.assert_array_equal(video[time_step], stored[:, (SIZE[1] - 24) // 2 :][:, :24])
 
 

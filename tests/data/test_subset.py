@@ -4,14 +4,13 @@ import itertools
 
 import numpy as np
 import pytest
-import tensorflow as tf
 from helpers.small_records import NUM_CLASSES, example, write_shards
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_jax import config as settings
 from dist_jax.data import pipeline, sources, subset
-from dist_jax.data.source import Source
+from dist_jax.data.source import Source, StoredClip
 from dist_jax.errors import UserError
 
 NAMES = [f"class {k}" for k in range(NUM_CLASSES)]
@@ -22,15 +21,17 @@ SPACED = " ".join(LABELS)
 def open_source(data, split, class_names):
     """The source of these tests: data.train and data.val have the labels of each record, a digit each: 2 03 1 2."""
     labels = [[int(digit) for digit in record.strip("-")] for record in data[split].split()]
-    counts = tf.constant([len(numbers) for numbers in labels])
-    padded = tf.constant([numbers + [0] * (3 - len(numbers)) for numbers in labels], tf.int64)
+    num_classes = {"label": len(class_names["label"])}
 
     def read(record):
-        numbers = tf.gather(padded, record)[: tf.gather(counts, record)]
-        return {"labels": {"label": numbers}, "id": tf.strings.as_string(record)}
+        return stored_clip(record, labels[record])
 
-    num_classes = {"label": len(class_names["label"])}
-    return Source(len(labels), num_classes, read, lambda features: features, lambda record: f"clip {record}", "memory")
+    return Source(len(labels), num_classes, read, lambda record: f"clip {record}", "memory")
+
+
+def stored_clip(record, labels):
+    """A clip without frames."""
+    return StoredClip(1, 8, 8, {"label": np.array(labels, np.int64)}, b"%d" % record, None)
 
 
 def class_names(data):
@@ -63,8 +64,8 @@ def class_list(tmp_path):
 
 def clips(source):
     """(id, labels) of every clip, in order."""
-    dataset = tf.data.Dataset.range(source.size).map(source.read)
-    return [(int(item["id"]), item["labels"]["label"].tolist()) for item in dataset.as_numpy_iterator()]
+    stored = [source.read(record) for record in range(source.size)]
+    return [(int(clip.id), clip.labels["label"].tolist()) for clip in stored]
 
 
 def ids(source):
@@ -205,17 +206,13 @@ def test_a_record_with_several_labels_belongs_to_the_class_of_the_first(class_li
 def failing_source(labels, failures):
     """A source of records with these labels. `failures[record]` reads of a record fail."""
 
-    def label_of(record):
-        if failures.get(int(record), 0):
-            failures[int(record)] -= 1
-            raise ValueError("the disk has failed")
-        return np.int64(labels[record])
-
     def read(record):
-        label = tf.ensure_shape(tf.numpy_function(label_of, [record], tf.int64), [])
-        return {"labels": {"label": label[None]}, "id": tf.strings.as_string(record)}
+        if failures.get(record, 0):
+            failures[record] -= 1
+            raise ValueError("the disk has failed")
+        return stored_clip(record, [labels[record]])
 
-    return Source(len(labels), {"label": 2}, read, lambda features: features, lambda record: f"clip {record}", "memory")
+    return Source(len(labels), {"label": 2}, read, lambda record: f"clip {record}", "memory")
 
 
 def test_unreadable_records_are_left_out_with_one_warning(capsys):

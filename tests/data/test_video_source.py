@@ -3,8 +3,8 @@
 from fractions import Fraction
 
 import pytest
-import tensorflow as tf
 from helpers.numbered_videos import frame_numbers, write_numbered, write_with_sound
+from helpers.small_records import decoded
 
 from dist_jax import config as settings
 from dist_jax.data import sources
@@ -19,9 +19,7 @@ def open_videos(folder, text, square_pixels=True):
 
 
 def read_frames(source, record=0):
-    features = source.read(tf.constant(record, tf.int64))
-    window = tf.stack([0, 0, features["height"], features["width"]])
-    return source.decode(features | {"indices": tf.range(features["num_frames"]), "window": window})["video"].numpy()
+    return decoded(source.read(record))
 
 
 @pytest.mark.parametrize(("square_pixels", "width"), [(True, 171), (False, 128)])

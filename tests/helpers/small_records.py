@@ -22,6 +22,18 @@ def jpeg(image, quality=95):
     return tf.io.encode_jpeg(image, quality=quality).numpy()
 
 
+def decoded(clip, indices=None, window=None):
+    """Frames of a stored clip, uint8 [m, h, w, 3]: all of them, uncropped, unless given."""
+    indices = np.arange(clip.num_frames) if indices is None else np.array(indices)
+    window = np.array([0, 0, clip.height, clip.width] if window is None else window)
+    return np.stack([frame.copy() for frame in clip.frames(indices, window)])
+
+
+def stored_pixels(record, frame, size=SIZE):
+    """The picture as decoded from its JPEG, uint8 [h, w, 3]."""
+    return tf.io.decode_jpeg(jpeg(picture(record, frame, size)), dct_method="INTEGER_ACCURATE").numpy()
+
+
 def example(record, frames=6, size=SIZE):
     """A clip of 1, 1.1 or 1.2 seconds."""
     images = [jpeg(picture(record, frame, size)) for frame in range(frames)]

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from dist_jax.video.eval_views import temporal_views
+from dist_jax.video.eval_views import short_side_crops, temporal_views
+from dist_jax.video.resize import resize_bilinear
 
 
 def segment_views(num_frames: int, clip_frames: int, num_views: int) -> list[list[int]]:
@@ -62,3 +63,22 @@ def test_short_videos_repeat_frames():
     # Middles of 8 segments of 3 frames: 0.1875, 0.5625, 0.9375, 1.3125, 1.6875, 2.0625, 2.4375, 2.8125 (clamped to 2).
     assert segment_views(3, 8, 1) == [[0, 1, 1, 1, 2, 2, 2, 2]]
     assert dense_views(6, 4, 3, 1) == [[0, 3, 5, 5]]
+
+
+def test_one_crop_is_the_centre_of_the_short_side_resize():
+    image = np.random.default_rng(1).integers(0, 256, (32, 43, 3), dtype=np.uint8)
+    crops = short_side_crops([image], 16, 1)
+    # 43 / 32 * 16 = 21.5, truncated to 21. The centre starts at (21 - 16) // 2 = 2.
+    expected = resize_bilinear([image], 16, 21)[0, :, 2:18]
+    assert crops.shape == (1, 1, 16, 16, 3)
+    np.testing.assert_array_equal(crops[0, 0], expected)
+
+
+@pytest.mark.parametrize("is_portrait", [False, True])
+def test_three_crops_are_the_ends_and_the_centre_of_the_long_side(is_portrait):
+    image = np.random.default_rng(2).integers(0, 256, (16, 24, 3), dtype=np.uint8)
+    stored = image.transpose(1, 0, 2) if is_portrait else image
+    crops = short_side_crops(stored[None], 16, 3)[:, 0]
+    expected_crops = [image[:, 0:16], image[:, 4:20], image[:, 8:24]]
+    for crop, expected in zip(crops, expected_crops, strict=True):
+        np.testing.assert_array_equal(crop, expected.transpose(1, 0, 2) if is_portrait else expected)

@@ -73,6 +73,9 @@ def test_a_flip_reverses_the_columns(width):
     np.testing.assert_array_equal(flipped, resize_bilinear(video, 24, width)[:, :, ::-1])
 
 
-def test_the_result_is_aligned_so_that_tensorflow_does_not_copy_it():
-    frame = np.zeros((5, 5, 3), np.uint8)
-    assert all(resize_bilinear([frame], 7, width).ctypes.data % 64 == 0 for width in range(1, 40))
+def test_the_result_is_written_to_the_given_memory():
+    video = np.random.default_rng(0).integers(0, 256, (2, 20, 30, 3), dtype=np.uint8)
+    batch = np.zeros((3, 2, 16, 24, 3), np.uint8)
+    assert np.shares_memory(resize_bilinear(video, 16, 24, out=batch[1]), batch)
+    np.testing.assert_array_equal(batch[1], resize_bilinear(video, 16, 24))
+    assert not batch[::2].any()

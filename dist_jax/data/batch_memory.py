@@ -1,0 +1,29 @@
+"""Memory of the pixels of batches, used again."""
+
+import sys
+
+import numpy as np
+
+# References to an array while `take` looks at it: the list, the loop variable, the argument of getrefcount.
+_NUM_OWN_REFERENCES = 3
+
+
+class BatchMemory:
+    """Hands out arrays of one shape, and hands an array out again when nothing else refers to it.
+
+    New memory of this size comes from the system page by page, filled with zeros. That takes 0.7 ms per clip, a tenth
+    of the time of decoding it. Views of an array and the arrays of JAX that share its memory refer to it.
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        """`shape` is that of every array; their type is uint8."""
+        self._shape = shape
+        self._arrays: list[np.ndarray] = []
+
+    def take(self) -> np.ndarray:
+        """An array with arbitrary content. It belongs to the caller while the caller refers to it."""
+        for array in self._arrays:
+            if sys.getrefcount(array) == _NUM_OWN_REFERENCES:
+                return array
+        self._arrays.append(np.empty(self._shape, np.uint8))
+        return self._arrays[-1]

@@ -1,0 +1,53 @@
+"""The memory of batches is used again only when nothing refers to it."""
+
+import jax
+import numpy as np
+import pytest
+
+from dist_jax.data.batch_memory import BatchMemory
+
+
+@pytest.fixture
+def memory():
+    return BatchMemory((64, 64))
+
+
+def test_an_array_is_handed_out_again_after_its_last_reference(memory):
+    first = memory.take()
+    address = first.ctypes.data
+    assert memory.take().ctypes.data != address
+    del first
+    assert address in {memory.take().ctypes.data for _ in range(3)}
+    assert (memory.take().shape, memory.take().dtype) == ((64, 64), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "alias",
+    [
+        lambda x: x[3:4],
+        np.ravel,
+        memoryview,
+        lambda x: np.frombuffer(x, np.uint8),
+        lambda x: {"video": x},
+    ],
+)
+def test_an_array_with_a_view_is_not_handed_out(memory, alias):
+    array = memory.take()
+    array[:] = 7
+    view = alias(array)
+    del array
+    for _ in range(3):
+        memory.take()[:] = 0
+    values = view["video"] if isinstance(view, dict) else np.asarray(view)
+    np.testing.assert_array_equal(values, 7)
+
+
+def test_the_pixels_of_a_jax_array_do_not_change(memory):
+    batches = []
+    for value in range(6):
+        array = memory.take()
+        array[:] = value
+        batches.append(jax.device_put(array))
+        del array
+    for value, batch in enumerate(batches):
+        np.testing.assert_array_equal(batch, value)

@@ -1,0 +1,152 @@
+"""Clips of encoded images: whole records and mapped records give the same clips."""
+
+import itertools
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tensorflow as tf
+from helpers.small_records import NUM_CLASSES, decoded, example, jpeg, picture, write_shards
+
+from dist_jax import config as configuration
+from dist_jax.data import encoded_clips, pipeline, record_index, records, sources
+from dist_jax.data.bad_records import BadRecords
+from dist_jax.errors import UserError
+
+
+def open_pattern(pattern, label_feature=records.LABEL):
+    index = record_index.load_index(pattern)
+    return encoded_clips.sequence_source(index, {"label": label_feature}, {"label": NUM_CLASSES})
+
+
+@pytest.fixture
+def mapped(monkeypatch):
+    """Maps also small records."""
+    monkeypatch.setattr(encoded_clips, "_LARGE_BYTES", 0)
+
+
+@pytest.fixture
+def pattern(tmp_path):
+    return write_shards(tmp_path, [example(record) for record in range(7)], shards=2)
+
+
+def test_mapped_clips_equal_those_of_whole_records(pattern, monkeypatch):
+    whole = open_pattern(pattern)
+    monkeypatch.setattr(encoded_clips, "_LARGE_BYTES", 0)
+    mapped = open_pattern(pattern)
+    assert (mapped.size, mapped.num_classes) == (whole.size, whole.num_classes)
+    assert mapped.location(3) == whole.location(3)
+    for record in [*range(7), *range(7)]:  # the second read does not verify the checksum
+        clip, expected = mapped.read(record), whole.read(record)
+        choice = [4, 0, 2], [3, 5, 12, 20]
+        np.testing.assert_array_equal(decoded(clip, *choice), decoded(expected, *choice))
+        assert (clip.num_frames, clip.height, clip.width, clip.id) == (6, 24, 32, expected.id)
+        np.testing.assert_array_equal(clip.labels["label"], expected.labels["label"])
+
+
+def test_a_window_of_a_clip_is_cut_out_of_its_frames(pattern):
+    clip = open_pattern(pattern).read(2)
+    frames = decoded(clip, [1, 1, 5], [3, 5, 12, 20])
+    assert frames.shape == (3, 12, 20, 3)
+    np.testing.assert_array_equal(frames, decoded(clip)[[1, 1, 5], 3:15, 5:25])
+
+
+def test_the_context_is_read_without_the_frames(tmp_path):
+    pattern = write_shards(tmp_path, [example(3), b"", b"\x0a", b"\x0a\x7f", b"\x0a\x02zz", b"\x12\x00"], shards=1)
+    index = record_index.load_index(pattern)
+    context = encoded_clips.read_context(index, 0)
+    assert context.feature[records.FILENAME].bytes_list.value == [b"3.mp4"]
+    assert [encoded_clips.read_context(index, record) for record in range(1, 6)] == [None] * 5
+
+
+def test_verb_labels_can_be_read_and_a_record_may_have_no_name(tmp_path):
+    sequence = tf.train.SequenceExample()
+    sequence.context.feature[records.VERB].int64_list.value[:] = [3]
+    for frame in range(5):
+        sequence.feature_lists.feature_list[records.FRAMES].feature.add().bytes_list.value[:] = [
+            jpeg(picture(0, frame))
+        ]
+    clip = open_pattern(write_shards(tmp_path, [sequence.SerializeToString()], shards=1), records.VERB).read(0)
+    assert clip.labels["label"].tolist() == [3]
+    assert clip.id == b"0"
+
+
+def test_a_label_of_another_type_is_an_error(tmp_path):
+    source = open_pattern(write_shards(tmp_path, [example(0)], shards=1), records.FILENAME)
+    with pytest.raises(UserError, match="video/filename of the record is a bytes_list, expected an int64_list"):
+        source.read(0)
+
+
+def test_the_first_read_of_a_damaged_record_raises(pattern, mapped):
+    source = open_pattern(pattern)
+    index = record_index.load_index(pattern)
+    with open(index.paths[0], "r+b") as file:
+        file.seek(index.offset[1] + 12 + int(index.length[1]) - 20)  # a byte of the last frame
+        file.write(b"\x00\x01\x02")
+    for _ in range(2):
+        with pytest.raises(tf.errors.DataLossError):
+            source.read(1)
+    source.read(0)
+
+
+def test_a_record_without_frames_or_of_another_type_cannot_be_read(tmp_path):
+    empty = tf.train.SequenceExample().SerializeToString()
+    source = open_pattern(write_shards(tmp_path, [example(0), empty, b"not an example"], shards=1))
+    assert source.read(0).id == b"0.mp4"
+    with pytest.raises(UserError, match="no frames"):
+        source.read(1)
+    with pytest.raises(UserError, match="not a SequenceExample"):
+        source.read(2)
+
+
+def with_empty_frame(record, frame, has_empty_list):
+    sequence = tf.train.SequenceExample.FromString(example(record))
+    feature = sequence.feature_lists.feature_list[records.FRAMES].feature[frame]
+    feature.Clear()
+    if has_empty_list:
+        feature.bytes_list.SetInParent()
+    return sequence.SerializeToString(deterministic=True)
+
+
+@pytest.mark.parametrize("frame", [0, 2, 5])
+@pytest.mark.parametrize("has_empty_list", [True, False])
+@pytest.mark.parametrize("large", [True, False])
+def test_an_empty_frame_makes_a_bad_record(tmp_path, monkeypatch, frame, has_empty_list, large):
+    pattern = write_shards(tmp_path, [example(0), with_empty_frame(1, frame, has_empty_list), example(2)], shards=1)
+    monkeypatch.setattr(encoded_clips, "_LARGE_BYTES", 0 if large else 1 << 20)
+    config = configuration.defaults()
+    config.data.train, config.data.max_bad_fraction = pattern, 1.0
+    config.batch_size, config.mix.group_size, config.model.num_frames = 3, 1, 6
+    source, bad_records = sources.open_source(config.data, "train"), BadRecords("train")
+    batch = next(pipeline.train_batches(config, source, 0, slice(None), 16, bad_records))
+    assert set(batch["record"].tolist()) == {0, 2}
+    assert sum(bad_records.counts.values()) == 1
+
+
+def test_mapped_and_whole_records_give_the_same_batches(tmp_path, monkeypatch):
+    pattern = write_shards(tmp_path, [example(0), b"broken", *(example(record) for record in range(2, 9))], shards=2)
+    config = configuration.defaults()
+    config.data.train, config.data.max_bad_fraction = pattern, 0.5
+    config.batch_size, config.mix.group_size, config.model.num_frames = 4, 1, 4
+    results = []
+    for large_bytes in (1 << 20, 0):
+        monkeypatch.setattr(encoded_clips, "_LARGE_BYTES", large_bytes)
+        source, bad_records = sources.open_source(config.data, "train"), BadRecords("train")
+        batches = itertools.islice(pipeline.train_batches(config, source, 0, slice(None), 16, bad_records), 6)
+        results.append((list(batches), bad_records))
+    (whole, whole_bad), (partial, partial_bad) = results
+    for batch, expected in zip(partial, whole, strict=True):
+        jax.tree.map(np.testing.assert_array_equal, batch, expected)
+    assert whole_bad.counts == partial_bad.counts == {"record": 1}
+
+
+def test_a_new_source_reads_the_new_content_of_a_rewritten_shard(pattern, mapped):
+    open_pattern(pattern).read(0)
+    path = Path(records.find_shards(pattern)[0])
+    path.unlink()
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        writer.write(example(6))
+    index = record_index.build_index([str(path)])
+    source = encoded_clips.sequence_source(index, {"label": records.LABEL}, {"label": NUM_CLASSES})
+    assert source.read(0).id == b"6.mp4"
