@@ -4,11 +4,10 @@
 
 Without --videos, the script renders videos (300 frames, 340x256, H.264). Without --records, it builds records of the
 videos with the defaults of `python -m dist_jax.build_records`. Records and videos use one worker per core. The
-comparison ends with the decoded uint8 pixels of a training clip, before resizing. From records, only the crop is
-decoded; from videos, whole frames, because video decoders cannot crop. At the end, the script measures each stage of a
-training clip, and the whole input pipeline. CPU time per clip depends less on other load than clips per second: a
-machine without other load reads (number of cores / CPU time) clips per second. The last line is in the unit of
-`dist_jax.plan`: JPEG frames per second of one vCPU, for the whole pipeline. Two ways to decode videos are measured:
+comparison ends with the decoded uint8 pixels of a training clip, before resizing. At the end, the script measures each
+stage of a training clip, and the whole input pipeline. CPU time per clip depends less on other load than clips per
+second: a machine without other load reads (number of cores / CPU time) clips per second. The last line is in the unit
+of `dist_jax.plan`: JPEG frames per second of one vCPU, for the whole pipeline. Two ways to decode videos are measured:
 
 - All frames become RGB, then 16 are chosen (torchvision.io.read_video, PySlowFast, pytorchvideo).
 - Frames are decoded up to the last chosen one, and only the chosen ones become RGB (as decord does). decord itself is

@@ -1,8 +1,9 @@
 """One stored clip -> one row of a batch: sampling, decoding and augmentation, in order.
 
-A row has `video` uint8 [T, H, W, 3] (training) or [V * crops, T, H, W, 3] (evaluation; the crops of a view are
-adjacent), `labels` ({label name: int32 [], or bool [K] with data.multi_label}), `label_range` ({label name: int64 [2]},
-the smallest and largest class number before a flip), `mask` float32 [] (1), `record` int64 [] and `id` bytes.
+The functions write the pixels into `video`, a row of the batch's memory: uint8 [T, H, W, 3] in training, [V * crops, T,
+H, W, 3] in evaluation, where the crops of a view are adjacent. They return the other entries of the row: `labels`
+({label name: int32 [], or bool [K] with data.multi_label}), `label_range` ({label name: int64 [2]}, the smallest and
+largest class number before a flip), `mask` float32 [] (1), `record` int64 [] and `id` bytes.
 """
 
 from collections.abc import Mapping
@@ -28,7 +29,7 @@ def train_clip(
     seed: ClipSeed,
     video: np.ndarray,
 ) -> Row:
-    """The row of a training record. `video` is the memory of its pixels, uint8 [T, H, W, 3]."""
+    """The row of a training record."""
     augment = config.augment
     labels, label_range = _labels_of_row(config, num_classes, clip, seed)
     num_frames, resolution = video.shape[:2]
@@ -49,7 +50,7 @@ def train_clip(
     erasing = seed.generator("erase")
     if erasing.random() < augment.erase_prob:
         transforms.random_erase(video, erasing)
-    return _row(clip, seed.record, video, labels, label_range)
+    return _row(clip, seed.record, labels, label_range)
 
 
 def eval_clip(
@@ -59,7 +60,7 @@ def eval_clip(
     record: int,
     video: np.ndarray,
 ) -> Row:
-    """The row of a validation record. `video` is the memory of its pixels, uint8 [V * crops, T, H, W, 3]."""
+    """The row of a validation record."""
     num_views, num_crops = config.eval.num_views, config.eval.num_crops
     labels, label_range = _labels_of_row(config, num_classes, clip, None)
     indices = temporal_views(
@@ -71,14 +72,13 @@ def eval_clip(
     by_view = video.reshape(num_views, num_crops, *video.shape[1:])
     for number, crop in enumerate(crops):
         by_view[:, number] = crop[order.reshape(indices.shape)]
-    return _row(clip, record, video, labels, label_range)
+    return _row(clip, record, labels, label_range)
 
 
 def blank_row(config: ml_collections.ConfigDict, num_classes: Mapping[str, int], video: np.ndarray) -> Row:
     """A row without a clip: black pixels, mask 0, record -1, class 0 or no classes."""
     video[:] = 0
     return {
-        "video": video,
         "labels": {n: np.zeros(k, bool) if config.data.multi_label else np.int32(0) for n, k in num_classes.items()},
         "label_range": {name: np.zeros(2, np.int64) for name in num_classes},
         "mask": np.float32(0),
@@ -120,6 +120,6 @@ def _labels_of_row(
     return labels, ranges
 
 
-def _row(clip: StoredClip, record: int, video: np.ndarray, labels: dict, label_range: dict) -> Row:
+def _row(clip: StoredClip, record: int, labels: dict, label_range: dict) -> Row:
     values = {"mask": np.float32(1), "record": np.int64(record), "id": clip.id}
-    return {"video": video, "labels": labels, "label_range": label_range} | values
+    return {"labels": labels, "label_range": label_range} | values

@@ -17,14 +17,21 @@ class EncodedFrames:
     """
 
     def __init__(self, encoded: Sequence[Encoded], size: tuple[int, int], window: np.ndarray) -> None:
-        """`encoded` are m JPEG or PNG images.
+        """Decodes nothing yet.
 
         Args:
-            encoded: the images.
+            encoded: m JPEG or PNG images.
             size: their height and width, pixels.
             window: int [4]: top, left, height h, width w.
+
+        Raises:
+            ValueError: the window is outside the images.
         """
-        self._encoded, self._size, self._window = encoded, size, window
+        top, left, height, width = window.tolist()
+        if top + height > size[0] or left + width > size[1]:
+            raise ValueError(f"the window {window.tolist()} is outside the image of {size[0]} x {size[1]} pixels")
+        self._encoded, self._size = encoded, size
+        self._rows, self._columns = slice(top, top + height), slice(left, left + width)
 
     def __len__(self) -> int:
         return len(self._encoded)
@@ -33,49 +40,40 @@ class EncodedFrames:
         """Yields each frame, uint8 [h, w, 3]. It is valid until the next one. The same object is decoded once in a row.
 
         Raises:
-            ValueError: an image that cannot be decoded or does not contain the window.
+            ValueError: an image cannot be decoded or has another size.
         """
-        top, left, height, width = self._window.tolist()
-        buffer = np.empty((*self._size, 3), np.uint8)
-        image, previous = buffer, None
+        buffer, previous = np.empty((*self._size, 3), np.uint8), None
         for encoded in self._encoded:
             if encoded is not previous:
-                image, previous = decode_image(encoded, buffer), encoded
-            if top + height > image.shape[0] or left + width > image.shape[1]:
-                raise ValueError(f"window {self._window.tolist()} is outside the image of {image.shape[:2]} pixels")
-            yield image[top : top + height, left : left + width]
+                decode_image(encoded, buffer)
+                previous = encoded
+            yield buffer[self._rows, self._columns]
 
 
-def decode_image(encoded: Encoded, buffer: np.ndarray) -> np.ndarray:
-    """Decodes a JPEG or PNG to RGB: uint8 [H, W, 3].
+def decode_image(encoded: Encoded, out: np.ndarray) -> None:
+    """Decodes a JPEG or PNG to RGB.
 
     Pixels of a JPEG are those of libjpeg's accurate integer DCT and fancy upsampling, as in Pillow and OpenCV.
 
     Args:
         encoded: the image.
-        buffer: uint8, memory for the result if it is large enough.
+        out: the memory of the result, uint8 [H, W, 3].
 
     Raises:
-        ValueError: the image cannot be decoded.
+        ValueError: the image cannot be decoded or has another size than `out`.
     """
     try:
-        return simplejpeg.decode_jpeg(encoded, buffer=buffer)
-    except ValueError:
-        return _decode_with_tensorflow(bytes(encoded))
-
-
-def _decode_with_tensorflow(encoded: bytes) -> np.ndarray:
-    """Decodes PNGs, and JPEGs that simplejpeg rejects: CMYK, unusual chroma sampling, larger than the buffer."""
-    try:
-        if tf.io.is_jpeg(encoded):
-            return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE").numpy()
-        return tf.io.decode_png(encoded, channels=3).numpy()
-    except tf.errors.InvalidArgumentError as error:
-        raise ValueError(error.message) from error
+        size = simplejpeg.decode_jpeg(encoded, buffer=out).shape[:2]
+    except ValueError:  # a PNG, CMYK, an unusual chroma sampling, too large, or damaged
+        size = image_size(encoded)
+        if size == out.shape[:2]:
+            out[:] = _decode_with_tensorflow(bytes(encoded))
+    if size != out.shape[:2]:
+        raise ValueError(f"an image has {size[0]} x {size[1]} pixels, the first image {out.shape[0]} x {out.shape[1]}")
 
 
 def image_size(encoded: Encoded) -> tuple[int, int]:
-    """Height and width of an encoded image, pixels. Reads a JPEG's header; decodes other images.
+    """Height and width of an encoded image, pixels. Reads a JPEG's header; decodes a PNG.
 
     Raises:
         ValueError: the image cannot be decoded.
@@ -83,4 +81,22 @@ def image_size(encoded: Encoded) -> tuple[int, int]:
     try:
         return simplejpeg.decode_jpeg_header(encoded)[:2]
     except ValueError:
-        return _decode_with_tensorflow(bytes(encoded)).shape[:2]
+        return _size_with_tensorflow(bytes(encoded))
+
+
+def _size_with_tensorflow(encoded: bytes) -> tuple[int, int]:
+    try:
+        is_jpeg = bool(tf.io.is_jpeg(encoded))
+        height, width, _ = tf.io.extract_jpeg_shape(encoded).numpy() if is_jpeg else tf.io.decode_png(encoded).shape
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError(error.message) from error
+    return int(height), int(width)
+
+
+def _decode_with_tensorflow(encoded: bytes) -> np.ndarray:
+    try:
+        if tf.io.is_jpeg(encoded):
+            return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE").numpy()
+        return tf.io.decode_png(encoded, channels=3).numpy()
+    except tf.errors.InvalidArgumentError as error:
+        raise ValueError(error.message) from error

@@ -31,7 +31,7 @@ MakeClip = Callable[[StoredClip, int, int, np.ndarray], Row]  # clip, record, ep
 Candidates = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
 _MAX_CANDIDATES = 64  # this many consecutive bad records stop the run
-_NUM_AHEAD = 2  # batches that are read ahead
+_NUM_AHEAD = 1  # batches that are read ahead
 
 
 def train_batches(
@@ -238,10 +238,10 @@ def _add_problems(bad_records: BadRecords, requested: np.ndarray, problems: Sequ
 
 
 def _stack(rows: Sequence[Row]) -> Batch:
-    """A batch of the rows, without `video`."""
-    arrays = [{**row, "video": None, "id": None} for row in rows]
-    ids = np.array([row["id"] for row in rows] + [None], object)[:-1]  # None: the array must not have a fixed length
-    return jax.tree.map(lambda *values: np.stack(values), *arrays) | {"id": ids}
+    """The entries of a batch other than `video`."""
+    ids = np.empty(len(rows), object)  # names have different lengths
+    ids[:] = [row["id"] for row in rows]
+    return jax.tree.map(lambda *values: np.stack(values), *rows) | {"id": ids}
 
 
 def _check_labels(batch: Batch, source: Source, needs_label: bool = True, hint: str = "") -> None:

@@ -52,9 +52,7 @@ class Prefetcher(Generic[Item]):
         """Stops the thread and closes the batches. Can be called twice."""
         self._closed.set()
         self._thread.join()
-        # Close the pipeline now, while its Python functions can still finish. If it is closed at interpreter exit, e.g.
-        # after an exception, TensorFlow waits for them forever.
-        self._batches.close()
+        self._batches.close()  # stops the threads of the pipeline
 
     def __enter__(self) -> "Prefetcher[Item]":
         return self

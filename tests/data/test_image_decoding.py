@@ -60,11 +60,24 @@ def test_every_frame_is_decoded_in_the_same_memory_and_repeated_objects_once():
         np.testing.assert_array_equal(frame, decode(images[number], [0, 0, 24, 32]))
 
 
-def test_a_larger_image_than_the_first_is_decoded():
-    small, large = jpeg(picture(1, 0)), jpeg(picture(1, 1, size=(48, 64)))
-    frames = [frame.copy() for frame in EncodedFrames([small, large, small], (24, 32), np.array([0, 0, 24, 32]))]
-    np.testing.assert_array_equal(frames[1], decode(large, [0, 0, 24, 32]))
-    np.testing.assert_array_equal(frames[2], frames[0])
+@pytest.mark.parametrize("size", [(48, 64), (12, 16), (32, 24)])
+@pytest.mark.parametrize("encode", [jpeg, lambda image: tf.io.encode_png(image).numpy()])
+def test_images_of_different_sizes_are_an_error(size, encode):
+    images = [encode(picture(1, 0)), encode(picture(1, 1, size=size))]
+    frames = iter(EncodedFrames(images, (24, 32), np.array([0, 0, 12, 16])))
+    next(frames)
+    with pytest.raises(ValueError, match=f"an image has {size[0]} x {size[1]} pixels, the first image 24 x 32"):
+        next(frames)
+
+
+@given(st.data())
+def test_a_changed_byte_is_an_error_or_changes_pixels_only(data):
+    encoded = bytearray(jpeg(picture(1, 2)))
+    encoded[data.draw(st.integers(0, len(encoded) - 1))] = data.draw(st.integers(0, 255))
+    try:
+        assert decode(bytes(encoded), [0, 0, 24, 32], (24, 32)).shape == (24, 32, 3)
+    except ValueError as error:
+        assert str(error)
 
 
 @pytest.mark.parametrize("window", [[0, 20, 24, 13], [20, 0, 5, 32]])
