@@ -55,6 +55,8 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=16, help="T (default: %(default)s)")
     parser.add_argument("--resolution", type=int, default=224, help="H = W (default: %(default)s)")
     args = parser.parse_args()
+    if args.clips < BATCH_SIZE:
+        parser.error(f"--clips={args.clips}: must be at least {BATCH_SIZE}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(args.output or temporary)
         videos = Path(args.videos) if args.videos else render(folder / "videos")
@@ -171,7 +173,8 @@ def compare_with_videos(records: str, paths: list[str], clip_frames: int, num_cl
     if importlib.util.find_spec("decord"):
         decoders["mp4, decord, only the chosen frames to RGB"] = decode_decord
     videos = {name: video_rate(decode, paths, clip_frames, num_clips, num_workers) for name, decode in decoders.items()}
-    first, later = (record_rate(records, clip_frames, 8 * num_clips, num_workers, x) for x in (True, False))
+    first = record_rate(records, clip_frames, 8 * num_clips, num_workers, is_first_read=True)
+    later = record_rate(records, clip_frames, 8 * num_clips, num_workers, is_first_read=False)
     rates = {**videos, "records, first epoch (checksums verified)": first, "records, later epochs": later}
     print("reading and decoding, all cores              clips/s  CPU ms/clip")
     for name, rate in rates.items():
@@ -206,7 +209,7 @@ def open_records(records: str) -> "Source":
     from dist_jax.data.record_index import load_index
     from dist_jax.data.records import LABEL
 
-    return encoded_clips.sequence_source(load_index(records), {"label": LABEL}, {"label": 1})
+    return encoded_clips.sequence_source(load_index(records), {"label": LABEL}, {"label": 2**31})  # any class number
 
 
 def choose(clip: "StoredClip", clip_frames: int, number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -219,24 +222,25 @@ def choose(clip: "StoredClip", clip_frames: int, number: int) -> tuple[np.ndarra
 
 
 def record_rate(records: str, clip_frames: int, num_clips: int, num_workers: int, is_first_read: bool) -> Rate:
-    """Rate of reading records and decoding the crops of training clips."""
+    """Rate of reading records and decoding the crops of training clips, of at most 64 different records."""
     source = open_records(records)
+    num_records = min(source.size, 64)
 
     def decode(number: int) -> None:
-        clip = source.read(number % source.size)
+        clip = source.read(number % num_records)
         np.stack([frame.copy() for frame in clip.frames(*choose(clip, clip_frames, number))])
 
     seconds = cpu_seconds = 0.0
-    num_epochs = -(-num_clips // source.size)
+    num_rounds = -(-num_clips // num_records)
     with concurrent.futures.ThreadPoolExecutor(num_workers) as pool:
-        list(pool.map(decode, range(source.size)))  # also starts the threads
-        for epoch in range(num_epochs):
+        list(pool.map(decode, range(num_records)))  # also starts the threads
+        for first in range(0, num_rounds * num_records, num_records):
             source = open_records(records) if is_first_read else source
             start, cpu_start = time.perf_counter(), time.process_time()
-            list(pool.map(decode, range(epoch * source.size, (epoch + 1) * source.size)))
+            list(pool.map(decode, range(first, first + num_records)))
             seconds += time.perf_counter() - start
             cpu_seconds += time.process_time() - cpu_start
-    num_clips = num_epochs * source.size
+    num_clips = num_rounds * num_records
     return Rate(num_clips / seconds, cpu_seconds / num_clips * 1000)
 
 
@@ -244,14 +248,15 @@ def measure_stages(records: str, clip_frames: int, resolution: int, num_clips: i
     """Prints the CPU time of each stage of a training clip, and the clips/s of the whole pipeline."""
     import jax
 
-    from dist_jax.data import encoded_clips
+    from dist_jax.data import encoded_clips, sequence_example
     from dist_jax.data.record_index import load_index
     from dist_jax.video.resize import resize_bilinear
 
     source, read_record = open_records(records), encoded_clips.record_reader(load_index(records))
-    numbers = [number % source.size for number in range(num_clips)]
-    records_read, read_ms = run_stage(lambda number: memoryview(read_record(number)), range(source.size))
-    _, parse_ms = run_stage(check_frames, records_read)
+    num_records = min(source.size, num_clips)
+    numbers = [number % num_records for number in range(num_clips)]
+    data, read_ms = run_stage(lambda number: memoryview(read_record(number)), range(num_records))
+    _, parse_ms = run_stage(lambda data: sequence_example.check_frames(data, sequence_example.parse(data)[1]), data)
     clips, find_ms = run_stage(source.read, numbers)
     choices, choose_ms = run_stage(lambda number: choose(clips[number], clip_frames, number), range(num_clips))
     video = np.empty((BATCH_SIZE, clip_frames, resolution, resolution, 3), np.uint8)
@@ -284,14 +289,6 @@ def measure_stages(records: str, clip_frames: int, resolution: int, num_clips: i
     print(f"{'training clips':42} {rate.clips_per_second:9.1f} {rate.cpu_ms:12.2f}")
     frames_per_second = clip_frames / rate.cpu_ms * 1000
     print(f"\none vCPU decodes {frames_per_second:.0f} JPEG frames/s; `dist_jax.plan` prints how many it must decode")
-
-
-def check_frames(data: memoryview) -> None:
-    """Finds all frames of a record and checks them, as at the first read."""
-    from dist_jax.data import sequence_example
-
-    for start in sequence_example.parse(data)[1]:
-        sequence_example.frame_bytes(data, start)
 
 
 def run_stage(stage: Callable, inputs: Sequence) -> tuple[list, float]:

@@ -11,6 +11,7 @@ import tensorflow as tf
 # JAX owns the accelerators. Without these lines TensorFlow reserves their memory at its first operation.
 tf.config.set_visible_devices([], "GPU")
 tf.config.set_visible_devices([], "TPU")
+tf.config.threading.set_intra_op_parallelism_threads(1)  # clips are read in parallel, one thread each
 
 
 def num_cores() -> int:

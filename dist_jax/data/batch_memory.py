@@ -4,9 +4,6 @@ import sys
 
 import numpy as np
 
-# References to an array while `take` looks at it: the list, the loop variable, the argument of getrefcount.
-_NUM_OWN_REFERENCES = 3
-
 
 class BatchMemory:
     """Hands out arrays of one shape, and hands an array out again when nothing else refers to it.
@@ -22,8 +19,16 @@ class BatchMemory:
 
     def take(self) -> np.ndarray:
         """An array with arbitrary content. It belongs to the caller while the caller refers to it."""
-        for array in self._arrays:
-            if sys.getrefcount(array) == _NUM_OWN_REFERENCES:
+        for array, count in zip(self._arrays, _reference_counts(self._arrays), strict=True):
+            if count == _COUNT_IF_UNUSED:
                 return array
         self._arrays.append(np.empty(self._shape, np.uint8))
         return self._arrays[-1]
+
+
+def _reference_counts(arrays: list[np.ndarray]) -> list[int]:
+    return [sys.getrefcount(array) for array in arrays]
+
+
+# Measured, because it depends on the version of Python: the list and the variables of the loop also refer to an array.
+_COUNT_IF_UNUSED = _reference_counts([np.empty(1, np.uint8)])[0]

@@ -16,6 +16,7 @@ from dist_jax.data import sampling, transforms
 from dist_jax.data.clip_seed import ClipSeed
 from dist_jax.data.rand_augment import rand_augment
 from dist_jax.data.source import StoredClip, single_label
+from dist_jax.errors import UserError
 from dist_jax.video.eval_views import short_side_crops, temporal_views
 from dist_jax.video.resize import resize_bilinear
 
@@ -78,8 +79,9 @@ def eval_clip(
 def blank_row(config: ml_collections.ConfigDict, num_classes: Mapping[str, int], video: np.ndarray) -> Row:
     """A row without a clip: black pixels, mask 0, record -1, class 0 or no classes."""
     video[:] = 0
+    multi_label = config.data.multi_label
     return {
-        "labels": {n: np.zeros(k, bool) if config.data.multi_label else np.int32(0) for n, k in num_classes.items()},
+        "labels": {name: np.zeros(k, bool) if multi_label else np.int32(0) for name, k in num_classes.items()},
         "label_range": {name: np.zeros(2, np.int64) for name in num_classes},
         "mask": np.float32(0),
         "record": np.int64(-1),
@@ -109,6 +111,8 @@ def _labels_of_row(
     config: ml_collections.ConfigDict, num_classes: Mapping[str, int], clip: StoredClip, seed: ClipSeed | None
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """`labels` and `label_range` of a row, before a flip. With several labels and a seed, a random one is chosen."""
+    if clip.labels.keys() != num_classes.keys():
+        raise UserError(f"the clip has the labels {sorted(clip.labels)}, expected {sorted(num_classes)}")
     labels, ranges = {}, {}
     for name, classes in clip.labels.items():
         if config.data.multi_label:

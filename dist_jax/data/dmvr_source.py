@@ -86,9 +86,9 @@ def _clip_factory() -> type:
                 clip = encoded_clip(len(encoded), encoded.__getitem__, {"label": labels}, b"", 0)
                 video = np.empty(shape, np.uint8)
                 if is_training:
-                    row = clips.train_clip(config, {}, clip, ClipSeed(int(seed), 0, 0), video)
+                    row = clips.train_clip(config, {"label": 0}, clip, ClipSeed(int(seed), 0, 0), video)
                 else:
-                    row = clips.eval_clip(config, {}, clip, 0, video)
+                    row = clips.eval_clip(config, {"label": 0}, clip, 0, video)
                 return video, row["labels"]["label"]
 
             def decode(features: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:

@@ -32,8 +32,7 @@ def sequence_source(
         data = read_mapped(record) if read_mapped and verified[record] else memoryview(read_record(record))
         context, starts = sequence_example.parse(data)
         if not verified[record]:
-            for start in starts:
-                sequence_example.frame_bytes(data, start)  # raises for an empty frame
+            sequence_example.check_frames(data, starts)
             verified[record] = True
         labels = {name: _int64_list(context, feature) for name, feature in label_features.items()}
         names = _bytes_list(context, records.NARRATION_ID) or _bytes_list(context, records.FILENAME)

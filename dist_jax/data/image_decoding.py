@@ -8,6 +8,8 @@ import tensorflow as tf
 
 Encoded = bytes | memoryview
 
+_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")  # of JPEG and PNG
+
 
 class EncodedFrames:
     """The frames of a clip, cropped to a window, decoded one at a time in the memory of a single frame.
@@ -85,11 +87,13 @@ def image_size(encoded: Encoded) -> tuple[int, int]:
 
 
 def _size_with_tensorflow(encoded: bytes) -> tuple[int, int]:
+    if not encoded.startswith(_SIGNATURES):
+        raise ValueError("not a JPEG or PNG image")
     try:
         is_jpeg = bool(tf.io.is_jpeg(encoded))
         height, width, _ = tf.io.extract_jpeg_shape(encoded).numpy() if is_jpeg else tf.io.decode_png(encoded).shape
     except tf.errors.InvalidArgumentError as error:
-        raise ValueError(error.message) from error
+        raise ValueError(f"the image is damaged ({error.message})") from error
     return int(height), int(width)
 
 
@@ -99,4 +103,4 @@ def _decode_with_tensorflow(encoded: bytes) -> np.ndarray:
             return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE").numpy()
         return tf.io.decode_png(encoded, channels=3).numpy()
     except tf.errors.InvalidArgumentError as error:
-        raise ValueError(error.message) from error
+        raise ValueError(f"the image is damaged ({error.message})") from error

@@ -7,6 +7,7 @@ dropped, and any host can start at any step. The random draws of an example depe
 
 import collections
 import functools
+import math
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -31,7 +32,6 @@ MakeClip = Callable[[StoredClip, int, int, np.ndarray], Row]  # clip, record, ep
 Candidates = Callable[[int], tuple[np.ndarray, np.ndarray]]
 
 _MAX_CANDIDATES = 64  # this many consecutive bad records stop the run
-_NUM_AHEAD = 1  # batches that are read ahead
 
 
 def train_batches(
@@ -160,11 +160,14 @@ def _batches(
 ) -> Iterator[Batch]:
     """Yields a batch per step. A row is the clip of its first readable candidate; blank if none is readable.
 
-    Threads fill the rows, also of the next batches. Decoding and resizing run outside Python's global lock.
+    Threads fill the rows of this batch, of the next one, and of more if they are small, so that every thread has a row.
+    Decoding and resizing run outside Python's global lock.
     """
+    num_threads = config.data.num_threads or num_cores()
+    num_ahead = max(1, math.ceil(num_threads / num_rows))  # batches
     memory = BatchMemory((num_rows, *shape))
     pending: collections.deque[tuple[np.ndarray, np.ndarray, list[Future]]] = collections.deque()
-    pool = ThreadPoolExecutor(config.data.num_threads or num_cores(), "input")
+    pool = ThreadPoolExecutor(num_threads, "input")
     read_row = functools.partial(_read_row, config, source, make_clip, bad_records)
 
     def finish_batch() -> Batch:
@@ -180,7 +183,7 @@ def _batches(
             candidates, epochs = candidates_of(step)
             futures = [pool.submit(read_row, *row) for row in zip(candidates, epochs.tolist(), video, strict=True)]
             pending.append((video, candidates[:, 0], futures))
-            if len(pending) > _NUM_AHEAD:
+            if len(pending) > num_ahead:
                 yield finish_batch()
         while pending:
             yield finish_batch()
@@ -240,7 +243,7 @@ def _add_problems(bad_records: BadRecords, requested: np.ndarray, problems: Sequ
 def _stack(rows: Sequence[Row]) -> Batch:
     """The entries of a batch other than `video`."""
     ids = np.empty(len(rows), object)  # names have different lengths
-    ids[:] = [row["id"] for row in rows]
+    ids[:] = [row.pop("id") for row in rows]
     return jax.tree.map(lambda *values: np.stack(values), *rows) | {"id": ids}
 
 

@@ -49,7 +49,7 @@ class Prefetcher(Generic[Item]):
         return item
 
     def close(self) -> None:
-        """Stops the thread and closes the batches. Can be called twice."""
+        """Stops the thread and closes the batches. Waits for clips that are being read. Can be called twice."""
         self._closed.set()
         self._thread.join()
         self._batches.close()  # stops the threads of the pipeline

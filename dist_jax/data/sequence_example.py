@@ -14,7 +14,7 @@ from dist_jax.data import records
 from dist_jax.errors import UserError
 
 # Tags of field 1 and field 2. Every field of a SequenceExample is length-delimited and has one of these numbers.
-FIELD_1, FIELD_2 = 0x0A, 0x12
+_FIELD_1, _FIELD_2 = 0x0A, 0x12
 _LENGTH_DELIMITED = 2  # wire type
 _FRAMES_KEY = records.FRAMES.encode()
 # The head of a field 1 of 16 KiB to 2 MiB, as of most frames: the tag, then a size of three bytes with 7 bits each.
@@ -29,11 +29,11 @@ def parse(data: memoryview) -> tuple[tf.train.Features, list[int]]:
     context = tf.train.Features()
     frames: list[int] = []
     for tag, start, end in _fields(data, 0, len(data)):
-        if tag == FIELD_1:
-            context.MergeFrom(parse_context(data[start:end]))
-        elif tag == FIELD_2:  # feature_lists
+        if tag == _FIELD_1:
+            context.MergeFrom(_parse_context(data[start:end]))
+        elif tag == _FIELD_2:  # feature_lists
             for entry_tag, entry_start, entry_end in _fields(data, start, end):
-                if entry_tag == FIELD_1:
+                if entry_tag == _FIELD_1:
                     frames = frames or _frame_starts(data, entry_start, entry_end)
     return context, frames
 
@@ -46,13 +46,13 @@ def leading_context(data: memoryview) -> tf.train.Features | None:
     Raises:
         UserError: the context is damaged.
     """
-    if not len(data) or data[0] != FIELD_1:
+    if not len(data) or data[0] != _FIELD_1:
         return None
-    size, start = varint(data, 1)
-    return parse_context(data[start : start + size]) if start + size <= len(data) else None
+    size, start = _varint(data, 1)
+    return _parse_context(data[start : start + size]) if start + size <= len(data) else None
 
 
-def parse_context(data: memoryview) -> tf.train.Features:
+def _parse_context(data: memoryview) -> tf.train.Features:
     """Parses the bytes of a context. Raises UserError if they are not a message of features."""
     try:
         return tf.train.Features.FromString(bytes(data))
@@ -60,20 +60,28 @@ def parse_context(data: memoryview) -> tf.train.Features:
         raise UserError(f"the context of the record is damaged ({error})") from error
 
 
+def check_frames(data: memoryview, starts: list[int]) -> None:
+    """Raises UserError if a frame has no bytes."""
+    for start in starts:
+        frame_bytes(data, start)
+
+
 def frame_bytes(data: memoryview, start: int) -> memoryview:
-    """The value of the `Feature` {bytes_list {value}} at `start`. Raises UserError if there is none."""
-    value_start, end = start, len(data)
+    """The only value of the `Feature` {bytes_list {value}} at `start`. Raises UserError if there is none."""
+    position, end, list_end = start, len(data), len(data)
     for _ in range(2):  # bytes_list, then its first value
-        if value_start >= end or data[value_start] != FIELD_1:
+        if position >= end or data[position] != _FIELD_1:
             raise UserError(f"the frame at byte {start} of the record is not a list of bytes, or it is empty")
-        size, value_start = varint(data, value_start + 1)
-        if value_start + size > end:
+        size, position = _varint(data, position + 1)
+        if position + size > end:
             raise UserError(f"the frame at byte {start} of the record extends past the end of the record")
-        end = value_start + size
-    return data[value_start:end]
+        list_end, end = end, position + size
+    if end != list_end:
+        raise UserError(f"the frame at byte {start} of the record has several values")
+    return data[position:end]
 
 
-def varint(data: memoryview, position: int) -> tuple[int, int]:
+def _varint(data: memoryview, position: int) -> tuple[int, int]:
     """The number at `position` and the position after it. Raises UserError if it has more than ten bytes."""
     value, shift, end = 0, 0, min(position + 10, len(data))
     while position < end:
@@ -89,10 +97,10 @@ def varint(data: memoryview, position: int) -> tuple[int, int]:
 def _frame_starts(data: memoryview, start: int, end: int) -> list[int]:
     """Starts of the features in the map entry between two positions, if its key is that of the frames; else none."""
     key_and_value = {tag: (first, last) for tag, first, last in _fields(data, start, end)}
-    key_start, key_end = key_and_value.get(FIELD_1, (0, 0))
+    key_start, key_end = key_and_value.get(_FIELD_1, (0, 0))
     if bytes(data[key_start:key_end]) != _FRAMES_KEY:
         return []
-    return _feature_starts(data, *key_and_value.get(FIELD_2, (0, 0)))
+    return _feature_starts(data, *key_and_value.get(_FIELD_2, (0, 0)))
 
 
 def _feature_starts(data: memoryview, position: int, end: int) -> list[int]:
@@ -117,7 +125,7 @@ def _fields(data: memoryview, position: int, end: int) -> Iterator[tuple[int, in
     """Tag, start and end of each length-delimited field between two positions."""
     while position < end:
         tag = data[position]
-        size, start = varint(data, position + 1)
+        size, start = _varint(data, position + 1)
         position = start + size
         if tag & 7 != _LENGTH_DELIMITED or position > end:
             raise UserError(f"the record is not a SequenceExample (byte {start})")

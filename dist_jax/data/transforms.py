@@ -1,4 +1,4 @@
-"""Random crops, flips and erasing on the host, for whole clips.
+"""Random crops, the labels of flipped clips and erasing, on the host.
 
 `training/augment.py` runs later, on the accelerator: normalisation, grayscale, colour jitter and mixing.
 """

@@ -39,9 +39,14 @@ def resize_bilinear(
     Returns:
         uint8 [m, height, width, 3]. A pixel differs from the rounded exact value by at most 1, because the weights are
         integers. It is the same on every x86 processor, and may differ by 1 on others.
+
+    Raises:
+        ValueError: a frame of another type or number of channels.
     """
     resized = np.empty((len(frames), height, width, 3), np.uint8) if out is None else out
     for frame, target in zip(frames, resized, strict=True):
+        if frame.dtype != np.uint8 or frame.shape[2:] != (3,):  # OpenCV would leave `target` as it is
+            raise ValueError(f"a frame is {frame.dtype} {list(frame.shape)}, expected uint8 [h, w, 3]")
         cv2.resize(frame, (width, height), dst=target, interpolation=_INTERPOLATION)
         if flip:
             cv2.flip(target, 1, dst=target)

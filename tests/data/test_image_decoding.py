@@ -86,6 +86,12 @@ def test_a_window_outside_the_image_is_an_error(window):
         decode(jpeg(picture(1, 2)), window)
 
 
+def test_other_formats_are_an_error_that_says_so():
+    encoded = pillow(picture(1, 2), "WEBP")
+    with pytest.raises(ValueError, match="not a JPEG or PNG image"):
+        image_size(encoded)
+
+
 @pytest.mark.parametrize("damage", [lambda e: b"", lambda e: b"not an image", lambda e: e[:300], lambda e: e[:-20]])
 def test_an_incomplete_image_is_an_error(damage):
     encoded = damage(jpeg(picture(1, 2)))

@@ -1,5 +1,6 @@
 """Batches: examples, order and pixels, from any step and on any number of hosts; prefetching."""
 
+import dataclasses
 import inspect
 import itertools
 import threading
@@ -242,6 +243,60 @@ def test_a_list_of_videos_goes_through_the_same_pipeline(tmp_path):
     batch = next(pipeline.train_batches(config, source, 0, slice(None), 16, bad_records))
     assert set(batch["record"]) == {0, 2}
     assert bad_records.counts == {"record": 1}
+
+
+def test_dropped_batches_and_kept_batches_have_the_same_pixels(config):
+    # Dropped batches give their memory back while their transfer may still be in progress.
+    source = sources.open_source(config.data, "train")
+    kept = [int(batch["video"].sum(dtype=np.int64)) for batch in train(config, 30)]
+    sums = jax.jit(lambda video: video.astype(np.int32).sum())
+    with Prefetcher(pipeline.train_batches(config, source, 0, slice(None), 16), put_video, 2) as batches:
+        assert [int(sums(video)) for video in itertools.islice(batches, 30)] == kept
+
+
+def put_video(batch):
+    sharding = jax.sharding.NamedSharding(jax.make_mesh((2,), ("data",)), jax.sharding.PartitionSpec("data"))
+    return jax.make_array_from_process_local_data(sharding, batch["video"])
+
+
+def input_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("input")]
+
+
+def test_the_threads_end_when_the_batches_are_closed_or_fail(config):
+    source = sources.open_source(config.data, "train")
+    batches = pipeline.train_batches(config, source, 0, slice(None), 16)
+    next(batches)
+    assert len(input_threads()) == config.data.num_threads
+    batches.close()
+    assert not input_threads()
+    failing = pipeline.train_batches(config, unreadable(source), 0, slice(None), 16)
+    with pytest.raises(UserError, match="records are unreadable"):
+        next(failing)
+    assert not input_threads()
+
+
+def unreadable(source):
+    def read(record):
+        raise ValueError("no disk")
+
+    return dataclasses.replace(source, read=read)
+
+
+def test_all_threads_work_also_if_a_batch_has_a_single_row(pattern):
+    config = make_config(pattern, batch_size=1, data__num_threads=4)
+    source = sources.open_source(config.data, "train")
+    all_reading = threading.Barrier(4, timeout=60)  # breaks unless four threads read at the same time
+    first_reads = iter(range(4))
+
+    def read(record):
+        if next(first_reads, None) is not None:
+            all_reading.wait()
+        return source.read(record)
+
+    batch = next(pipeline.train_batches(config, dataclasses.replace(source, read=read), 0, slice(None), 16))
+    assert batch["mask"].tolist() == [1]
+    assert not all_reading.broken
 
 
 def test_prefetching_keeps_the_order_and_measures_the_wait():

@@ -52,6 +52,15 @@ def test_an_incomplete_record_is_an_error_or_has_fewer_frames(data):
     assert len(found) < len(starts)
 
 
+def test_a_frame_with_several_values_is_an_error():
+    sequence = tf.train.SequenceExample.FromString(example(0))
+    sequence.feature_lists.feature_list[records.FRAMES].feature[3].bytes_list.value.append(b"another")
+    data = memoryview(sequence.SerializeToString())
+    _, starts = sequence_example.parse(data)
+    with pytest.raises(UserError, match="has several values"):
+        sequence_example.check_frames(data, starts)
+
+
 def test_frames_that_extend_past_the_record_are_an_error():
     for data in (b"", b"\x0a", b"\x0a\x04\x0a\x09ab", b"\x0a\x00", b"\x0a\x7f"):
         with pytest.raises(UserError):

@@ -1,4 +1,4 @@
-"""Crops, flips and erasing against values computed by hand."""
+"""Crops, the labels of flipped clips and erasing, against values computed by hand."""
 
 import math
 

@@ -79,3 +79,11 @@ def test_the_result_is_written_to_the_given_memory():
     assert np.shares_memory(resize_bilinear(video, 16, 24, out=batch[1]), batch)
     np.testing.assert_array_equal(batch[1], resize_bilinear(video, 16, 24))
     assert not batch[::2].any()
+
+
+@pytest.mark.parametrize(
+    "frame", [np.zeros((8, 8, 3), np.float32), np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8), np.uint8)]
+)
+def test_other_types_and_numbers_of_channels_are_an_error(frame):
+    with pytest.raises(ValueError, match=r"expected uint8 \[h, w, 3\]"):
+        resize_bilinear([frame], 4, 4)
