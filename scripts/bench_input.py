@@ -308,6 +308,7 @@ def training_rate(records: str, clip_frames: int, resolution: int, num_clips: in
     config = settings.defaults()
     config.model.num_frames, config.batch_size, config.mix.group_size = clip_frames, BATCH_SIZE, BATCH_SIZE
     source = open_records(records)
+    source = dataclasses.replace(source, size=min(source.size, num_clips))
     batches = pipeline.train_batches(config, source, 0, slice(None), resolution)
     for _ in range(2 + source.size // BATCH_SIZE):  # the first epoch
         next(batches)

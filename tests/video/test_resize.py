@@ -81,9 +81,7 @@ def test_the_result_is_written_to_the_given_memory():
     assert not batch[::2].any()
 
 
-@pytest.mark.parametrize(
-    "frame", [np.zeros((8, 8, 3), np.float32), np.zeros((8, 8, 4), np.uint8), np.zeros((8, 8), np.uint8)]
-)
-def test_other_types_and_numbers_of_channels_are_an_error(frame):
+@pytest.mark.parametrize(("shape", "dtype"), [((8, 8, 3), np.float32), ((8, 8, 4), np.uint8), ((8, 8), np.uint8)])
+def test_other_types_and_numbers_of_channels_are_an_error(shape, dtype):
     with pytest.raises(ValueError, match=r"expected uint8 \[h, w, 3\]"):
-        resize_bilinear([frame], 4, 4)
+        resize_bilinear([np.zeros(shape, dtype)], 4, 4)
