@@ -252,9 +252,10 @@ def _check_labels(batch: Batch, source: Source, needs_label: bool = True, hint: 
 
     -1 is the class number of a record without labels: an error only if `needs_label`, with `hint` in its message.
     """
-    for name, bounds in batch.pop("label_range").items():
-        low, high = bounds.T  # int64 [b] each
-        is_invalid = (low < (0 if needs_label else -1)) | (high >= source.num_classes[name])
+    ranges = batch.pop("label_range")
+    for name, num_classes in source.num_classes.items():
+        low, high = ranges[name].T  # int64 [b] each
+        is_invalid = (low < (0 if needs_label else -1)) | (high >= num_classes)
         for row in np.flatnonzero(is_invalid)[:1]:
-            number = high[row] if high[row] >= source.num_classes[name] else low[row]
+            number = high[row] if high[row] >= num_classes else low[row]
             raise label_error(source, int(batch["record"][row]), name, int(number), hint)
