@@ -111,6 +111,7 @@ def build(videos: Path, folder: Path) -> str:
     """Builds records of all videos with dist_jax.build_records. Returns the pattern of the shards."""
     from dist_jax.build_records import command
 
+    folder.mkdir(parents=True, exist_ok=True)
     names = sorted(path.relative_to(videos) for path in videos.rglob("*.mp4"))
     (folder / "list.txt").write_text("".join(f"{name} clip\n" for name in names))
     arguments = ["--videos", str(videos), "--list", str(folder / "list.txt"), "--output", str(folder / "records")]
@@ -248,14 +249,15 @@ def measure_stages(records: str, clip_frames: int, resolution: int, num_clips: i
     """Prints the CPU time of each stage of a training clip, and the clips/s of the whole pipeline."""
     import jax
 
-    from dist_jax.data import encoded_clips, sequence_example
+    from dist_jax.data import record_reader, sequence_example
     from dist_jax.data.record_index import load_index
     from dist_jax.video.resize import resize_bilinear
 
-    source, read_record = open_records(records), encoded_clips.record_reader(load_index(records))
+    source, index = open_records(records), load_index(records)
     num_records = min(source.size, num_clips)
     numbers = [number % num_records for number in range(num_clips)]
-    data, read_ms = run_stage(lambda number: memoryview(read_record(number)), range(num_records))
+    # Each time with a new reader, which verifies the record.
+    data, read_ms = run_stage(lambda number: record_reader.record_reader(index)(number), range(num_records))
     _, parse_ms = run_stage(lambda data: sequence_example.check_frames(data, sequence_example.parse(data)[1]), data)
     clips, find_ms = run_stage(source.read, numbers)
     choices, choose_ms = run_stage(lambda number: choose(clips[number], clip_frames, number), range(num_clips))

@@ -1,19 +1,15 @@
 """Clips of encoded images in TFRecords: SequenceExamples in DMVR's format, and records that TensorFlow parses."""
 
-import functools
-import mmap
 from collections.abc import Callable, Mapping
 
 import numpy as np
 import tensorflow as tf
 
-from dist_jax import files
 from dist_jax.data import record_index, records, sequence_example
 from dist_jax.data.image_decoding import Encoded, EncodedFrames, image_size
+from dist_jax.data.record_reader import record_reader
 from dist_jax.data.source import Source, StoredClip
 from dist_jax.errors import UserError
-
-_LARGE_BYTES = 1 << 20  # mean size of a record above which local records are mapped
 
 
 def sequence_source(
@@ -21,19 +17,18 @@ def sequence_source(
 ) -> Source:
     """A source of SequenceExamples. `label_features` maps a label name to its context feature.
 
-    A process reads each record completely at first, and verifies its checksum and its frames. Later it reads large
-    records of local files from the mapped shard, where only the chosen frames are touched.
+    All frames of a record are checked when it is read for the first time, as its checksum is. Later, only the chosen
+    frames of a local record are read from the disk.
     """
     read_record = record_reader(index)
-    read_mapped = mapped_reader(index) if has_large_records(index) else None
-    verified = np.zeros(len(index), bool)
+    is_checked = np.zeros(len(index), bool)
 
     def read(record: int) -> StoredClip:
-        data = read_mapped(record) if read_mapped and verified[record] else memoryview(read_record(record))
+        data = read_record(record)
         context, starts = sequence_example.parse(data)
-        if not verified[record]:
+        if not is_checked[record]:
             sequence_example.check_frames(data, starts)
-            verified[record] = True
+            is_checked[record] = True
         labels = {name: _int64_list(context, feature) for name, feature in label_features.items()}
         names = _bytes_list(context, records.NARRATION_ID) or _bytes_list(context, records.FILENAME)
 
@@ -58,59 +53,12 @@ def parsed_source(
     parse_record = tf.function(parse, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
 
     def read(record: int) -> StoredClip:
-        encoded, labels = parse_record(read_record(record))
+        encoded, labels = parse_record(bytes(read_record(record)))
         images = encoded.numpy()
         labels = {name: label.numpy() for name, label in labels.items()}
         return encoded_clip(len(images), images.__getitem__, labels, b"", record)
 
     return Source(len(index), num_classes, read, index.location, index.identity)
-
-
-def has_large_records(index: record_index.ShardIndex) -> bool:
-    """Whether mapping shards is faster than reading whole records: large records in local files."""
-    return index.length.mean() > _LARGE_BYTES and not any(files.is_remote(path) for path in index.paths)
-
-
-def record_reader(index: record_index.ShardIndex) -> Callable[[int], bytes]:
-    """Returns a function: record number -> the record's bytes.
-
-    TensorFlow's TFRecord reader reads the record and verifies its checksum, also from gs:// and other file systems.
-    """
-
-    def read(record: int) -> bytes:
-        path, offset, length = index.paths[index.shard[record]], index.offset[record], index.length[record]
-        return _read_record(tf.constant(path), tf.constant(offset, tf.int64), tf.constant(length, tf.int64)).numpy()
-
-    return read
-
-
-@functools.partial(tf.function, autograph=False)
-def _read_record(path: tf.Tensor, offset: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
-    dataset = tf.raw_ops.TFRecordDatasetV2(
-        filenames=path[None],
-        compression_type="",
-        buffer_size=length + record_index.FRAMING_BYTES,  # the whole record in one request
-        byte_offsets=offset[None],
-    )
-    first = tf.raw_ops.TakeDataset(
-        input_dataset=dataset, count=tf.constant(1, tf.int64), output_types=[tf.string], output_shapes=[[]]
-    )
-    return tf.raw_ops.DatasetToSingleElement(dataset=first, output_types=[tf.string], output_shapes=[[]])[0]
-
-
-def mapped_reader(index: record_index.ShardIndex) -> Callable[[int], memoryview]:
-    """Returns a function: record number of a local shard -> the record in the mapped file, without a checksum."""
-
-    @functools.cache
-    def map_shard(shard: int) -> memoryview:
-        with open(index.paths[shard], "rb") as file:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
-
-    def read(record: int) -> memoryview:
-        start = index.offset[record] + record_index.HEADER_BYTES
-        return map_shard(int(index.shard[record]))[start : start + index.length[record]]
-
-    return read
 
 
 def encoded_clip(

@@ -23,6 +23,7 @@ from dist_jax.data.bad_records import BadRecords, Problem
 from dist_jax.data.batch_memory import BatchMemory
 from dist_jax.data.clip_seed import ClipSeed
 from dist_jax.data.clips import Row
+from dist_jax.data.record_reader import ChecksumError
 from dist_jax.data.source import Source, StoredClip, label_error
 from dist_jax.errors import UserError
 
@@ -221,8 +222,8 @@ def _read_record(
             clip = source.read(record)
             kind = "image"
             return make_clip(clip, record, epoch, video)
-        except tf.errors.DataLossError as error:
-            kind, message = "checksum", error.message
+        except ChecksumError as error:
+            kind, message = "checksum", str(error)
         except (tf.errors.OpError, UserError) as error:
             message = str(error)
         except Exception as error:  # an error in one record must not stop the others

@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import tensorflow as tf
 
+from dist_jax.data.checksum import masked_crc32c
 from dist_jax.data.records import INDEX_SUFFIX, SHARD_NAME, find_shards, shard_path
 from dist_jax.errors import UserError, warn
 from dist_jax.files import is_remote, size_and_mtime, unreadable
@@ -186,7 +187,7 @@ def _scan(file: io.RawIOBase | tf.io.gfile.GFile, path: str, size: int) -> _Colu
     position, any_valid = 0, False
     header = file.read(HEADER_BYTES)
     while position < size:
-        if _is_valid(header):
+        if is_valid_header(header):
             length, any_valid = int.from_bytes(header[:8], "little"), True
             end = position + FRAMING_BYTES + length
         else:
@@ -231,34 +232,15 @@ def _next_header(file: io.RawIOBase | tf.io.gfile.GFile, position: int, size: in
         for candidate in np.flatnonzero(zero[5:-6] & zero[6:-5] & zero[7:-4] & ~zero_crc).tolist():
             header = data[candidate : candidate + HEADER_BYTES]
             start, length = position + candidate, int.from_bytes(header[:8], "little")
-            if start + FRAMING_BYTES + length <= size and _is_valid(header):
+            if start + FRAMING_BYTES + length <= size and is_valid_header(header):
                 return start
         position += len(data) - HEADER_BYTES + 1
     return size
 
 
-def _is_valid(header: bytes) -> bool:
-    return _masked_crc32c(header[:8]) == int.from_bytes(header[8:], "little")
-
-
-def _crc_table() -> list[int]:
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)  # Castagnoli polynomial, bit-reversed
-        table.append(value)
-    return table
-
-
-_CRC_TABLE = _crc_table()
-
-
-def _masked_crc32c(data: bytes) -> int:
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = _CRC_TABLE[(crc ^ byte) & 0xFF] ^ (crc >> 8)
-    crc ^= 0xFFFFFFFF
-    return (((crc >> 15) | (crc << 17)) + 0xA282EAD8) & 0xFFFFFFFF  # masking of the TFRecord format
+def is_valid_header(header: bytes | memoryview) -> bool:
+    """Whether the 12 bytes of a header are a length and its checksum."""
+    return masked_crc32c(header[:8]) == int.from_bytes(header[8:], "little")
 
 
 @contextlib.contextmanager

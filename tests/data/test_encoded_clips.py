@@ -1,6 +1,7 @@
-"""Clips of encoded images: whole records and mapped records give the same clips."""
+"""Clips of encoded images, from local and remote records."""
 
 import itertools
+import os
 from pathlib import Path
 
 import jax
@@ -12,6 +13,7 @@ from helpers.small_records import NUM_CLASSES, decoded, example, jpeg, picture, 
 from dist_jax import config as configuration
 from dist_jax.data import encoded_clips, pipeline, record_index, records, sources
 from dist_jax.data.bad_records import BadRecords
+from dist_jax.data.record_reader import ChecksumError
 from dist_jax.errors import UserError
 
 
@@ -21,24 +23,26 @@ def open_pattern(pattern, label_feature=records.LABEL):
 
 
 @pytest.fixture
-def mapped(monkeypatch):
-    """Maps also small records."""
-    monkeypatch.setattr(encoded_clips, "_LARGE_BYTES", 0)
-
-
-@pytest.fixture
 def pattern(tmp_path):
     return write_shards(tmp_path, [example(record) for record in range(7)], shards=2)
 
 
-def test_mapped_clips_equal_those_of_whole_records(pattern, monkeypatch):
-    whole = open_pattern(pattern)
-    monkeypatch.setattr(encoded_clips, "_LARGE_BYTES", 0)
-    mapped = open_pattern(pattern)
-    assert (mapped.size, mapped.num_classes) == (whole.size, whole.num_classes)
-    assert mapped.location(3) == whole.location(3)
-    for record in [*range(7), *range(7)]:  # the second read does not verify the checksum
-        clip, expected = mapped.read(record), whole.read(record)
+def copied_to_memory(pattern, folder):
+    """Copies shards to TensorFlow's in-memory file system, with the interface of gs://. Returns the pattern there."""
+    name, _, shards = pattern.rpartition("@")
+    tf.io.gfile.makedirs(folder)
+    tf.io.gfile.copy(f"{os.path.dirname(name)}/labels.txt", f"{folder}/labels.txt")
+    for shard in range(int(shards)):
+        path = records.shard_path(f"{folder}/train", shard, int(shards))
+        tf.io.gfile.copy(records.shard_path(name, shard, int(shards)), path)
+    return f"{folder}/train@{shards}"
+
+
+def test_remote_clips_equal_local_clips(pattern):
+    local, remote = open_pattern(pattern), open_pattern(copied_to_memory(pattern, "ram://clips"))
+    assert (local.size, local.num_classes) == (remote.size, remote.num_classes)
+    for record in [*range(7), *range(7)]:  # the second read of a local record does not verify the checksum
+        clip, expected = local.read(record), remote.read(record)
         choice = [4, 0, 2], [3, 5, 12, 20]
         np.testing.assert_array_equal(decoded(clip, *choice), decoded(expected, *choice))
         assert (clip.num_frames, clip.height, clip.width, clip.id) == (6, 24, 32, expected.id)
@@ -78,14 +82,14 @@ def test_a_label_of_another_type_is_an_error(tmp_path):
         source.read(0)
 
 
-def test_the_first_read_of_a_damaged_record_raises(pattern, mapped):
+def test_a_damaged_record_fails_the_checksum(pattern):
     source = open_pattern(pattern)
     index = record_index.load_index(pattern)
     with open(index.paths[0], "r+b") as file:
         file.seek(index.offset[1] + 12 + int(index.length[1]) - 20)  # a byte of the last frame
         file.write(b"\x00\x01\x02")
     for _ in range(2):
-        with pytest.raises(tf.errors.DataLossError):
+        with pytest.raises(ChecksumError, match="data of the record are damaged"):
             source.read(1)
     source.read(0)
 
@@ -111,10 +115,8 @@ def with_empty_frame(record, frame, has_empty_list):
 
 @pytest.mark.parametrize("frame", [0, 2, 5])
 @pytest.mark.parametrize("has_empty_list", [True, False])
-@pytest.mark.parametrize("large", [True, False])
-def test_an_empty_frame_makes_a_bad_record(tmp_path, monkeypatch, frame, has_empty_list, large):
+def test_an_empty_frame_makes_a_bad_record(tmp_path, frame, has_empty_list):
     pattern = write_shards(tmp_path, [example(0), with_empty_frame(1, frame, has_empty_list), example(2)], shards=1)
-    monkeypatch.setattr(encoded_clips, "_LARGE_BYTES", 0 if large else 1 << 20)
     config = configuration.defaults()
     config.data.train, config.data.max_bad_fraction = pattern, 1.0
     config.batch_size, config.mix.group_size, config.model.num_frames = 3, 1, 6
@@ -124,24 +126,23 @@ def test_an_empty_frame_makes_a_bad_record(tmp_path, monkeypatch, frame, has_emp
     assert sum(bad_records.counts.values()) == 1
 
 
-def test_mapped_and_whole_records_give_the_same_batches(tmp_path, monkeypatch):
+def test_local_and_remote_records_give_the_same_batches(tmp_path):
     pattern = write_shards(tmp_path, [example(0), b"broken", *(example(record) for record in range(2, 9))], shards=2)
     config = configuration.defaults()
-    config.data.train, config.data.max_bad_fraction = pattern, 0.5
+    config.data.max_bad_fraction = 0.5
     config.batch_size, config.mix.group_size, config.model.num_frames = 4, 1, 4
     results = []
-    for large_bytes in (1 << 20, 0):
-        monkeypatch.setattr(encoded_clips, "_LARGE_BYTES", large_bytes)
+    for config.data.train in (pattern, copied_to_memory(pattern, "ram://batches")):
         source, bad_records = sources.open_source(config.data, "train"), BadRecords("train")
         batches = itertools.islice(pipeline.train_batches(config, source, 0, slice(None), 16, bad_records), 6)
         results.append((list(batches), bad_records))
-    (whole, whole_bad), (partial, partial_bad) = results
-    for batch, expected in zip(partial, whole, strict=True):
+    (local, local_bad), (remote, remote_bad) = results
+    for batch, expected in zip(local, remote, strict=True):
         jax.tree.map(np.testing.assert_array_equal, batch, expected)
-    assert whole_bad.counts == partial_bad.counts == {"record": 1}
+    assert local_bad.counts == remote_bad.counts == {"record": 1}
 
 
-def test_a_new_source_reads_the_new_content_of_a_rewritten_shard(pattern, mapped):
+def test_a_new_source_reads_the_new_content_of_a_rewritten_shard(pattern):
     open_pattern(pattern).read(0)
     path = Path(records.find_shards(pattern)[0])
     path.unlink()

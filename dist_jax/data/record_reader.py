@@ -1,0 +1,83 @@
+"""Reads the bytes of a record by its number."""
+
+import functools
+import mmap
+from collections.abc import Callable
+
+import numpy as np
+import tensorflow as tf
+
+from dist_jax.data.checksum import masked_crc32c
+from dist_jax.data.record_index import CHECKSUM_BYTES, FRAMING_BYTES, HEADER_BYTES, ShardIndex, is_valid_header
+from dist_jax.files import is_remote
+
+ReadRecord = Callable[[int], memoryview]
+
+
+class ChecksumError(Exception):
+    """The bytes of a record do not have the checksum that is stored with them."""
+
+
+def record_reader(index: ShardIndex) -> ReadRecord:
+    """Returns a function: record number -> the record's bytes. Several threads may call it.
+
+    Local shards are mapped: later code touches only the bytes that it needs. The checksum of a record is verified when
+    this function reads it for the first time. Remote records (gs:// and others) are read and verified each time.
+
+    The function raises ChecksumError for a damaged record.
+    """
+    return _remote_reader(index) if any(is_remote(path) for path in index.paths) else _mapped_reader(index)
+
+
+def _mapped_reader(index: ShardIndex) -> ReadRecord:
+    is_verified = np.zeros(len(index), bool)
+
+    @functools.cache
+    def map_shard(shard: int) -> memoryview:
+        with open(index.paths[shard], "rb") as file:
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+
+    def read(record: int) -> memoryview:
+        start, length = int(index.offset[record]), int(index.length[record])
+        framed = map_shard(int(index.shard[record]))[start : start + length + FRAMING_BYTES]
+        if not is_verified[record]:
+            _verify(framed, length)
+            is_verified[record] = True
+        return framed[HEADER_BYTES:-CHECKSUM_BYTES]
+
+    return read
+
+
+def _verify(framed: memoryview, length: int) -> None:
+    """Checks a record of `length` bytes with its header and checksum."""
+    header, data, checksum = framed[:HEADER_BYTES], framed[HEADER_BYTES:-CHECKSUM_BYTES], framed[-CHECKSUM_BYTES:]
+    if len(data) != length or header[:8] != length.to_bytes(8, "little") or not is_valid_header(header):
+        raise ChecksumError("the header of the record is damaged")
+    if masked_crc32c(data) != int.from_bytes(checksum, "little"):
+        raise ChecksumError("the data of the record are damaged")
+
+
+def _remote_reader(index: ShardIndex) -> ReadRecord:
+    def read(record: int) -> memoryview:
+        path, offset, length = index.paths[index.shard[record]], index.offset[record], index.length[record]
+        arguments = tf.constant(path), tf.constant(offset, tf.int64), tf.constant(length, tf.int64)
+        try:
+            return memoryview(_read_with_tensorflow(*arguments).numpy())
+        except tf.errors.DataLossError as error:
+            raise ChecksumError(error.message) from error
+
+    return read
+
+
+@functools.partial(tf.function, autograph=False)
+def _read_with_tensorflow(path: tf.Tensor, offset: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
+    dataset = tf.raw_ops.TFRecordDatasetV2(
+        filenames=path[None],
+        compression_type="",
+        buffer_size=length + FRAMING_BYTES,  # the whole record in one request
+        byte_offsets=offset[None],
+    )
+    first = tf.raw_ops.TakeDataset(
+        input_dataset=dataset, count=tf.constant(1, tf.int64), output_types=[tf.string], output_shapes=[[]]
+    )
+    return tf.raw_ops.DatasetToSingleElement(dataset=first, output_types=[tf.string], output_shapes=[[]])[0]
