@@ -40,17 +40,15 @@ def train_clip(
     window = transforms.random_resized_crop(
         clip.height, clip.width, augment.crop_scale, augment.crop_ratio, seed.generator("crop")
     )
-    flip = seed.generator("flip").random() < augment.hflip_prob
-    if flip:
+    if flip := seed.generator("flip").random() < augment.hflip_prob:
         pairs = flip_label_pairs(config)
         labels |= {name: transforms.swap_labels(labels[name], pairs[name]) for name in pairs}
     resize_bilinear(clip.frames(indices, window), resolution, resolution, flip, out=video)
     if augment.rand_augment:
         num_ops, magnitude = augment.rand_augment
         video[:] = rand_augment(video, num_ops, magnitude, seed.generator("rand_augment"))
-    erasing = seed.generator("erase")
-    if erasing.random() < augment.erase_prob:
-        transforms.random_erase(video, erasing)
+    if augment.erase_prob:
+        transforms.random_erase(video, augment.erase_prob, seed.generator("erase"))
     return _row(clip, seed.record, labels, label_range)
 
 
@@ -119,7 +117,7 @@ def _labels_of_row(
             labels[name] = multi_hot(classes, num_classes[name])
             ranges[name] = np.array([classes.min(), classes.max()] if len(classes) else [0, 0], np.int64)
         else:
-            label = select_label(classes, seed.generator(name) if seed else None)
+            label = select_label(classes, seed.generator(name) if seed and len(classes) > 1 else None)
             labels[name], ranges[name] = np.array(label).astype(np.int32), np.array([label, label])
     return labels, ranges
 

@@ -29,8 +29,8 @@ from dist_jax.errors import UserError
 
 Batch = dict[str, Any]  # arrays; `labels` is a dict of arrays
 MakeClip = Callable[[StoredClip, int, int, np.ndarray], Row]  # clip, record, epoch, memory of `video` -> a row
-# step -> candidate records of each row of this host (int64 [b, k]; the first readable one is used), epochs (int64 [b])
-Candidates = Callable[[int], tuple[np.ndarray, np.ndarray]]
+# step -> the epoch and the candidate records of each row of this host. The first readable candidate is used.
+Candidates = Callable[[int], list[tuple[int, Sequence[int]]]]
 
 _MAX_CANDIDATES = 64  # this many consecutive bad records stop the run
 
@@ -128,23 +128,26 @@ def epoch_order(seed: int, epoch: int, size: int) -> np.ndarray:
 
 def _train_candidates(config: ml_collections.ConfigDict, size: int, rows: np.ndarray) -> Candidates:
     """The candidates of a row are its record and the records after it in the epoch's order."""
-    order = functools.lru_cache(maxsize=2)(lambda epoch: epoch_order(config.seed, epoch, size))
-    ahead = np.arange(min(size, _MAX_CANDIDATES))
+    num_candidates = min(size, _MAX_CANDIDATES)
 
-    def candidates_of(step: int) -> tuple[np.ndarray, np.ndarray]:
-        epoch, offset = np.divmod(step * config.batch_size + rows, size)
-        candidates = [order(int(e))[(first + ahead) % size] for e, first in zip(epoch, offset, strict=True)]
-        return np.stack(candidates), epoch
+    @functools.lru_cache(maxsize=2)
+    def records(epoch: int) -> list[int]:
+        order = epoch_order(config.seed, epoch, size).tolist()
+        return order + order[: num_candidates - 1]  # after the last record comes the first
+
+    def candidates_of(step: int) -> list[tuple[int, Sequence[int]]]:
+        positions = (divmod(step * config.batch_size + row, size) for row in rows.tolist())
+        return [(epoch, records(epoch)[first : first + num_candidates]) for epoch, first in positions]
 
     return candidates_of
 
 
 def _eval_candidates(config: ml_collections.ConfigDict, size: int, rows: np.ndarray) -> Candidates:
-    """The only candidate of a row is its record; -1 after the last record."""
+    """The only candidate of a row is its record; there is none after the last record."""
 
-    def candidates_of(step: int) -> tuple[np.ndarray, np.ndarray]:
-        record = step * config.eval.batch_size + rows
-        return np.where(record < size, record, -1)[:, None], np.zeros_like(record)
+    def candidates_of(step: int) -> list[tuple[int, Sequence[int]]]:
+        records = (step * config.eval.batch_size + rows).tolist()
+        return [(0, [record] if record < size else []) for record in records]
 
     return candidates_of
 
@@ -167,7 +170,7 @@ def _batches(
     num_threads = config.data.num_threads or num_cores()
     num_ahead = max(1, math.ceil(num_threads / num_rows))  # batches
     memory = BatchMemory((num_rows, *shape))
-    pending: collections.deque[tuple[np.ndarray, np.ndarray, list[Future]]] = collections.deque()
+    pending: collections.deque[tuple[np.ndarray, list[int], list[Future]]] = collections.deque()
     pool = ThreadPoolExecutor(num_threads, "input")
     read_row = functools.partial(_read_row, config, source, make_clip, bad_records)
 
@@ -181,9 +184,10 @@ def _batches(
     try:
         for step in steps:
             video = memory.take()
-            candidates, epochs = candidates_of(step)
-            futures = [pool.submit(read_row, *row) for row in zip(candidates, epochs.tolist(), video, strict=True)]
-            pending.append((video, candidates[:, 0], futures))
+            candidates = candidates_of(step)
+            futures = [pool.submit(read_row, *row, pixels) for row, pixels in zip(candidates, video, strict=True)]
+            requested = [records[0] if records else -1 for _, records in candidates]
+            pending.append((video, requested, futures))
             if len(pending) > num_ahead:
                 yield finish_batch()
         while pending:
@@ -197,13 +201,13 @@ def _read_row(
     source: Source,
     make_clip: MakeClip,
     bad_records: BadRecords,
-    candidates: np.ndarray,
     epoch: int,
+    candidates: Sequence[int],
     video: np.ndarray,
 ) -> tuple[Row, Problem | None]:
-    """The row of the first readable candidate (int64 [k], -1: none), and the problem of the first candidate."""
+    """The row of the first readable candidate, and the problem of the first candidate."""
     first_problem = None
-    for record in candidates[candidates >= 0].tolist():
+    for record in candidates:
         result = _read_record(source, make_clip, record, epoch, video, 1 if record in bad_records else 2)
         if not isinstance(result, Problem):
             return result, first_problem
@@ -231,10 +235,10 @@ def _read_record(
     return Problem(kind, source.location(record), " ".join(message.split())[:300])
 
 
-def _add_problems(bad_records: BadRecords, requested: np.ndarray, problems: Sequence[Problem | None]) -> None:
-    """Counts the reads of the rows' first candidates, and adds the unreadable ones."""
-    bad_records.num_reads += int(np.sum(requested >= 0))
-    for record, problem in zip(requested.tolist(), problems, strict=True):
+def _add_problems(bad_records: BadRecords, requested: Sequence[int], problems: Sequence[Problem | None]) -> None:
+    """Counts the reads of the rows' first candidates (-1: there is none), and adds the unreadable ones."""
+    bad_records.num_reads += len(requested) - requested.count(-1)
+    for record, problem in zip(requested, problems, strict=True):
         if problem is not None:
             bad_records.num_bad_reads += 1
             if record not in bad_records:

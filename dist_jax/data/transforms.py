@@ -63,11 +63,13 @@ def swap_labels(labels: np.ndarray, pairs: Sequence[int]) -> np.ndarray:
     return np.asarray(partner.get(int(labels), int(labels)), labels.dtype)
 
 
-def random_erase(video: np.ndarray, rng: np.random.Generator) -> None:
-    """Replaces one box in all frames by noise, in place: 2 to 33 % of the area, ratio 0.3 to 3.3.
+def random_erase(video: np.ndarray, probability: float, rng: np.random.Generator) -> None:
+    """With the given probability, replaces one box in all frames by noise: 2 to 33 % of the area, ratio 0.3 to 3.3.
 
-    `video` is uint8 [T, H, W, 3].
+    Changes `video`, uint8 [T, H, W, 3].
     """
+    if rng.random() >= probability:
+        return
     _, frame_height, frame_width, channels = video.shape
     box = random_resized_crop(frame_height, frame_width, (0.02, 1 / 3), (0.3, 1 / 0.3), rng)
     top, left, height, width = box.tolist()

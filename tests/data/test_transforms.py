@@ -80,7 +80,7 @@ def test_a_flip_swaps_the_columns_of_paired_classes(classes):
 def test_erasing_replaces_the_same_box_in_all_frames():
     for seed in range(20):
         video = np.full((2, 40, 50, 3), 44, np.uint8)
-        transforms.random_erase(video, rng(seed))
+        transforms.random_erase(video, 1.0, rng(seed))
         changed = np.any(video != 44, axis=-1)
         np.testing.assert_array_equal(video[0], video[1])
         rows, columns = np.flatnonzero(changed[0].any(1)), np.flatnonzero(changed[0].any(0))
