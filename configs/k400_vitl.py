@@ -15,7 +15,7 @@ and again with --split val --shards 16. Time and cost on a TPU slice, before it 
 
     python -m dist_jax.plan --config=configs/k400_vitl.py --topology=v5e-64
 
-It estimates 3.4 hours, 219 chip-hours, evaluations included.
+It estimates 3.3 hours, 209 chip-hours, evaluations included.
 
 Reported in the paper with 3 views (not yet reproduced here):
 

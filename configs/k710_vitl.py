@@ -11,7 +11,7 @@ and again with --split val --shards 32. Time and cost on a TPU slice, before it 
 
     python -m dist_jax.plan --config=configs/k710_vitl.py --topology=v5e-64
 
-It estimates 9.6 hours, 617 chip-hours, evaluations included.
+It estimates 9.2 hours, 590 chip-hours, evaluations included.
 
 The paper reports no accuracy on Kinetics-710.
 """
