@@ -7,7 +7,7 @@ import tensorflow as tf
 
 from dist_jax.data import record_index, records, sequence_example
 from dist_jax.data.image_decoding import Encoded, EncodedFrames, image_size
-from dist_jax.data.record_reader import record_reader
+from dist_jax.data.record_reader import record_reader, tensorflow_reader
 from dist_jax.data.source import Source, StoredClip
 from dist_jax.errors import UserError
 
@@ -49,14 +49,20 @@ def parsed_source(
 
     Frames are encoded images, bytes [num_frames]; labels are class numbers by label name, int64 [any number].
     """
-    read_record = record_reader(index)
-    parse_record = tf.function(parse, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
+
+    def as_numpy(parsed: tuple[tf.Tensor, dict[str, tf.Tensor]]) -> tuple[tf.Tensor, dict[str, np.ndarray]]:
+        encoded, labels = parsed
+        return encoded, {name: label.numpy() for name, label in labels.items()}
+
+    read_record = tensorflow_reader(index, parse, as_numpy)
 
     def read(record: int) -> StoredClip:
-        encoded, labels = parse_record(bytes(read_record(record)))
-        images = encoded.numpy()
-        labels = {name: label.numpy() for name, label in labels.items()}
-        return encoded_clip(len(images), images.__getitem__, labels, b"", record)
+        encoded, labels = read_record(record)
+
+        def image(number: int) -> bytes:
+            return encoded[number].numpy()  # copies this frame only
+
+        return encoded_clip(len(encoded), image, labels, b"", record)
 
     return Source(len(index), num_classes, read, index.location, index.identity)
 

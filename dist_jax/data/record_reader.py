@@ -3,6 +3,7 @@
 import functools
 import mmap
 from collections.abc import Callable
+from typing import TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -12,6 +13,8 @@ from dist_jax.data.record_index import CHECKSUM_BYTES, FRAMING_BYTES, HEADER_BYT
 from dist_jax.files import is_remote
 
 ReadRecord = Callable[[int], memoryview]
+Parsed = TypeVar("Parsed")
+Result = TypeVar("Result")
 
 
 class ChecksumError(Exception):
@@ -58,19 +61,35 @@ def _verify(framed: memoryview, length: int) -> None:
 
 
 def _remote_reader(index: ShardIndex) -> ReadRecord:
-    def read(record: int) -> memoryview:
+    # NumPy can use the memory of numbers, but not that of a string: Python would copy it, and lock other threads.
+    return tensorflow_reader(index, lambda data: tf.io.decode_raw(data, tf.uint8), memoryview)
+
+
+def tensorflow_reader(
+    index: ShardIndex, parse: Callable[[tf.Tensor], Parsed], finish: Callable[[Parsed], Result]
+) -> Callable[[int], Result]:
+    """Returns a function: record number -> finish(parse(the record's bytes)), for local and remote records.
+
+    TensorFlow's TFRecord reader reads the record and verifies its checksum each time. `parse` is a TensorFlow function
+    of a string; `finish` gets its eager results. The function raises ChecksumError for a damaged record.
+    """
+
+    @functools.partial(tf.function, autograph=False)
+    def read_and_parse(path: tf.Tensor, offset: tf.Tensor, length: tf.Tensor) -> Parsed:
+        return parse(_read_tfrecord(path, offset, length))
+
+    def read(record: int) -> Result:
         path, offset, length = index.paths[index.shard[record]], index.offset[record], index.length[record]
         arguments = tf.constant(path), tf.constant(offset, tf.int64), tf.constant(length, tf.int64)
         try:
-            return memoryview(_read_with_tensorflow(*arguments).numpy())
+            return finish(read_and_parse(*arguments))
         except tf.errors.DataLossError as error:
             raise ChecksumError(error.message) from error
 
     return read
 
 
-@functools.partial(tf.function, autograph=False)
-def _read_with_tensorflow(path: tf.Tensor, offset: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
+def _read_tfrecord(path: tf.Tensor, offset: tf.Tensor, length: tf.Tensor) -> tf.Tensor:
     dataset = tf.raw_ops.TFRecordDatasetV2(
         filenames=path[None],
         compression_type="",
