@@ -1,5 +1,6 @@
 """Decodes JPEG and PNG images, one frame of a clip at a time."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -67,9 +68,7 @@ def decode_image(encoded: Encoded, out: np.ndarray) -> None:
     try:
         size = simplejpeg.decode_jpeg(encoded, buffer=out).shape[:2]
     except ValueError:  # a PNG, CMYK, an unusual chroma sampling, too large, or damaged
-        size = image_size(encoded)
-        if size == out.shape[:2]:
-            out[:] = _decode_with_tensorflow(bytes(encoded))
+        size = _decode_with_tensorflow(bytes(encoded), out)
     if size != out.shape[:2]:
         raise ValueError(f"an image has {size[0]} x {size[1]} pixels, the first image {out.shape[0]} x {out.shape[1]}")
 
@@ -87,20 +86,35 @@ def image_size(encoded: Encoded) -> tuple[int, int]:
 
 
 def _size_with_tensorflow(encoded: bytes) -> tuple[int, int]:
+    with _image_errors(encoded):
+        return _jpeg_size(encoded) if tf.io.is_jpeg(encoded) else tuple(tf.io.decode_png(encoded).shape[:2])
+
+
+def _decode_with_tensorflow(encoded: bytes, out: np.ndarray) -> tuple[int, int]:
+    """Decodes an image into `out` if it has the same size. Returns the size of the image."""
+    with _image_errors(encoded):
+        if tf.io.is_jpeg(encoded):
+            size = _jpeg_size(encoded)  # before the decoding: a damaged header can have a size of gigabytes
+            if size == out.shape[:2]:
+                out[:] = tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE").numpy()
+            return size
+        pixels = tf.io.decode_png(encoded, channels=3).numpy()
+        if pixels.shape == out.shape:
+            out[:] = pixels
+        return pixels.shape[:2]
+
+
+def _jpeg_size(encoded: bytes) -> tuple[int, int]:
+    height, width, _ = tf.io.extract_jpeg_shape(encoded).numpy().tolist()
+    return height, width
+
+
+@contextlib.contextmanager
+def _image_errors(encoded: bytes) -> Iterator[None]:
+    """Errors of TensorFlow's decoders become a ValueError."""
     if not encoded.startswith(_SIGNATURES):
         raise ValueError("not a JPEG or PNG image")
     try:
-        is_jpeg = bool(tf.io.is_jpeg(encoded))
-        height, width, _ = tf.io.extract_jpeg_shape(encoded).numpy() if is_jpeg else tf.io.decode_png(encoded).shape
-    except tf.errors.InvalidArgumentError as error:
-        raise ValueError(f"the image is damaged ({error.message})") from error
-    return int(height), int(width)
-
-
-def _decode_with_tensorflow(encoded: bytes) -> np.ndarray:
-    try:
-        if tf.io.is_jpeg(encoded):
-            return tf.io.decode_jpeg(encoded, channels=3, dct_method="INTEGER_ACCURATE").numpy()
-        return tf.io.decode_png(encoded, channels=3).numpy()
+        yield
     except tf.errors.InvalidArgumentError as error:
         raise ValueError(f"the image is damaged ({error.message})") from error

@@ -1,7 +1,7 @@
 """Parses a serialized `tf.train.SequenceExample` without copying its frames.
 
-A record of 300 frames has about 9 MB; a clip of 16 frames needs 0.5 MB of it. The functions skip the other frames by
-their lengths. A frame is named by its start: the position of its `Feature` in the record.
+A record of 300 frames has about 9 MB; a clip of 16 frames uses 0.5 MB of it. Each frame starts with its length, so the
+functions skip frames without reading them. A frame is named by its start: the position of its `Feature` in the record.
 """
 
 import struct

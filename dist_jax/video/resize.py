@@ -45,7 +45,7 @@ def resize_bilinear(
     """
     resized = np.empty((len(frames), height, width, 3), np.uint8) if out is None else out
     for frame, target in zip(frames, resized, strict=True):
-        if frame.dtype != np.uint8 or frame.shape[2:] != (3,):  # OpenCV would leave `target` as it is
+        if frame.dtype != np.uint8 or frame.shape[2:] != (3,):  # OpenCV would not write to `target`
             raise ValueError(f"a frame is {frame.dtype} {list(frame.shape)}, expected uint8 [h, w, 3]")
         cv2.resize(frame, (width, height), dst=target, interpolation=_INTERPOLATION)
         if flip:

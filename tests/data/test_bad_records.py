@@ -165,7 +165,7 @@ def test_a_rewritten_shard_changes_the_identity_and_a_new_modification_time_does
 
 
 def failing(source, record, error, num_failures):
-    """A source whose `read` of one record raises `error` the first `num_failures` times."""
+    """A source in which the first `num_failures` reads of one record raise `error`."""
     remaining = [num_failures]
 
     def read(number):

@@ -23,7 +23,7 @@ def jpeg(image, quality=95):
 
 
 def decoded(clip, indices=None, window=None):
-    """Frames of a stored clip, uint8 [m, h, w, 3]: all of them, uncropped, unless given."""
+    """Frames of a stored clip, uint8 [m, h, w, 3]. Default: all frames, not cropped."""
     indices = np.arange(clip.num_frames) if indices is None else np.array(indices)
     window = np.array([0, 0, clip.height, clip.width] if window is None else window)
     return np.stack([frame.copy() for frame in clip.frames(indices, window)])
