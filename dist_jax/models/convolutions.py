@@ -14,6 +14,8 @@ import jax.numpy as jnp
 
 from dist_jax.models.layers import TOKEN_INIT, last_axis
 
+Offsets = tuple[tuple[int, int], ...]
+
 
 def patch_conv(frames: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolution with stride p over patches of p x p pixels.
@@ -72,6 +74,14 @@ class TemporalStem(nn.Module):
         return z.reshape(h, w, t * b, width)
 
 
+def _add_shifted(taps: jax.Array, num_taps: int) -> jax.Array:
+    """Adds the products of the taps, shifted along axis 1: [N, T, B, taps * width] -> [N, T, B, width]."""
+    pad, frames, width = num_taps // 2, taps.shape[1], taps.shape[-1] // num_taps
+    taps = jnp.pad(taps, [(0, 0), (pad, pad)] + [(0, 0)] * (taps.ndim - 2))
+    shifted = [taps[:, k : k + frames, ..., k * width : (k + 1) * width] for k in range(num_taps)]
+    return sum(shifted[1:], start=shifted[0])
+
+
 def temporal_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, num_frames: int) -> jax.Array:
     """Convolution along time, zero-padded to keep the length.
 
@@ -84,7 +94,7 @@ def temporal_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, num_frames: 
     Returns:
         The axes of x, with `width` channels.
     """
-    products = partial(_shifted_products, x.shape[1] // num_frames)
+    products = partial(_time_products, num_frames)
     clips = math.prod(x.shape[1:-1]) // num_frames
     default = products if clips < TILE_ROWS else partial(_time_convolution, num_frames)
     y = jax.lax.platform_dependent(x, kernel, cpu=products, default=default)
@@ -104,48 +114,9 @@ def _time_convolution(num_frames: int, x: jax.Array, kernel: jax.Array) -> jax.A
     return y.reshape(*x.shape[:-1], -1)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _shifted_products(step: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolution along axis 1 with matrix products; a frame has `step` rows of this axis."""
-    # One product computes all taps. It reads the input once.
-    num_taps = kernel.shape[0]
-    kernel = kernel.swapaxes(0, 1).reshape(x.shape[-1], -1)  # [in, taps * width]
-    return _add_shifted(jnp.dot(x, kernel), num_taps, step)
-
-
-def _shifted_products_forward(
-    step: int, x: jax.Array, kernel: jax.Array
-) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _shifted_products(step, x, kernel), (x, kernel)
-
-
-def _shifted_products_backward(
-    step: int, saved: tuple[jax.Array, jax.Array], grad: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    # The gradient of the input is the convolution with the flipped kernel. Automatic differentiation would pad and copy
-    # the products of all taps instead.
-    x, kernel = saved
-    rows, half = x.shape[1], kernel.shape[0] // 2
-
-    def tap_grad(tap: int) -> jax.Array:  # y[row] contains x[row + shift] @ kernel[tap]
-        shift = (tap - half) * step
-        first, last = max(0, -shift), rows - max(0, shift)
-        inputs, outputs = x[:, first + shift : last + shift], grad[:, first:last]
-        return jnp.einsum("n...i,n...o->io", inputs, outputs, preferred_element_type=jnp.float32)
-
-    kernel_grad = jnp.stack([tap_grad(tap) for tap in range(kernel.shape[0])]).astype(kernel.dtype)
-    return _shifted_products(step, grad, kernel[::-1].swapaxes(1, 2)), kernel_grad
-
-
-_shifted_products.defvjp(_shifted_products_forward, _shifted_products_backward)
-
-
-def _add_shifted(taps: jax.Array, num_taps: int, step: int = 1) -> jax.Array:
-    """Adds the products of the taps, shifted along axis 1: [N, rows, ..., taps * width] -> [N, rows, ..., width]."""
-    pad, rows, width = num_taps // 2 * step, taps.shape[1], taps.shape[-1] // num_taps
-    taps = jnp.pad(taps, [(0, 0), (pad, pad)] + [(0, 0)] * (taps.ndim - 2))
-    shifted = [taps[:, k * step : k * step + rows, ..., k * width : (k + 1) * width] for k in range(num_taps)]
-    return sum(shifted[1:], start=shifted[0])
+def _time_products(num_frames: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    step = x.shape[1] // num_frames  # rows of axis 1 per frame
+    return _neighbour_products(((0, -step), (0, 0), (0, step)), x, kernel)
 
 
 def repeat_frames(x: jax.Array, num_frames: int, alpha: int) -> jax.Array:
@@ -165,7 +136,7 @@ def spatial_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     Returns:
         [h, w, T * B, width].
     """
-    y = jax.lax.platform_dependent(x, kernel, cpu=_neighbour_products, default=_space_convolution)
+    y = jax.lax.platform_dependent(x, kernel, cpu=_space_products, default=_space_convolution)
     return y + last_axis(bias, y)
 
 
@@ -173,8 +144,53 @@ def _space_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("HWNC", "HWIO", "HWNC"))
 
 
-def _neighbour_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
-    h, w = x.shape[:2]
-    padded = jnp.pad(x, [(1, 1), (1, 1), (0, 0), (0, 0)])
-    neighbours = [padded[i : i + h, j : j + w] for i in range(3) for j in range(3)]  # [h, w, T * B, in] each
-    return jnp.dot(jnp.concatenate(neighbours, axis=-1), kernel.reshape(-1, kernel.shape[-1]))
+def _space_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    offsets = tuple((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1))
+    return _neighbour_products(offsets, x, kernel.reshape(len(offsets), *kernel.shape[2:]))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _neighbour_products(offsets: Offsets, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolution as one matrix product.
+
+    Args:
+        offsets: of each tap along axes 0 and 1, increasing and symmetric: the last offset is minus the first.
+        x: [rows, columns, ..., in].
+        kernel: [taps, in, width].
+
+    Returns:
+        [rows, columns, ..., width].
+    """
+    return jnp.dot(_neighbours(offsets, x), kernel.reshape(-1, kernel.shape[-1]))
+
+
+def _neighbour_products_forward(
+    offsets: Offsets, x: jax.Array, kernel: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _neighbour_products(offsets, x, kernel), (x, kernel)
+
+
+def _neighbour_products_backward(
+    offsets: Offsets, saved: tuple[jax.Array, jax.Array], grad: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    # Both gradients read the neighbours of `grad`. The gradient of x is the convolution with the flipped kernel.
+    # Automatic differentiation would add up overlapping gradients of the neighbours of x, which takes longer.
+    x, kernel = saved
+    neighbours = _neighbours(offsets, grad)  # [rows, columns, ..., taps * width]
+    flipped = kernel[::-1].swapaxes(1, 2)  # [taps, width, in]
+    x_grad = jnp.dot(neighbours, flipped.reshape(-1, x.shape[-1]))
+    products = jnp.einsum("...i,...o->io", x, neighbours, preferred_element_type=jnp.float32)  # [in, taps * width]
+    kernel_grad = products.reshape(x.shape[-1], *flipped.shape[:2]).swapaxes(0, 1)[::-1]  # [taps, in, width]
+    return x_grad, kernel_grad.astype(kernel.dtype)
+
+
+_neighbour_products.defvjp(_neighbour_products_forward, _neighbour_products_backward)
+
+
+def _neighbours(offsets: Offsets, x: jax.Array) -> jax.Array:
+    """[rows, columns, ..., in] -> [rows, columns, ..., taps * in]: the values at each offset, 0 outside of x."""
+    rows, columns = x.shape[:2]
+    down, right = max(offsets)
+    padded = jnp.pad(x, [(down, down), (right, right)] + [(0, 0)] * (x.ndim - 2))
+    taps = [padded[down + i : down + i + rows, right + j : right + j + columns] for i, j in offsets]
+    return jnp.concatenate(taps, axis=-1)
