@@ -6,29 +6,27 @@ dropped, and any host can start at any step. The random draws of an example depe
 """
 
 import collections
-import functools
 import math
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache, partial
 from typing import Any
 
 import jax
 import ml_collections
 import numpy as np
-import tensorflow as tf
 
 from dist_jax.data import clips, num_cores
 from dist_jax.data.bad_records import BadRecords, Problem
 from dist_jax.data.batch_memory import BatchMemory
 from dist_jax.data.clip_seed import ClipSeed
 from dist_jax.data.clips import Row
-from dist_jax.data.record_reader import ChecksumError
+from dist_jax.data.row_reader import RowReader
 from dist_jax.data.source import Source, StoredClip, label_error
 from dist_jax.errors import UserError
 
 Batch = dict[str, Any]  # arrays; `labels` is a dict of arrays
-MakeClip = Callable[[StoredClip, int, int, np.ndarray], Row]  # clip, record, epoch, memory of `video` -> a row
 # step -> the epoch and the candidate records of each row of this host. The first readable candidate is used.
 Candidates = Callable[[int], list[tuple[int, Sequence[int]]]]
 
@@ -66,13 +64,14 @@ def train_batches(
     bad_records = bad_records or BadRecords("train")
     clips.flip_label_pairs(config)  # raises here: errors of the functions below are those of a bad record
     candidates_of = _train_candidates(config, source.size, rows)
-    shape = [config.model.num_frames, resolution, resolution, 3]
+    shape = (len(rows), config.model.num_frames, resolution, resolution, 3)
 
-    def make_clip(clip: StoredClip, record: int, epoch: int, video: np.ndarray) -> Row:
+    def make_row(clip: StoredClip, record: int, epoch: int, video: np.ndarray) -> Row:
         return clips.train_clip(config, source.num_classes, clip, ClipSeed(config.seed, epoch, record), video)
 
+    reader = RowReader(source, make_row, partial(clips.blank_row, config, source.num_classes), bad_records)
     steps = range(start_step, sys.maxsize)
-    for batch in _batches(config, source, steps, candidates_of, make_clip, shape, len(rows), bad_records):
+    for batch in _batches(reader, steps, candidates_of, shape, config.data.num_threads):
         _check_labels(batch, source)
         bad_records.check(config.data.max_bad_fraction, source.size)
         if np.any(batch["mask"] == 0):
@@ -108,14 +107,16 @@ def eval_batches(
     rows = np.arange(config.eval.batch_size)[rows]
     bad_records = bad_records or BadRecords("val")
     candidates_of = _eval_candidates(config, source.size, rows)
-    shape = [config.eval.num_views * config.eval.num_crops, config.model.num_frames, resolution, resolution, 3]
+    num_clips = config.eval.num_views * config.eval.num_crops
+    shape = (len(rows), num_clips, config.model.num_frames, resolution, resolution, 3)
 
-    def make_clip(clip: StoredClip, record: int, epoch: int, video: np.ndarray) -> Row:
+    def make_row(clip: StoredClip, record: int, epoch: int, video: np.ndarray) -> Row:
         del epoch  # evaluation is not random
         return clips.eval_clip(config, source.num_classes, clip, record, video)
 
+    reader = RowReader(source, make_row, partial(clips.blank_row, config, source.num_classes), bad_records)
     steps = range(-(-source.size // config.eval.batch_size))
-    for batch in _batches(config, source, steps, candidates_of, make_clip, shape, len(rows), bad_records):
+    for batch in _batches(reader, steps, candidates_of, shape, config.data.num_threads):
         _check_labels(batch, source, config.eval.has_labels, "; if the records have no labels: eval.has_labels=False")
         bad_records.check(config.data.max_bad_fraction, source.size)
         yield batch
@@ -130,7 +131,7 @@ def _train_candidates(config: ml_collections.ConfigDict, size: int, rows: np.nda
     """The candidates of a row are its record and the records after it in the epoch's order."""
     num_candidates = min(size, _MAX_CANDIDATES)
 
-    @functools.lru_cache(maxsize=2)
+    @lru_cache(maxsize=2)
     def records(epoch: int) -> list[int]:
         order = epoch_order(config.seed, epoch, size).tolist()
         return order + order[: num_candidates - 1]  # after the last record comes the first
@@ -153,31 +154,23 @@ def _eval_candidates(config: ml_collections.ConfigDict, size: int, rows: np.ndar
 
 
 def _batches(
-    config: ml_collections.ConfigDict,
-    source: Source,
-    steps: range,
-    candidates_of: Candidates,
-    make_clip: MakeClip,
-    shape: list[int],
-    num_rows: int,
-    bad_records: BadRecords,
+    reader: RowReader, steps: range, candidates_of: Candidates, shape: tuple[int, ...], num_threads: int
 ) -> Iterator[Batch]:
-    """Yields a batch per step. A row is the clip of its first readable candidate; blank if none is readable.
+    """Yields a batch per step. `shape` is that of its `video`.
 
     Threads fill the rows of this batch, of the next one, and of more if they are small, so that every thread has a row.
     Decoding and resizing run outside Python's global lock.
     """
-    num_threads = config.data.num_threads or num_cores()
-    num_ahead = max(1, math.ceil(num_threads / num_rows))  # batches
-    memory = BatchMemory((num_rows, *shape))
+    num_threads = num_threads or num_cores()
+    num_ahead = max(1, math.ceil(num_threads / shape[0]))  # batches
+    memory = BatchMemory(shape)
     pending: collections.deque[tuple[np.ndarray, list[int], list[Future]]] = collections.deque()
     pool = ThreadPoolExecutor(num_threads, "input")
-    read_row = functools.partial(_read_row, config, source, make_clip, bad_records)
 
     def finish_batch() -> Batch:
         video, requested, futures = pending.popleft()
         rows, problems = zip(*(future.result() for future in futures), strict=True)
-        _add_problems(bad_records, requested, problems)
+        _add_problems(reader.bad_records, requested, problems)
         batch = _stack(rows) | {"video": video}
         return batch | {"record": np.where(batch["mask"] > 0, batch["record"], requested)}
 
@@ -185,7 +178,7 @@ def _batches(
         for step in steps:
             video = memory.take()
             candidates = candidates_of(step)
-            futures = [pool.submit(read_row, *row, pixels) for row, pixels in zip(candidates, video, strict=True)]
+            futures = [pool.submit(reader.read, *row, pixels) for row, pixels in zip(candidates, video, strict=True)]
             requested = [records[0] if records else -1 for _, records in candidates]
             pending.append((video, requested, futures))
             if len(pending) > num_ahead:
@@ -194,45 +187,6 @@ def _batches(
             yield finish_batch()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _read_row(
-    config: ml_collections.ConfigDict,
-    source: Source,
-    make_clip: MakeClip,
-    bad_records: BadRecords,
-    epoch: int,
-    candidates: Sequence[int],
-    video: np.ndarray,
-) -> tuple[Row, Problem | None]:
-    """The row of the first readable candidate, and the problem of the first candidate."""
-    first_problem = None
-    for record in candidates:
-        result = _read_record(source, make_clip, record, epoch, video, 1 if record in bad_records else 2)
-        if not isinstance(result, Problem):
-            return result, first_problem
-        first_problem = first_problem or result
-    return clips.blank_row(config, source.num_classes, video), first_problem
-
-
-def _read_record(
-    source: Source, make_clip: MakeClip, record: int, epoch: int, video: np.ndarray, attempts: int
-) -> Row | Problem:
-    """The row of a record, or the problem of the last attempt. An error of the file system can be temporary."""
-    kind, message = "record", ""
-    for _ in range(attempts):
-        try:
-            kind = "record"
-            clip = source.read(record)
-            kind = "image"
-            return make_clip(clip, record, epoch, video)
-        except ChecksumError as error:
-            kind, message = "checksum", str(error)
-        except (tf.errors.OpError, UserError) as error:
-            message = str(error)
-        except Exception as error:  # an error in one record must not stop the others
-            message = f"{type(error).__name__}: {error}"
-    return Problem(kind, source.location(record), " ".join(message.split())[:300])
 
 
 def _add_problems(bad_records: BadRecords, requested: Sequence[int], problems: Sequence[Problem | None]) -> None:

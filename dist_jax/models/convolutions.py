@@ -102,8 +102,8 @@ def temporal_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array, num_frames: 
 
 
 # Rows of a tile of a TPU. With fewer clips per device, a convolution along time moves time into the rows of the tiles,
-# and pads it. A matrix product over each row and its neighbours in time costs half of that. DistNetwork then also merges
-# frames and clips into one axis.
+# and pads it. A matrix product over the neighbours in time costs half of that. DistNetwork then also merges frames and
+# clips into one axis.
 TILE_ROWS = 8
 
 
