@@ -8,9 +8,9 @@ The records are those of configs/k400_vitb.py.
 Arguments: network=linear_probe (default) or attentive_probe; model=vitb (default) or vitl.
 
 The DiST paper has no probes. The recipe is that of V-JEPA's frozen evaluation on Kinetics-400 (arXiv 2404.08471,
-appendix on frozen evaluation, and its released configuration vith16_k400_16x8x3): 20 epochs of 256 clips, AdamW with
-weight decay 0.01, learning rate 1e-3 without warm-up, a cosine to 0, gradient norm at most 1, plain cross-entropy: no
-Mixup, CutMix or label smoothing. Crops are 8 to 100 % of the frame's area, without flips; its random erasing and
+appendix on frozen evaluation, and its released configuration vith16_k400_16x8x3): 20 epochs, 256 clips per step, AdamW
+with weight decay 0.01, learning rate 1e-3 without warm-up, a cosine to 0, gradient norm at most 1, plain cross-entropy:
+no Mixup, CutMix or label smoothing. Crops are 8 to 100 % of the frame's area, without flips; its random erasing and
 RandAugment are off here. The linear probe uses the same recipe; no setting is tuned for CLIP. Clips, views and
 resolution are those of DiST (8 frames of CLIP from 16, 3 views), so that accuracies can be compared with
 configs/k400_vitb.py at 8+16 frames.

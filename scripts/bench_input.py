@@ -1,9 +1,10 @@
 """Measures the input pipeline: clips per second from records, per stage, compared with decoding mp4 files.
 
-    python -m scripts.bench_input [--videos DIR --records NAME@N] [--output DIR] [--clips 64] [--frames 16]
+    python -m scripts.bench_input [--videos DIR --records NAME@N] [--output DIR] [--clips 64] [--frames 16] \\
+        [--resolution 224]
 
 Without --videos, the script renders videos (300 frames, 340x256, H.264). Without --records, it builds records of the
-videos with the defaults of `python -m dist_jax.build_records`. Records and videos use one worker per core. The
+videos with `python -m dist_jax.build_records` (two shards). Records and videos use one worker per core. The
 comparison ends with the decoded uint8 pixels of a training clip, before resizing. At the end, the script measures each
 stage of a training clip, and the whole input pipeline. CPU time per clip depends less on other load than clips per
 second: a machine without other load reads (number of cores / CPU time) clips per second. The last line is in the unit
@@ -51,7 +52,12 @@ def main() -> None:
         default="",
         help="folder of rendered videos and records (default: a temporary folder)",
     )
-    parser.add_argument("--clips", type=int, default=64, help="number of measured clips (default: %(default)s)")
+    parser.add_argument(
+        "--clips",
+        type=int,
+        default=64,
+        help="number of measured clips; 8 times as many of the whole pipeline (default: %(default)s)",
+    )
     parser.add_argument("--frames", type=int, default=16, help="T (default: %(default)s)")
     parser.add_argument("--resolution", type=int, default=224, help="H = W (default: %(default)s)")
     args = parser.parse_args()
@@ -62,7 +68,7 @@ def main() -> None:
         videos = Path(args.videos) if args.videos else render(folder / "videos")
         records = args.records or build(videos, folder)
         paths = sorted(str(path) for path in videos.rglob("*.mp4"))
-        num_workers = os.cpu_count() or 1
+        num_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         print(f"{args.frames} frames per clip, {num_workers} cores, {len(paths)} videos\n")
         compare_with_videos(records, paths, args.frames, args.clips, num_workers)
         measure_stages(records, args.frames, args.resolution, args.clips)

@@ -4,7 +4,7 @@
 
 All arguments after -- are flags of dist_jax.main. Prints a table of the kills. Exit status 1 if the two runs end
 differently: in a parameter, in a line of metrics.jsonl (without the measured metrics, e.g. clips_per_second), or in the
-number of lines. A save interval that does not divide the log interval lets resumed runs start inside a log interval.
+number of lines. Resumed runs start inside a log interval, because the save interval is not a multiple of it.
 Use a configuration that trains for minutes and saves every few seconds, so that some kills hit a save.
 """
 
@@ -38,10 +38,10 @@ def main() -> int:
     args = parser.parse_args()
     training = [*args.training, f"--config.log.every_steps={args.log_every_steps}"]
     training.append(f"--config.checkpoint.save_every_steps={args.save_every_steps}")
-    if args.log_every_steps % args.save_every_steps == 0:
+    if args.save_every_steps % args.log_every_steps == 0:
         raise UserError(
-            f"--save-every-steps={args.save_every_steps} divides --log-every-steps={args.log_every_steps}, so no run "
-            "resumes inside a log interval; use another"
+            f"--save-every-steps={args.save_every_steps} is a multiple of --log-every-steps="
+            f"{args.log_every_steps}, so no run resumes inside a log interval; use another"
         )
     if args.workdir.exists():
         raise UserError(f"{args.workdir} already exists: use another --workdir")

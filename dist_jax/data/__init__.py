@@ -1,4 +1,7 @@
-"""Input pipeline: records or other sources -> uint8 batches. Uses TensorFlow, on the CPU only."""
+"""Input pipeline: records or other sources -> uint8 batches, by Python threads and NumPy.
+
+TensorFlow, on the CPU only, reads remote files and TFDS, parses messages, and decodes what `simplejpeg` cannot.
+"""
 
 import os
 

@@ -8,8 +8,8 @@ import numpy as np
 class BatchMemory:
     """Hands out arrays of one shape, and hands an array out again when nothing else refers to it.
 
-    New memory of this size comes from the system page by page, filled with zeros. That takes 0.7 ms per clip, a tenth
-    of the time of decoding it. Views of an array and the arrays of JAX that share its memory refer to it.
+    New memory of this size comes from the system page by page, filled with zeros. That takes 0.7 ms per clip, an
+    eighth of the time of decoding it. Views of an array and the arrays of JAX that share its memory refer to it.
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:

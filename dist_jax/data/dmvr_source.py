@@ -2,7 +2,7 @@
 
 `open_source` uses the shards and the parser of any factory, but not its sampling and augmentation. Those follow the
 configuration, so that order and randomness depend only on (seed, epoch, record). `ClipFactory` is a DMVR factory with
-the sampling and augmentation of dist_jax. Both import the dmvr package at first use.
+the sampling, crops and flips of dist_jax. Both import the dmvr package at first use.
 """
 
 import functools

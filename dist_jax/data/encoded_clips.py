@@ -81,7 +81,7 @@ def encoded_clip(
 
     Raises:
         UserError: no frames.
-        ValueError: the first frame cannot be decoded.
+        ImageError: the first frame cannot be decoded.
     """
     if not num_frames:
         raise UserError("the record contains no frames")

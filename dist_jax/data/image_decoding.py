@@ -12,6 +12,10 @@ Encoded = bytes | memoryview
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")  # of JPEG and PNG
 
 
+class ImageError(ValueError):
+    """An image that cannot be decoded, or that has another size than the first one of its clip."""
+
+
 class EncodedFrames:
     """The frames of a clip, cropped to a window, decoded one at a time in the memory of a single frame.
 
@@ -40,10 +44,10 @@ class EncodedFrames:
         return len(self._encoded)
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        """Yields each frame, uint8 [h, w, 3]. It is valid until the next one. The same object is decoded once in a row.
+        """Yields each frame, uint8 [h, w, 3], valid until the next one. An object that follows itself is decoded once.
 
         Raises:
-            ValueError: an image cannot be decoded or has another size.
+            ImageError: an image cannot be decoded or has another size.
         """
         buffer, previous = np.empty((*self._size, 3), np.uint8), None
         for encoded in self._encoded:
@@ -63,21 +67,21 @@ def decode_image(encoded: Encoded, out: np.ndarray) -> None:
         out: the memory of the result, uint8 [H, W, 3].
 
     Raises:
-        ValueError: the image cannot be decoded or has another size than `out`.
+        ImageError: the image cannot be decoded or has another size than `out`.
     """
     try:
         size = simplejpeg.decode_jpeg(encoded, buffer=out).shape[:2]
     except ValueError:  # a PNG, CMYK, an unusual chroma sampling, too large, or damaged
         size = _decode_with_tensorflow(bytes(encoded), out)
     if size != out.shape[:2]:
-        raise ValueError(f"an image has {size[0]} x {size[1]} pixels, the first image {out.shape[0]} x {out.shape[1]}")
+        raise ImageError(f"an image has {size[0]} x {size[1]} pixels, the first image {out.shape[0]} x {out.shape[1]}")
 
 
 def image_size(encoded: Encoded) -> tuple[int, int]:
     """Height and width of an encoded image, pixels. Reads a JPEG's header; decodes a PNG.
 
     Raises:
-        ValueError: the image cannot be decoded.
+        ImageError: the image cannot be decoded.
     """
     try:
         return simplejpeg.decode_jpeg_header(encoded)[:2]
@@ -111,10 +115,10 @@ def _jpeg_size(encoded: bytes) -> tuple[int, int]:
 
 @contextlib.contextmanager
 def _image_errors(encoded: bytes) -> Iterator[None]:
-    """Errors of TensorFlow's decoders become a ValueError."""
+    """Errors of TensorFlow's decoders become an ImageError."""
     if not encoded.startswith(_SIGNATURES):
-        raise ValueError("not a JPEG or PNG image")
+        raise ImageError("not a JPEG or PNG image")
     try:
         yield
     except tf.errors.InvalidArgumentError as error:
-        raise ValueError(f"the image is damaged ({error.message})") from error
+        raise ImageError(f"the image is damaged ({error.message})") from error

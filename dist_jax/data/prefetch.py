@@ -12,7 +12,7 @@ Item = TypeVar("Item")
 
 
 class Prefetcher(Generic[Item]):
-    """Iterator that keeps `size` batches ready on the devices. A background thread reads them.
+    """Iterator that keeps up to `size` batches on the devices. A background thread reads them.
 
     Attributes:
         waited: total seconds that `next` has waited for a batch.
@@ -24,11 +24,12 @@ class Prefetcher(Generic[Item]):
         Args:
             batches: this host's rows of every batch; closed together with the prefetcher.
             put: starts a batch's transfer and returns what `next` returns.
-            size: number of batches kept ready, at least 1.
+            size: number of batches on the devices that `next` has not returned, at least 1.
         """
         self.waited = 0.0
         self._batches, self._put = batches, put
-        self._queue: queue.Queue = queue.Queue(maxsize=size)
+        self._queue: queue.SimpleQueue = queue.SimpleQueue()
+        self._room = threading.Semaphore(size)  # batches that may still go to the devices
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._fill_queue, name="prefetch", daemon=True)
         self._thread.start()
@@ -46,11 +47,13 @@ class Prefetcher(Generic[Item]):
         if error is not None:
             self._closed.set()
             raise error
+        self._room.release()
         return item
 
     def close(self) -> None:
         """Stops the thread and closes the batches. Waits for clips that are being read. Can be called twice."""
         self._closed.set()
+        self._room.release()  # the thread may wait for it
         self._thread.join()
         self._batches.close()  # stops the threads of the pipeline
 
@@ -63,16 +66,10 @@ class Prefetcher(Generic[Item]):
     def _fill_queue(self) -> None:
         try:
             for batch in self._batches:
-                self._enqueue(self._put(batch), None)
+                self._room.acquire()
                 if self._closed.is_set():
                     return
-            self._enqueue(None, StopIteration())
+                self._queue.put((self._put(batch), None))
+            self._queue.put((None, StopIteration()))
         except Exception as error:  # raised again in __next__
-            self._enqueue(None, error)
-
-    def _enqueue(self, item: Item | None, error: Exception | None) -> None:
-        while not self._closed.is_set():
-            try:
-                return self._queue.put((item, error), timeout=0.1)
-            except queue.Full:
-                continue
+            self._queue.put((None, error))

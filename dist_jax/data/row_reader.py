@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from dist_jax.data.bad_records import BadRecords, Problem
 from dist_jax.data.clips import Row
+from dist_jax.data.image_decoding import ImageError
 from dist_jax.data.record_reader import ChecksumError
 from dist_jax.data.source import Source, StoredClip
 from dist_jax.errors import UserError
@@ -52,6 +53,8 @@ class RowReader:
                 return self.make_row(clip, record, epoch, video)
             except ChecksumError as error:
                 kind, message = "checksum", str(error)
+            except ImageError as error:
+                kind, message = "image", str(error)
             except (tf.errors.OpError, UserError) as error:
                 message = str(error)
             except Exception as error:  # an error in one record must not stop the others

@@ -61,7 +61,7 @@ def _parse_context(data: memoryview) -> tf.train.Features:
 
 
 def check_frames(data: memoryview, starts: list[int]) -> None:
-    """Raises UserError if a frame has no bytes."""
+    """Raises UserError if a frame is not exactly one value with bytes, inside the record."""
     for start in starts:
         frame_bytes(data, start)
 

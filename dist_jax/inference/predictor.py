@@ -140,7 +140,7 @@ class Predictor:
             video: pixels, uint8 [B, T, H, W, 3].
 
         Returns:
-            [L_selected, B, S, 1+N, D] in the `dtype` of `dist_jax.load`; the class token is first.
+            [L_selected, B, S, P+N, D] in the `dtype` of `dist_jax.load`; P prefix tokens first (CLIP: the class token).
         """
         return self._run(_features, video, batch_axis=1)
 

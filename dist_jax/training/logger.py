@@ -234,8 +234,8 @@ class TrainLogger:
         if input_wait > self._config.log.slow_input and step > self._first_interval_end and not self._warned_slow_input:
             self._warned_slow_input = True
             self.warn(
-                f"{input_wait:.0%} of the time is spent waiting for input; raise data.num_threads or store smaller "
-                "frames (python -m scripts.bench_input measures each stage)"
+                f"{input_wait:.0%} of the time is spent waiting for input; use more cores or store smaller frames "
+                "(python -m scripts.bench_input measures each stage)"
             )
 
     def _show(self, step: int, values: dict[str, float]) -> None:

@@ -188,6 +188,18 @@ def test_a_record_that_can_be_read_on_retry_is_not_replaced(tmp_path):
     assert (bad_records.counts, bad_records.num_reads, bad_records.num_bad_reads) == ({}, 8, 0)
 
 
+def test_a_frame_that_is_no_image_is_a_bad_image_also_if_it_is_the_first(tmp_path):
+    images = [jpeg(picture(0, frame)) for frame in range(2)]
+    examples = [
+        records.make_example(frames, 0, "class 0", "a.mp4", 0, 1)
+        for frames in (images, [b"not an image", images[1]], [images[0], b"not an image"])
+    ]
+    bad_records = BadRecords("train")
+    batch = train(make_config(write_shards(tmp_path, examples, shards=1), batch_size=3), 1, bad_records)[0]
+    assert set(batch["record"]) == {0}
+    assert bad_records.kinds == {1: "image", 2: "image"}
+
+
 @pytest.mark.parametrize("error", [ValueError("odd"), TypeError(), RuntimeError("decoder")])
 def test_any_python_exception_in_a_source_makes_a_bad_record(tmp_path, error):
     config = make_config(write_shards(tmp_path, [example(record) for record in range(8)], shards=1), batch_size=8)

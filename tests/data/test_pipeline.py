@@ -333,15 +333,22 @@ def test_closing_stops_the_thread_and_the_generator():
     assert inspect.getgeneratorstate(batches) == inspect.GEN_CLOSED
 
 
-def test_the_reader_is_never_more_than_the_buffer_ahead():
-    read = []
+def test_prefetching_keeps_at_most_its_size_on_the_devices_and_reads_one_more():
+    read, put = [], []
 
     def batches():
         for number in itertools.count():
             read.append(number)
             yield {"number": number}
 
-    with Prefetcher(batches(), lambda batch: batch["number"], 2) as prefetched:
+    def put_batch(batch):
+        put.append(batch["number"])
+        return batch["number"]
+
+    with Prefetcher(batches(), put_batch, 2) as prefetched:
         assert [next(prefetched) for _ in range(3)] == [0, 1, 2]
+        while len(read) < 3 + 2 + 1:
+            time.sleep(0.001)
+        assert put == [0, 1, 2, 3, 4]  # three returned, two on the devices; the reader waits with the next one
         time.sleep(0.05)
-        assert len(read) <= 3 + 2 + 1  # returned, in the buffer, waiting for the buffer
+        assert (len(put), len(read)) == (5, 6)

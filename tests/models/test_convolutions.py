@@ -35,7 +35,7 @@ def test_the_stem_adds_five_frames_of_a_patch():
     (convolutions._patch_products, convolutions._patch_convolution, (2, 4, 6, 3), (2, 2, 3, 5)),
     (partial(convolutions._time_products, 5), partial(convolutions._time_convolution, 5), (4, 5, 2, 6), (3, 6, 7)),
     (partial(convolutions._time_products, 5), partial(convolutions._time_convolution, 5), (4, 10, 6), (3, 6, 7)),
-    (convolutions._space_products, convolutions._space_convolution, (4, 5, 6, 6), (3, 3, 6, 7)),
+    (partial(convolutions._grid_products, 1), convolutions._space_convolution, (4, 5, 6, 6), (3, 3, 6, 7)),
 ])  # fmt: skip
 def test_values_and_gradients_are_the_same_on_cpu_and_on_accelerators(cpu, accelerator, shape, kernel_shape):
     x, kernel = jax.random.normal(jax.random.key(0), shape), jax.random.normal(jax.random.key(1), kernel_shape)
