@@ -17,8 +17,8 @@ def sequence_source(
 ) -> Source:
     """A source of SequenceExamples. `label_features` maps a label name to its context feature.
 
-    All frames of a record are checked when it is read for the first time, as its checksum is. Later, only the chosen
-    frames of a local record are read from the disk.
+    All frames of a record are checked when it is read for the first time, as its checksum is. Later, only the head of
+    each frame and the chosen frames are read. On a disk, these are most pages of a record.
     """
     read_record = record_reader(index)
     is_checked = np.zeros(len(index), bool)

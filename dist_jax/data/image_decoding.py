@@ -9,6 +9,8 @@ import tensorflow as tf
 
 Encoded = bytes | memoryview
 
+MAX_PIXELS = 2**26  # height * width: a larger number is that of a damaged header, which would fill the memory
+
 _SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")  # of JPEG and PNG
 
 
@@ -81,12 +83,15 @@ def image_size(encoded: Encoded) -> tuple[int, int]:
     """Height and width of an encoded image, pixels. Reads a JPEG's header; decodes a PNG.
 
     Raises:
-        ImageError: the image cannot be decoded.
+        ImageError: the image cannot be decoded or has more than MAX_PIXELS.
     """
     try:
-        return simplejpeg.decode_jpeg_header(encoded)[:2]
+        height, width = simplejpeg.decode_jpeg_header(encoded)[:2]
     except ValueError:
-        return _size_with_tensorflow(bytes(encoded))
+        height, width = _size_with_tensorflow(bytes(encoded))
+    if height * width > MAX_PIXELS:
+        raise ImageError(f"an image has {height} x {width} pixels, more than {MAX_PIXELS} in total")
+    return height, width
 
 
 def _size_with_tensorflow(encoded: bytes) -> tuple[int, int]:

@@ -162,7 +162,8 @@ def _batches(
     Decoding and resizing run outside Python's global lock.
     """
     num_threads = num_threads or num_cores()
-    num_ahead = max(1, math.ceil(num_threads / shape[0]))  # batches
+    num_rows = shape[0]
+    num_ahead = max(1, math.ceil(num_threads / num_rows))  # batches
     memory = BatchMemory(shape)
     pending: collections.deque[tuple[np.ndarray, list[int], list[Future]]] = collections.deque()
     pool = ThreadPoolExecutor(num_threads, "input")

@@ -71,5 +71,5 @@ class Prefetcher(Generic[Item]):
                     return
                 self._queue.put((self._put(batch), None))
             self._queue.put((None, StopIteration()))
-        except Exception as error:  # raised again in __next__
+        except BaseException as error:  # raised again in __next__, which would wait forever otherwise
             self._queue.put((None, error))

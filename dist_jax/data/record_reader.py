@@ -2,6 +2,7 @@
 
 import functools
 import mmap
+import resource
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -24,8 +25,10 @@ class ChecksumError(Exception):
 def record_reader(index: ShardIndex) -> ReadRecord:
     """Returns a function: record number -> the record's bytes. Several threads may call it.
 
-    Local shards are mapped: later code touches only the bytes that it needs. The checksum of a record is verified when
+    Local shards are mapped: later code copies only the bytes that it needs. The checksum of a record is verified when
     this function reads it for the first time. Remote records (gs:// and others) are read and verified each time.
+
+    A local shard must not become shorter while it is mapped: the operating system then ends the process (SIGBUS).
 
     The function raises ChecksumError for a damaged record.
     """
@@ -35,7 +38,7 @@ def record_reader(index: ShardIndex) -> ReadRecord:
 def _mapped_reader(index: ShardIndex) -> ReadRecord:
     is_verified = np.zeros(len(index), bool)
 
-    @functools.cache
+    @functools.lru_cache(_max_mapped_shards())
     def map_shard(shard: int) -> memoryview:
         with open(index.paths[shard], "rb") as file:
             return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
@@ -49,6 +52,16 @@ def _mapped_reader(index: ShardIndex) -> ReadRecord:
         return framed[HEADER_BYTES:-CHECKSUM_BYTES]
 
     return read
+
+
+def _max_mapped_shards() -> int | None:
+    """A quarter of the files that this process may open; None: any number.
+
+    A mapped file stays open. Systems allow 256 or 1024 open files by default, and a data set can have more shards. The
+    rest is for the other split, checkpoints and logs.
+    """
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return None if limit == resource.RLIM_INFINITY else max(1, limit // 4)
 
 
 def _verify(framed: memoryview, length: int) -> None:

@@ -44,7 +44,7 @@ class RowReader:
 
     def _read_record(self, epoch: int, record: int, video: np.ndarray) -> Row | Problem:
         """The row of a record, or the problem of the last attempt. An error of the file system can be temporary."""
-        kind, message = "record", ""
+        message = ""
         for _ in range(1 if record in self.bad_records else 2):
             try:
                 kind = "record"

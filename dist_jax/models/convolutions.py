@@ -14,6 +14,8 @@ import jax.numpy as jnp
 
 from dist_jax.models.layers import TOKEN_INIT, last_axis
 
+Offsets = tuple[tuple[int, int], ...]  # rows and columns from a position to its neighbours
+
 
 def patch_conv(frames: jax.Array, kernel: jax.Array) -> jax.Array:
     """Convolution with stride p over patches of p x p pixels.
@@ -68,18 +70,15 @@ class TemporalStem(nn.Module):
         taps = patch_conv(frames, kernel)  # [h, w, B*T, 5 * width]
         h, w = taps.shape[:2]
         taps = taps.reshape(h * w, b, t, -1).swapaxes(1, 2)  # [N, T, B, 5 * width]
-        z = _add_shifted(taps, 5, axis=1) + last_axis(bias.astype(self.dtype), taps)  # [N, T, B, width]
+        z = _add_shifted(taps, 5) + last_axis(bias.astype(self.dtype), taps)  # [N, T, B, width]
         return z.reshape(h, w, t * b, width)
 
 
-def _add_shifted(taps: jax.Array, num_taps: int, axis: int) -> jax.Array:
-    """Adds the products of the taps, shifted along an axis: [..., taps * width] -> [..., width]."""
-    half, size, width = num_taps // 2, taps.shape[axis], taps.shape[-1] // num_taps
-    taps = jnp.pad(taps, [(half, half) if i == axis else (0, 0) for i in range(taps.ndim)])
-    shifted = [
-        jax.lax.slice_in_dim(taps[..., tap * width : (tap + 1) * width], tap, tap + size, axis=axis)
-        for tap in range(num_taps)
-    ]
+def _add_shifted(taps: jax.Array, num_taps: int) -> jax.Array:
+    """Adds the products of the taps, shifted along axis 1: [N, T, B, taps * width] -> [N, T, B, width]."""
+    pad, frames, width = num_taps // 2, taps.shape[1], taps.shape[-1] // num_taps
+    taps = jnp.pad(taps, [(0, 0), (pad, pad)] + [(0, 0)] * (taps.ndim - 2))
+    shifted = [taps[:, k : k + frames, ..., k * width : (k + 1) * width] for k in range(num_taps)]
     return sum(shifted[1:], start=shifted[0])
 
 
@@ -116,7 +115,8 @@ def _time_convolution(num_frames: int, x: jax.Array, kernel: jax.Array) -> jax.A
 
 
 def _time_products(num_frames: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    return _grid_products(x.shape[1] // num_frames, x, kernel[None])
+    step = x.shape[1] // num_frames  # rows of axis 1 per frame
+    return _neighbour_products(((0, -step), (0, 0), (0, step)), x, kernel)
 
 
 def repeat_frames(x: jax.Array, num_frames: int, alpha: int) -> jax.Array:
@@ -136,7 +136,7 @@ def spatial_conv(x: jax.Array, kernel: jax.Array, bias: jax.Array) -> jax.Array:
     Returns:
         [h, w, T * B, width].
     """
-    y = jax.lax.platform_dependent(x, kernel, cpu=partial(_grid_products, 1), default=_space_convolution)
+    y = jax.lax.platform_dependent(x, kernel, cpu=_space_products, default=_space_convolution)
     return y + last_axis(bias, y)
 
 
@@ -144,52 +144,53 @@ def _space_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
     return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("HWNC", "HWIO", "HWNC"))
 
 
+def _space_products(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    offsets = tuple((i, j) for i in (-1, 0, 1) for j in (-1, 0, 1))
+    return _neighbour_products(offsets, x, kernel.reshape(len(offsets), *kernel.shape[2:]))
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _grid_products(step: int, x: jax.Array, kernel: jax.Array) -> jax.Array:
-    """Convolution along axes 0 and 1 as one matrix product.
+def _neighbour_products(offsets: Offsets, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Convolution as one matrix product.
 
     Args:
-        step: distance of the taps along axis 1.
+        offsets: of each tap along axes 0 and 1, increasing; offset k from the start is minus offset k from the end.
         x: [rows, columns, ..., in].
-        kernel: [I, J, in, width]; I and J are odd.
+        kernel: [taps, in, width].
 
     Returns:
         [rows, columns, ..., width].
     """
-    # The product reads neighbours along axis 1. Its results for neighbours along axis 0 are shifted and added: that
-    # moves a third of the data of a product that reads all neighbours.
-    neighbours = _neighbours(x, kernel.shape[1], step)  # [rows, columns, ..., J * in]
-    kernel_matrix = kernel.transpose(1, 2, 0, 3).reshape(neighbours.shape[-1], -1)  # [J * in, I * width]
-    return _add_shifted(jnp.dot(neighbours, kernel_matrix), kernel.shape[0], axis=0)
+    return jnp.dot(_neighbours(offsets, x), kernel.reshape(-1, kernel.shape[-1]))
 
 
-def _grid_products_forward(step: int, x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    return _grid_products(step, x, kernel), (x, kernel)
+def _neighbour_products_forward(
+    offsets: Offsets, x: jax.Array, kernel: jax.Array
+) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _neighbour_products(offsets, x, kernel), (x, kernel)
 
 
-def _grid_products_backward(
-    step: int, saved: tuple[jax.Array, jax.Array], grad: jax.Array
+def _neighbour_products_backward(
+    offsets: Offsets, saved: tuple[jax.Array, jax.Array], grad: jax.Array
 ) -> tuple[jax.Array, jax.Array]:
-    # The gradient of x is the convolution with the flipped kernel. The gradient of the kernel uses the same neighbours.
+    # Both gradients read the neighbours of `grad`. The gradient of x is the convolution with the flipped kernel.
     # Automatic differentiation would add up overlapping gradients of the neighbours of x, which takes longer.
     x, kernel = saved
-    num_rows, (height, width, *channels) = x.shape[0], kernel.shape
-    neighbours = _neighbours(grad, width, step)  # [rows, columns, ..., J * width]
-    padded = jnp.pad(x, [(height // 2, height // 2)] + [(0, 0)] * (x.ndim - 1))
-    products = [
-        jnp.einsum("...i,...o->io", padded[tap : tap + num_rows], neighbours, preferred_element_type=jnp.float32)
-        for tap in range(height)
-    ]  # I arrays [in, J * width]
-    kernel_grad = jnp.stack(products).reshape(height, channels[0], width, channels[1]).swapaxes(1, 2)[:, ::-1]
-    x_grad = _grid_products(step, grad, kernel[::-1, ::-1].swapaxes(2, 3))
+    neighbours = _neighbours(offsets, grad)  # [rows, columns, ..., taps * width]
+    flipped = kernel[::-1].swapaxes(1, 2)  # [taps, width, in]
+    x_grad = jnp.dot(neighbours, flipped.reshape(-1, x.shape[-1]))
+    products = jnp.einsum("...i,...o->io", x, neighbours, preferred_element_type=jnp.float32)  # [in, taps * width]
+    kernel_grad = products.reshape(x.shape[-1], *flipped.shape[:2]).swapaxes(0, 1)[::-1]  # [taps, in, width]
     return x_grad, kernel_grad.astype(kernel.dtype)
 
 
-_grid_products.defvjp(_grid_products_forward, _grid_products_backward)
+_neighbour_products.defvjp(_neighbour_products_forward, _neighbour_products_backward)
 
 
-def _neighbours(x: jax.Array, num_taps: int, step: int) -> jax.Array:
-    """[rows, columns, ..., in] -> [rows, columns, ..., taps * in]: the values at each tap along axis 1, 0 outside."""
-    columns, pad = x.shape[1], num_taps // 2 * step
-    x = jnp.pad(x, [(0, 0), (pad, pad)] + [(0, 0)] * (x.ndim - 2))
-    return jnp.concatenate([x[:, tap * step : tap * step + columns] for tap in range(num_taps)], axis=-1)
+def _neighbours(offsets: Offsets, x: jax.Array) -> jax.Array:
+    """[rows, columns, ..., in] -> [rows, columns, ..., taps * in]: the values at each offset, 0 outside of x."""
+    rows, columns = x.shape[:2]
+    down, right = max(offsets)
+    padded = jnp.pad(x, [(down, down), (right, right)] + [(0, 0)] * (x.ndim - 2))
+    taps = [padded[down + i : down + i + rows, right + j : right + j + columns] for i, j in offsets]
+    return jnp.concatenate(taps, axis=-1)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dist_jax.data.image_decoding import EncodedFrames, image_size
+from dist_jax.data.image_decoding import EncodedFrames, ImageError, image_size
 
 
 def decode(encoded, window, size=None):
@@ -97,3 +97,12 @@ def test_an_incomplete_image_is_an_error(damage):
     encoded = damage(jpeg(picture(1, 2)))
     with pytest.raises(ValueError, match=r"\w"):
         decode(encoded, [0, 0, 24, 32], (24, 32))
+
+
+def test_a_header_with_a_size_of_gigabytes_is_an_error():
+    encoded = bytearray(jpeg(picture(0, 0)))
+    size = encoded.index(b"\xff\xc0") + 5  # in the frame header: marker, length, precision, height, width
+    assert encoded[size : size + 4] == bytes([0, 24, 0, 32])
+    encoded[size : size + 4] = b"\xff\xdc\xff\xdc"
+    with pytest.raises(ImageError, match="65500 x 65500 pixels, more than"):
+        image_size(bytes(encoded))

@@ -1,5 +1,8 @@
 """Reading the bytes of records, from local and remote shards; checksums."""
 
+import os
+import resource
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -66,3 +69,21 @@ def test_a_truncated_shard_is_found(tmp_path):
     assert bytes(read(0)) == bytes(40)
     with pytest.raises(ChecksumError):
         read(1)
+
+
+def test_more_shards_than_files_that_the_process_may_open(tmp_path):
+    lowest_free = os.dup(0)
+    os.close(lowest_free)
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    paths = [str(tmp_path / f"train-{shard:05d}-of-00300") for shard in range(2 * lowest_free)]
+    for shard, path in enumerate(paths):
+        with tf.io.TFRecordWriter(path) as writer:
+            writer.write(b"%d" % shard)
+    index = record_index.build_index(paths)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (2 * lowest_free, limit[1]))
+    try:
+        read = record_reader(index)
+        for _ in range(2):
+            assert [bytes(read(number)) for number in range(len(paths))] == [b"%d" % n for n in range(len(paths))]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limit)

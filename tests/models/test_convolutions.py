@@ -31,21 +31,34 @@ def test_the_stem_adds_five_frames_of_a_patch():
     np.testing.assert_allclose(z[0, 1, :, 0], expected)
 
 
-@pytest.mark.parametrize(("cpu", "accelerator", "shape", "kernel_shape"), [
-    (convolutions._patch_products, convolutions._patch_convolution, (2, 4, 6, 3), (2, 2, 3, 5)),
-    (partial(convolutions._time_products, 5), partial(convolutions._time_convolution, 5), (4, 5, 2, 6), (3, 6, 7)),
-    (partial(convolutions._time_products, 5), partial(convolutions._time_convolution, 5), (4, 10, 6), (3, 6, 7)),
-    (partial(convolutions._grid_products, 1), convolutions._space_convolution, (4, 5, 6, 6), (3, 3, 6, 7)),
+TIME = (partial(convolutions._time_products, 5), partial(convolutions._time_convolution, 5))
+ONE_FRAME = (partial(convolutions._time_products, 1), partial(convolutions._time_convolution, 1))
+SPACE = (convolutions._space_products, convolutions._space_convolution)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(("functions", "shape", "kernel_shape"), [
+    ((convolutions._patch_products, convolutions._patch_convolution), (2, 4, 6, 3), (2, 2, 3, 5)),
+    (TIME, (4, 5, 2, 6), (3, 6, 7)),
+    (TIME, (4, 10, 6), (3, 6, 7)),
+    (ONE_FRAME, (4, 1, 1, 6), (3, 6, 7)),
+    (ONE_FRAME, (4, 3, 6), (3, 6, 6)),
+    (SPACE, (4, 5, 6, 6), (3, 3, 6, 7)),
+    (SPACE, (1, 5, 1, 6), (3, 3, 6, 7)),
+    (SPACE, (2, 1, 3, 1), (3, 3, 1, 1)),
 ])  # fmt: skip
-def test_values_and_gradients_are_the_same_on_cpu_and_on_accelerators(cpu, accelerator, shape, kernel_shape):
-    x, kernel = jax.random.normal(jax.random.key(0), shape), jax.random.normal(jax.random.key(1), kernel_shape)
+def test_values_and_gradients_are_the_same_on_cpu_and_on_accelerators(functions, shape, kernel_shape, dtype):
+    x = jax.random.normal(jax.random.key(0), shape, dtype)
+    kernel = jax.random.normal(jax.random.key(1), kernel_shape, dtype)
+    tolerance = {"rtol": 1e-4, "atol": 1e-4} if dtype == jnp.float32 else {"rtol": 0.02, "atol": 0.05}
 
     def value_and_gradients(function: Callable) -> tuple:
-        gradients = jax.grad(lambda x, kernel: jnp.sum(jnp.sin(function(x, kernel))), argnums=(0, 1))
-        return function(x, kernel), gradients(x, kernel)
+        loss = lambda x, kernel: jnp.sum(jnp.sin(function(x, kernel).astype(jnp.float32)))
+        return function(x, kernel), *jax.grad(loss, argnums=(0, 1))(x, kernel)
 
-    compare = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
-    jax.tree.map(compare, value_and_gradients(cpu), value_and_gradients(accelerator))
+    for cpu, accelerator in zip(*map(value_and_gradients, functions), strict=True):
+        assert cpu.dtype == accelerator.dtype == dtype
+        np.testing.assert_allclose(cpu.astype(jnp.float32), accelerator.astype(jnp.float32), **tolerance)
 
 
 def test_the_pixels_of_a_patch_are_flattened_row_by_row():
