@@ -25,8 +25,8 @@ Time and cost on a TPU slice, before it is rented:
 
     python -m dist_jax.plan --config=configs/epic100.py --topology=v5e-64
 
-It estimates 0.2 hours (12 chip-hours) for vitb and
-0.6 hours (36 chip-hours) for vitl, with 32 frames, evaluations included.
+It estimates 0.2 hours (11 chip-hours) for vitb and
+0.5 hours (34 chip-hours) for vitl, with 32 frames, evaluations included.
 
 The published code contains no EPIC-KITCHENS-100 model. The recipe is that of Kinetics, initialised from the run of
 configs/k400_vitb.py or configs/k400_vitl.py, and not tuned.

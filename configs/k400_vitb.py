@@ -18,7 +18,7 @@ them, evaluations included:
     argument               frames   top-1   top-5   hours
     frames=16 (default)    8+16     83.6    96.3    0.3
     frames=32              16+32    84.4    96.7    0.6
-    frames=64              32+64    85.0    97.0    1.2
+    frames=64              32+64    85.0    97.0    1.1
 """
 
 import ml_collections

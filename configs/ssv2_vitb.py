@@ -16,7 +16,7 @@ Accuracies reported in the paper with 3 views (not yet reproduced here), and hou
 them, evaluations included:
 
     argument               frames   top-1   top-5   hours
-    frames=16 (default)    8+16     68.7    91.1    0.3
+    frames=16 (default)    8+16     68.7    91.1    0.2
     frames=32              16+32    70.2    92.0    0.4
     frames=64              32+64    70.9    92.1    0.8
 """

@@ -11,7 +11,7 @@ and again with --split val --shards 16. Time and cost on a TPU slice, before it 
 
     python -m dist_jax.plan --config=configs/ssv2_vitl.py --topology=v5e-64
 
-It estimates 2.6 hours, 167 chip-hours, evaluations included.
+It estimates 2.5 hours, 160 chip-hours, evaluations included.
 
 Reported in the paper with 3 views (not yet reproduced here): 73.1 top-1, 93.2 top-5.
 """
