@@ -18,7 +18,7 @@ import numpy as np
 
 from dist_jax import class_names, hub
 from dist_jax.errors import UserError, exit_with_message
-from dist_jax.files import user_path
+from dist_jax.files import check_new_folder, user_path
 from dist_jax.model_card import make_card, read_origin
 from dist_jax.text import tokenizer
 from dist_jax.text.prompt_templates import encode_classes
@@ -36,6 +36,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Runs the command with the arguments `argv`; default: those of the process."""
     args = _parser().parse_args(argv)
     _check_push(args)
+    _check_output(args)
     if args.use_clip and not args.clip:
         raise UserError(f"--use-clip {args.use_clip} chooses between two CLIPs; set the second one with --clip")
     tokenizer_directory = str(tokenizer.locate(args.tokenizer)) if args.tokenizer else None
@@ -75,6 +76,17 @@ def _check_push(args: argparse.Namespace) -> None:
     if args.to != "directory":
         raise UserError("--push uploads a model directory; remove --to pytorch")
     hub_models.check_target(args.push)
+
+
+def _check_output(args: argparse.Namespace) -> None:
+    """Raises UserError before the conversion if --output exists, or if --to pytorch has options without an effect."""
+    if args.to == "directory":
+        check_new_folder(Path(args.output))
+        return
+    if args.labels or args.tokenizer:
+        raise UserError("--labels and --tokenizer are for model directories; remove them, or --to pytorch")
+    if Path(args.output).exists():
+        raise UserError(f"{args.output} exists; use another --output")
 
 
 def with_classes(model: Model, names: tuple[str, ...], recompute: bool = True) -> Model:

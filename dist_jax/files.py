@@ -204,6 +204,7 @@ def new_folder(folder: Path) -> Iterator[Path]:
         UserError: `folder` exists and is not empty, or cannot be created.
     """
     check_new_folder(folder)
+    folder = Path(os.path.abspath(folder))  # "." has no name
     unfinished = folder.with_name(folder.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     make_folder(str(unfinished))

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 
+from dist_jax.errors import UserError, exit_with_message
 from dist_jax.files import user_path
 
 if TYPE_CHECKING:  # the worker processes that decode videos must not import TensorFlow
@@ -68,6 +69,8 @@ def main() -> None:
         videos = Path(args.videos) if args.videos else render(folder / "videos")
         records = args.records or build(videos, folder)
         paths = sorted(str(path) for path in videos.rglob("*.mp4"))
+        if not paths:
+            raise UserError(f"--videos={videos}: no .mp4 file in this folder")
         num_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         print(f"{args.frames} frames per clip, {num_workers} cores, {len(paths)} videos\n")
         compare_with_videos(records, paths, args.frames, args.clips, num_workers)
@@ -330,4 +333,4 @@ def training_rate(records: str, clip_frames: int, resolution: int, num_clips: in
 
 
 if __name__ == "__main__":
-    main()
+    exit_with_message(main)

@@ -14,6 +14,8 @@ import json
 import multiprocessing
 import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import jax
@@ -71,7 +73,10 @@ def run(config: ml_collections.ConfigDict, names: list[str]) -> dict:
     report = in_own_process(measure_device, config.to_dict()) | {"batch_size": config.batch_size, "programs": []}
     print(step_tables.measurement_header(report), flush=True)
     for name in names:
-        row = in_own_process(measure_program, config.to_dict(), name, STEPS.value)
+        try:
+            row = in_own_process(measure_program, config.to_dict(), name, STEPS.value)
+        except BrokenProcessPool:
+            row = {"name": name, "does_not_fit": "its process died; systems end processes that need too much memory"}
         if row.get("flops"):
             row["share_of_peak"] = row["flops"] / row["median"] / report["peak_flops"]
         report["programs"].append(row)
@@ -80,9 +85,13 @@ def run(config: ml_collections.ConfigDict, names: list[str]) -> dict:
 
 
 def in_own_process(function: Callable[..., dict], *arguments: object) -> dict:
-    """The result of a function in a new process. This process must not start JAX: it would keep device memory."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
+    """The result of a function in a new process. This process must not start JAX: it would keep device memory.
+
+    Raises:
+        BrokenProcessPool: the process died.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def measure_device(settings: dict) -> dict:

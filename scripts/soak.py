@@ -22,6 +22,7 @@ import numpy as np
 from absl import logging
 
 from dist_jax.errors import UserError, exit_with_message
+from dist_jax.files import user_path
 from dist_jax.training.logger import MEASURED, METRICS_FILE
 from dist_jax.workdir.checkpoints import load_params
 
@@ -29,7 +30,7 @@ from dist_jax.workdir.checkpoints import load_params
 def main() -> int:
     """Runs the test and returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workdir", type=Path, required=True, help="folder of both runs; must not exist")
+    parser.add_argument("--workdir", type=user_path, required=True, help="folder of both runs; must not exist")
     parser.add_argument("--kills", type=int, default=10, help="number of kills (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the kill times (default: %(default)s)")
     parser.add_argument("--log-every-steps", type=int, default=5, help="of both runs (default: %(default)s)")
@@ -43,9 +44,10 @@ def main() -> int:
             f"--save-every-steps={args.save_every_steps} is a multiple of --log-every-steps="
             f"{args.log_every_steps}, so no run resumes inside a log interval; use another"
         )
-    if args.workdir.exists():
-        raise UserError(f"{args.workdir} already exists: use another --workdir")
-    reference, interrupted = args.workdir / "reference", args.workdir / "interrupted"
+    workdir = Path(args.workdir)
+    if workdir.exists():
+        raise UserError(f"{workdir} already exists: use another --workdir")
+    reference, interrupted = workdir / "reference", workdir / "interrupted"
     finish(start(reference, training))
     logging.set_verbosity(logging.ERROR)  # hide Orbax's messages
     rng = random.Random(args.seed)

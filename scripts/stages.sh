@@ -5,7 +5,8 @@ fail() {
   exit 1
 }
 
-# parse_arguments [--short] [--output DIR]: sets `short` (true or false) and `output` (empty without --output).
+# parse_arguments [--short] [--output DIR]: sets `short` (true or false) and `output` (empty without --output). A relative
+# DIR belongs to the folder of the user, who may have started the script from elsewhere.
 # shellcheck disable=SC2034 # the script that sources this file reads both
 parse_arguments() {
   output=""
@@ -16,6 +17,7 @@ parse_arguments() {
       --output)
         (($# > 1)) || fail "--output needs a folder"
         output="$2"
+        [[ "$output" == /* || "$OLDPWD" == "$PWD" ]] || output="$OLDPWD/$output"
         shift
         ;;
       *) fail "unknown argument $1; usage: bash scripts/$(basename "$0") [--short] [--output DIR]" ;;

@@ -1,5 +1,6 @@
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -115,3 +116,12 @@ def test_nothing_remains_of_a_new_folder_that_fails(tmp_path):
     with pytest.raises(KeyboardInterrupt), files.new_folder(tmp_path / "out"):
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
+
+
+def test_the_current_folder_can_be_a_new_folder(tmp_path, monkeypatch):
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path / "out")
+    with files.new_folder(Path()) as folder:
+        (folder / "a").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "a").exists()

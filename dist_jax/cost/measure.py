@@ -1,6 +1,7 @@
 """Runs the programs of `cost.programs` on the devices of this machine and measures them."""
 
 import dataclasses
+import re
 import statistics
 import time
 from collections.abc import Callable
@@ -16,8 +17,18 @@ from dist_jax.cost import flops, hlo, programs, traffic
 from dist_jax.model_setup import ModelSetup
 from dist_jax.training import memory
 
-# Dense bfloat16 FLOP per second, by a part of jax.Device.device_kind: data sheets of NVIDIA and Google.
-GPU_PEAKS = {"H200": 989e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12, "V100": 125e12, "T4": 65e12}
+# Dense bfloat16 FLOP per second by words of jax.Device.device_kind; the first that occurs counts. NVIDIA's data sheets.
+GPU_PEAKS = {
+    "H200 NVL": 835e12,
+    "H200": 989e12,
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "A100": 312e12,
+    "L40S": 362e12,
+    "L40": 181e12,
+    "L4": 121e12,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,10 +132,15 @@ def _peak_memory() -> int | None:
     return 1024 * int(line.split()[1])
 
 
+def gpu_peak(device_kind: str) -> float | None:
+    """Peak bfloat16 FLOP per second of one GPU; None if it is not in GPU_PEAKS."""
+    return next((peak for words, peak in GPU_PEAKS.items() if re.search(rf"\b{words}\b", device_kind)), None)
+
+
 def peak_flops(dtype: jnp.dtype) -> tuple[float, str]:
     """Peak FLOP per second of all devices together, and where the number is from: a data sheet or a measurement."""
     device, num_devices = jax.devices()[0], jax.device_count()
-    known = next((peak for part, peak in GPU_PEAKS.items() if part in device.device_kind), None)
+    known = gpu_peak(device.device_kind)
     if known and dtype == jnp.bfloat16:
         return num_devices * known, f"data sheet of {device.device_kind}, bfloat16"
     size = 2048 if device.platform == "cpu" else 8192

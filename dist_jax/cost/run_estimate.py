@@ -54,7 +54,7 @@ class RunEstimate:
 
 
 def collective_summary(found: list[Collective]) -> str:
-    """E.g. "17 all-reduce (105.2 MB)"; executions and bytes of the results, per step and device."""
+    """E.g. "17 all-reduce (105.2 MB)"; executions and bytes, per step and device."""
     executions, sizes = Counter[str](), Counter[str]()
     for collective in found:
         executions[collective.kind] += collective.num_executions

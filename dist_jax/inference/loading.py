@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from dist_jax.distributed import sharding
 from dist_jax.distributed.mesh import AXES, make_mesh
 from dist_jax.errors import UserError
+from dist_jax.files import user_path
 from dist_jax.inference.predictor import Predictor
 from dist_jax.models.quantization import check_quantize
 from dist_jax.typing import PyTree
@@ -58,7 +59,7 @@ def load(
         mesh = make_mesh(dict.fromkeys(AXES, 1), jax.local_devices()[:1])
     elif set(mesh.axis_names) != set(AXES):
         raise UserError(f"mesh has the axes {mesh.axis_names}; make it with dist_jax.distributed.mesh.make_mesh")
-    path = hub_models.locate(path)
+    path = hub_models.locate(user_path(str(path)))
     quantize = read_quantize(path) if quantize is None else quantize
     check_quantize("quantize", quantize)
     place = partial(_place, mesh, dtype, quantize)

@@ -60,9 +60,10 @@ def open_sharded(index: Path) -> dict[str, Tensor]:
     """
     try:
         weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
-    except (ValueError, KeyError) as error:
+        files = sorted({str(file) for file in weight_map.values()})
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{index}: not an index of sharded weights ({error}); download it again") from error
-    shards = {file: open_tensors(index.parent / Path(file).name) for file in sorted(set(weight_map.values()))}
+    shards = {file: open_tensors(index.parent / Path(file).name) for file in files}
     missing = [f"{name} in {file}" for name, file in weight_map.items() if name not in shards[file]]
     unlisted = [f"{name} of {file}" for file in shards for name in shards[file] if weight_map.get(name) != file]
     if missing or unlisted:

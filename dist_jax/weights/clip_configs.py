@@ -21,6 +21,12 @@ _TEXT_DEFAULTS = dict(
 )  # fmt: skip
 
 
+_SIZES = {
+    *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("patch_size", "image_size", "vocab_size", "max_position_embeddings"),
+}
+
+
 def huggingface_sizes(config: Mapping, has_text: bool, source: str) -> tuple[VisionConfig, TextConfig | None]:
     """Sizes of the towers from a Hugging Face config.json.
 
@@ -42,6 +48,7 @@ def huggingface_sizes(config: Mapping, has_text: bool, source: str) -> tuple[Vis
     t = {**_TEXT_DEFAULTS, **({} if vision_only else _tower(config, "text"))}
     embed_dim = v["projection_dim"] if vision_only else config.get("projection_dim", 512)
     for tower in (v, t):
+        _check_sizes(tower, source)
         if abs(tower["layer_norm_eps"] - 1e-5) > 1e-9:
             raise UserError(f"{source}: layer_norm_eps is {tower['layer_norm_eps']}, must be 1e-5")
         check_heads(tower["hidden_size"], tower["num_attention_heads"], source)
@@ -114,6 +121,12 @@ def huggingface_config(vision: VisionConfig, text: TextConfig | None) -> dict:
 def _tower(config: Mapping, name: str) -> dict:
     """Settings of one tower; in older files, NAME_config_dict overrides NAME_config, as in transformers."""
     return {**(config.get(f"{name}_config") or {}), **(config.get(f"{name}_config_dict") or {})}
+
+
+def _check_sizes(tower: Mapping, source: str) -> None:
+    for name in _SIZES & tower.keys():
+        if type(tower[name]) is not int or tower[name] < 1:
+            raise UserError(f"{source}: {name} is {tower[name]!r}, must be a positive integer")
 
 
 def _activation(name: str, source: str) -> str:

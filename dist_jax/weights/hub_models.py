@@ -37,5 +37,6 @@ def check_target(repository: str) -> None:
         UserError: nobody is logged in, no network, or a repository with other files, which are not overwritten.
     """
     hub.check_login(repository)
-    if set(hub.list_files(repository)) - _EMPTY and locate(repository) == repository:
+    is_new = not set(hub.list_files(repository)) - _EMPTY
+    if not is_new and not model_directory.is_model_directory(hub.download(repository, [model_directory.CONFIG])):
         raise UserError(f"{repository} exists and is not a model directory of dist_jax; use another name")

@@ -37,7 +37,8 @@ CONFIG, TENSORS, LABELS = "config.json", "model.safetensors", "labels.txt"
 FORMAT = "dist_jax model 3"
 # Format 2 (dist_jax 0.2) has no mlp_dim, which was 4 * width. Format 1 had other names of sizes and is not read.
 _READ_FORMATS = ("dist_jax model 2", FORMAT)
-_SIZES = "sizes"  # metadata of TENSORS: hash of the sizes that the file was written for
+# Metadata of TENSORS: hash of the sizes that the file was written for, and of LABELS.
+_SIZES, _LABELS_HASH = "sizes", "labels"
 _DEFAULT_KIND = "clip"  # of the backbone
 _FORMAT_PREFIX = "dist_jax model "  # of all formats
 
@@ -95,9 +96,11 @@ def write(directory: str | Path, model: Model) -> None:
         (folder / CONFIG).write_text(json.dumps(_config(model), indent=1) + "\n")
         # safetensors ignores the strides of transposed views, so the arrays must be contiguous.
         tensors = {name: np.asarray(leaf, order="C") for name, leaf in _leaves(model).items()}
-        checkpoint_files.write_safetensors(folder / TENSORS, tensors, {_SIZES: _sizes_digest(model)})
+        metadata = {_SIZES: _sizes_digest(model)}
         if model.class_names:
             (folder / LABELS).write_text(labels, encoding="utf-8")
+            metadata[_LABELS_HASH] = _labels_digest(model.class_names)
+        checkpoint_files.write_safetensors(folder / TENSORS, tensors, metadata)
         if model.clip_model.tokenizer is not None:
             for file in tokenizer.files(Path(model.clip_model.tokenizer)):
                 shutil.copyfile(file, folder / file.name)
@@ -119,11 +122,13 @@ def read(directory: str | Path, place: Place = keep) -> Model:
         place: function of each tensor's name and value; default: keep NumPy arrays.
 
     Raises:
-        UserError: missing or unknown tensors, tensors of wrong shape, a truncated file, or an invalid config.json.
+        UserError: missing or unknown tensors, tensors of wrong shape, a truncated file, an invalid config.json, or
+          other class names than those of the text features.
     """
     directory = Path(directory)
     model = _read_config(directory / CONFIG)
     names = _read_class_names(directory)
+    _check_class_names(directory, names)
     model = dataclasses.replace(model, class_names=names)
     tree = table.unflatten(read_tensors(directory / TENSORS, _shapes(directory / TENSORS, model), place))
     clip_model = dataclasses.replace(
@@ -255,6 +260,23 @@ def _read_config(file: Path) -> Model:
     except (OSError, ValueError, KeyError, TypeError) as error:
         problem = f"{error} is missing" if isinstance(error, KeyError) else error
         raise UserError(f"{file} is not the configuration of a model directory ({problem})") from error
+
+
+def _check_class_names(directory: Path, names: tuple[str, ...]) -> None:
+    """Raises UserError unless the text features belong to these names. Versions before 0.3 do not store their hash."""
+    if not (directory / TENSORS).is_file():
+        return  # `read_tensors` says that it is missing
+    expected = checkpoint_files.safetensors_metadata(directory / TENSORS).get(_LABELS_HASH)
+    if expected is not None and expected != _labels_digest(names):
+        problem = "has other class names than" if names else "is missing, which has the class names of"
+        raise UserError(
+            f"{directory / LABELS} {problem} the text features in {TENSORS}; restore it (for other class names, run "
+            f"python -m dist_jax.convert --input {directory} --labels FILE --output NEW)"
+        )
+
+
+def _labels_digest(names: tuple[str, ...]) -> str:
+    return hashlib.sha256("\n".join(names).encode()).hexdigest()
 
 
 def _read_class_names(directory: Path) -> tuple[str, ...]:

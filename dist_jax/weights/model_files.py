@@ -5,6 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 from etils import epath
 
@@ -276,7 +277,9 @@ def _clip_difference(first: BackboneModel, second: BackboneModel) -> str:
     sizes = _size_differences(first, second)
     if sizes:
         return ", ".join(sizes)
-    a, b = table.flatten(first.params), table.flatten(second.params)
+    a, b = _leaves(first), _leaves(second)
+    if a.keys() != b.keys():
+        return "one of them is quantised"
     gaps = {
         path: float(np.max(np.abs(np.asarray(a[path], np.float32) - np.asarray(b[path], np.float32)))) for path in a
     }
@@ -285,6 +288,12 @@ def _clip_difference(first: BackboneModel, second: BackboneModel) -> str:
         return "only in the precision of the original files"
     worst = max(gaps, key=gaps.__getitem__)
     return f"{len(gaps)} of {len(a)} parameters, by at most {gaps[worst]:.3g} ({worst})"
+
+
+def _leaves(model: BackboneModel) -> dict:
+    """The parameters by path; a quantised one has several arrays."""
+    leaves = jax.tree_util.tree_leaves_with_path(model.params)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def _size_differences(first: BackboneModel, second: BackboneModel) -> list[str]:

@@ -111,7 +111,11 @@ bring_up() {
           --runtime-version="$runtime" ${capacity[@]+"${capacity[@]}"} || return
         assumed=ACTIVE
         ;;
-      FAILED | SUSPENDED) tpus queued-resources delete "$name" --force --quiet || return ;;
+      SUSPENDED) tpus queued-resources delete "$name" --force --quiet || return ;;
+      FAILED)
+        fail "slice $name has failed: 'gcloud compute tpus queued-resources describe $name --zone=$zone' says why; then" \
+          "run: $0 delete --name=$name --zone=$zone"
+        ;;
       *)
         note "$name is $state; checking again in $poll seconds"
         sleep "$poll"

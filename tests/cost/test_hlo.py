@@ -200,4 +200,4 @@ def test_collectives_in_loops_and_fusions_are_counted():
         "  %h = f32[32] all-gather-done(%g)\n  ROOT %s = f32[2] fusion(%a), kind=kCustom, calls=%f\n}\n"
     )
     found = collectives.collectives(hlo.parse(text))
-    assert [(c.kind, c.bytes) for c in found] == [("all-gather", 128), ("reduce-scatter", 8)]
+    assert [(c.kind, c.bytes) for c in found] == [("all-gather", 128), ("reduce-scatter", 32)]

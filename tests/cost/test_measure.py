@@ -88,3 +88,20 @@ def test_full_fine_tuning_uses_the_optimizer_of_the_configuration(setup):
     moments = jax.eval_shape(make_optimizer(full.config.optimizer).init, params)
     sizes = sum(leaf.size for leaf in jax.tree.leaves(moments))
     assert sizes == 1 + 2 * sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize(
+    ("device_kind", "peak"),
+    [
+        ("NVIDIA H100 80GB HBM3", 989e12),
+        ("NVIDIA H100 PCIe", 756e12),
+        ("NVIDIA A100-SXM4-40GB", 312e12),
+        ("NVIDIA L40S", 362e12),
+        ("NVIDIA L40", 181e12),
+        ("NVIDIA L4", 121e12),
+        ("NVIDIA T400 4GB", None),
+        ("Tesla T4", None),  # no bfloat16
+    ],
+)
+def test_the_peak_of_a_gpu_is_that_of_its_data_sheet(device_kind, peak):
+    assert measure.gpu_peak(device_kind) == peak

@@ -163,6 +163,14 @@ def test_run_retries_a_failed_creation_only_after_training_has_started(tmp_path)
     assert cloud.unused_answers() == ""
 
 
+def test_a_slice_that_failed_is_an_error_and_not_created_again(tmp_path):
+    cloud = Cloud(tmp_path, ["", "FAILED\tv6e-16"], statuses=[])
+    result = cloud.run()
+    assert result.returncode == 2
+    assert "error: slice demo has failed: 'gcloud compute tpus queued-resources describe demo " in result.stderr
+    assert (cloud.count("queued-resources create"), cloud.count("queued-resources delete")) == (1, 0)
+
+
 def test_run_stops_all_workers_and_waits_before_a_restart(tmp_path):
     cloud = Cloud(tmp_path, [ACTIVE] * 4, statuses=[75, 0])
     assert cloud.run().returncode == 0

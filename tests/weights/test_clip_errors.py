@@ -176,3 +176,19 @@ def test_sizes_that_openai_names_do_not_support_are_an_error(original, tower, si
     other = dataclasses.replace(original, **{tower: dataclasses.replace(getattr(original, tower), **sizes)})
     with pytest.raises(UserError, match=f"does not support original: {message}$"):
         clip_weights.to_openai(other)
+
+
+@pytest.mark.parametrize("index", ["[]", "null", "{}", '{"weight_map": []}', '{"weight_map": {"a": 3}}', "{"])
+def test_a_damaged_index_of_shards_is_an_error(huggingface, index):
+    (huggingface / "model.safetensors").unlink()
+    (huggingface / "model.safetensors.index.json").write_text(index)
+    with pytest.raises(UserError, match=r"model\.safetensors\.index\.json: not an index|3: no such file"):
+        clip_weights.load(str(huggingface))
+
+
+@pytest.mark.parametrize("value", [None, "3", [14, 14], 0, True])
+@pytest.mark.parametrize("name", ["num_attention_heads", "patch_size", "hidden_size"])
+def test_a_size_that_is_no_positive_integer_is_an_error(huggingface, name, value):
+    change_config(huggingface, "vision_config", **{name: value})
+    with pytest.raises(UserError, match=rf"{name} is .*, must be a positive integer"):
+        clip_weights.load(str(huggingface))

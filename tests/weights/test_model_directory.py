@@ -125,3 +125,21 @@ def test_an_older_format_is_an_error_in_one_line(directory):
     ) as error:
         dist_jax.load(directory)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("names", ["b\na\nc\n", "a\nb\n", None])
+def test_class_names_that_are_not_those_of_the_text_features_are_an_error(tmp_path, names):
+    text_features = np.eye(3, 32, dtype=np.float32)
+    model = dataclasses.replace(small_models.model(), class_names=("a", "b", "c"), text_features=text_features)
+    model_directory.write(tmp_path / "model", model)
+    assert model_directory.read(tmp_path / "model").class_names == ("a", "b", "c")
+    labels = tmp_path / "model" / "labels.txt"
+    labels.unlink() if names is None else labels.write_text(names)
+    problem = "is missing, which has the class names of" if names is None else "has other class names than"
+    with pytest.raises(UserError, match=rf"labels\.txt {problem} the text features in model\.safetensors; restore it"):
+        model_directory.read(tmp_path / "model")
+
+
+def test_load_finds_a_model_directory_in_the_home_folder(directory, monkeypatch):
+    monkeypatch.setenv("HOME", str(directory.parent))
+    assert dist_jax.load("~/model").class_names == model_directory.read(directory).class_names

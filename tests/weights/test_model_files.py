@@ -224,3 +224,22 @@ def test_layers_must_be_increasing_block_numbers(text, capsys):
     with pytest.raises(SystemExit):
         run("--input", "x", "--output", "y", f"--layers={text}")
     assert "--layers" in capsys.readouterr().err
+
+
+def test_options_without_an_effect_on_a_pytorch_file_are_an_error(tmp_path, labels):
+    with pytest.raises(UserError, match="--labels and --tokenizer are for model directories"):
+        run("--input", tmp_path / "none", "--to", "pytorch", "--labels", labels, "--output", tmp_path / "new.pyth")
+
+
+def test_an_existing_output_is_an_error_before_the_model_is_read(tmp_path):
+    (tmp_path / "out.pyth").touch()
+    with pytest.raises(UserError, match=r"out\.pyth exists; use another --output"):
+        run("--input", tmp_path / "none", "--to", "pytorch", "--output", tmp_path / "out.pyth")
+    with pytest.raises(UserError, match=r"exists and is not empty; use another --output"):
+        run("--input", tmp_path / "none", "--output", tmp_path)
+
+
+def test_two_clips_of_a_quantised_model_differ_in_one_line(tmp_path, clip_directory):
+    model_directory.write(tmp_path / "model", small_models.model(seed=9))
+    with pytest.raises(UserError, match=r"differ: \d+ of \d+ parameters, by at most \d"):
+        dist_jax.load(tmp_path / "model", clip=str(clip_directory), quantize="int8")
