@@ -8,7 +8,6 @@ Frames are rotated and mirrored as the file's display matrix says. Non-square pi
 by the sample aspect ratio (as players do; ffmpeg, decord and DMVR's own generator keep the stored pixels).
 """
 
-import bisect
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
@@ -46,7 +45,7 @@ class VideoInfo:
     width: int  # pixels, upright
     height: int  # pixels, upright
     fps: float  # average
-    times: np.ndarray  # float64 [num_frames], seconds from the start of the file, not decreasing
+    times: np.ndarray  # float64 [num_frames], seconds from the start of the file, not decreasing; read-only
 
     @property
     def duration_s(self) -> float:
@@ -77,13 +76,13 @@ def probe(path: str, square_pixels: bool = True) -> VideoInfo:
     """
     frame_times = read_frame_times(path)
     geometry = frame_times.geometry
-    if geometry is None or not frame_times.times:
+    if geometry is None or not len(frame_times.times):
         next(decode_from(path, None), None)  # raises the decoder's error
         raise _no_frames(path)
     width, height = unrotated_size(path, geometry, square_pixels)
     if geometry.orientation.transpose:
         width, height = height, width
-    return VideoInfo(len(frame_times.times), width, height, frame_times.fps, np.asarray(frame_times.times))
+    return VideoInfo(len(frame_times.times), width, height, frame_times.fps, frame_times.times)
 
 
 def iter_frames(
@@ -231,14 +230,15 @@ def _no_frames(path: str) -> VideoError:
 
 def _decode_numbers(path: str, frame_times: FrameTimes, numbers: Sequence[int]) -> Iterator[tuple[int, DecodedFrame]]:
     """Decodes the frames of the increasing `numbers`, one pass per group of `_group_by_keyframes`."""
-    if not frame_times.keyframe_times:
+    if not len(frame_times.keyframe_times):
         chosen = set(numbers)
         decoded = itertools.islice(decode_from(path, None), numbers[-1] + 1)
         yield from ((number, item) for number, item in enumerate(decoded) if number in chosen)
         return
-    number_of_time = {time: number for number, time in enumerate(frame_times.times)}
-    for times in _group_by_keyframes([frame_times.times[number] for number in numbers], frame_times.keyframe_times):
-        yield from ((number_of_time[item.time], item) for item in _decode_times(path, times))
+    times = frame_times.times[list(numbers)].tolist()
+    number_of_time = dict(zip(times, numbers, strict=True))
+    for group in _group_by_keyframes(times, frame_times.keyframe_times):
+        yield from ((number_of_time[item.time], item) for item in _decode_times(path, group))
 
 
 def _decode_times(path: str, times: list[float]) -> Iterator[DecodedFrame]:
@@ -251,12 +251,12 @@ def _decode_times(path: str, times: list[float]) -> Iterator[DecodedFrame]:
             break
 
 
-def _group_by_keyframes(times: list[float], keyframe_times: list[float]) -> list[list[float]]:
+def _group_by_keyframes(times: list[float], keyframe_times: np.ndarray) -> list[list[float]]:
     """Splits increasing times where a new seek skips at least one whole group of pictures."""
     groups: list[list[float]] = []
     last_keyframe = -1
     for time in times:
-        keyframe = bisect.bisect_right(keyframe_times, time)
+        keyframe = int(np.searchsorted(keyframe_times, time, "right"))
         if not groups or keyframe > last_keyframe + 1:
             groups.append([])
         groups[-1].append(time)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from dist_jax.video import container
 from dist_jax.video.decoding import VideoError, choose_by_time, decode_frames, iter_frames, probe, reduced_size
+from dist_jax.video.recent_values import RecentValues
 
 CONTAINERS = {
     "h264.mp4": ("libx264", {}),
@@ -132,6 +133,37 @@ def test_a_file_is_scanned_once_until_it_changes(mp4, tmp_path, monkeypatch):
     assert len(opened) == 1
     write_video(path, frames=7)
     assert probe(str(path)).num_frames == 7
+
+
+def test_the_last_used_files_are_cached_up_to_a_total_number_of_frame_times(mp4, tmp_path, monkeypatch):
+    scanned, scan_file = [], container._scan_file
+    monkeypatch.setattr(container, "_scan_file", lambda path: (scanned.append(Path(path).stem), scan_file(path))[1])
+    size = container._num_cached(scan_file(mp4))
+    assert size >= 40
+    monkeypatch.setattr(container, "_cache", RecentValues(2 * size, container._num_cached))
+    for name in "abc":
+        (tmp_path / f"{name}.mp4").write_bytes(Path(mp4).read_bytes())
+    for name in "abacab":  # c replaces b, which was used before a
+        probe(str(tmp_path / f"{name}.mp4"))
+    assert scanned == ["a", "b", "c", "b"]
+
+
+def test_a_file_above_the_limit_of_the_cache_is_scanned_once(mp4, monkeypatch):
+    scanned, scan_file = [], container._scan_file
+    monkeypatch.setattr(container, "_scan_file", lambda path: (scanned.append(path), scan_file(path))[1])
+    monkeypatch.setattr(container, "_cache", RecentValues(1, container._num_cached))
+    for _ in range(2):
+        probe(mp4)
+    assert scanned == [mp4]
+
+
+@pytest.mark.parametrize("name", ["h264.mp4", "h264.ts"])
+def test_cached_times_take_eight_bytes_and_cannot_be_changed(folder, name):
+    times = probe(str(folder / name)).times
+    assert times.nbytes == 8 * 40
+    assert container.read_frame_times(str(folder / name)).times is times
+    with pytest.raises(ValueError, match="read-only"):
+        times[0] = 1
 
 
 def test_large_frames_are_scaled_down_and_small_frames_keep_their_size(mp4):
