@@ -5,8 +5,8 @@ embeddings.safetensors    "embeddings", float32 [R, E], unit length
 embeddings.csv            path (relative to the videos folder), start_s, end_s of each vector, in the same order
 parts/00000.*             the same two files for the videos of one save of an unfinished job
 
-A table is always written before its vectors, and the vectors decide how many of its rows count. So a job that is
-killed at any time loses only what it did not save.
+A table is always written before its vectors and deleted after them, and the vectors decide how many of its rows count.
+So a job that is killed at any time loses only what it did not save. Vectors in parts/ without a table are not read.
 """
 
 import csv
@@ -88,9 +88,7 @@ class EmbeddingStore:
         embeddings = read(str(self._folder))
         if (self._folder / PARTS).exists():
             _write(self._folder / MERGED, embeddings)
-            for file in sorted((self._folder / PARTS).iterdir()):
-                file.unlink()
-            (self._folder / PARTS).rmdir()
+            _delete_parts(self._folder / PARTS)
         return len(embeddings.spans)
 
 
@@ -117,7 +115,7 @@ def read(folder: str) -> Embeddings:
     """
     empty = np.zeros((0, read_settings(folder)["embed_dim"]), np.float32)
     merged = Path(folder) / f"{MERGED}.safetensors"
-    parts = sorted((Path(folder) / PARTS).glob("*.safetensors"))
+    parts = [file for file in sorted((Path(folder) / PARTS).glob("*.safetensors")) if file.with_suffix(".csv").exists()]
     spans: list[Span] = []
     vectors = [empty]
     finished: set[str] = set()  # a job that is killed in `finish` leaves parts that are joined already
@@ -128,6 +126,13 @@ def read(folder: str) -> Embeddings:
         vectors.append(part.vectors[new])
         finished |= {span.path for span in part.spans}
     return Embeddings(spans, np.concatenate(vectors))
+
+
+def _delete_parts(folder: Path) -> None:
+    """Deletes the folder of the joined parts, vectors first: a table without vectors counts as an unfinished save."""
+    for file in sorted(folder.iterdir(), key=lambda file: (file.suffix != ".safetensors", file.name)):
+        file.unlink()
+    folder.rmdir()
 
 
 def _check_same(folder: str, saved: dict, settings: dict) -> None:

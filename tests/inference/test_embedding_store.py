@@ -1,6 +1,8 @@
 """Tests of folders of embeddings: saving, resuming after a kill at any point, refusals."""
 
+import contextlib
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from dist_jax.inference.embedding_store import Embeddings, EmbeddingStore, Span
 
 SETTINGS = {"model": "m", "fingerprint": "f", "embed_dim": 2, "window_s": None}
 A, B = Embeddings([Span("a", 0, 1.5)], np.float32([[1, 0]])), Embeddings([Span("b", 0, 1)], np.float32([[0, 1]]))
+C, D = (Embeddings([Span(name, 0, 1)], np.float32([[0, 1]])) for name in "cd")
 
 
 def saved(folder):
@@ -76,6 +79,37 @@ def test_a_kill_before_the_parts_are_deleted_duplicates_nothing(tmp_path):
         (tmp_path / "parts" / name).write_bytes(data)
     assert_has_a_and_b(tmp_path)
     assert EmbeddingStore(str(tmp_path), SETTINGS).finish() == 2
+
+
+@pytest.mark.parametrize("num_deleted", range(5))
+def test_a_kill_while_the_parts_are_deleted_loses_nothing(tmp_path, monkeypatch, num_deleted):
+    store, deleted, unlink = saved(tmp_path), [], Path.unlink
+    store.add(C)
+
+    def killed(file):
+        if len(deleted) == num_deleted:
+            raise KeyboardInterrupt
+        deleted.append(file)
+        unlink(file)
+
+    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
+        patch.setattr(Path, "unlink", killed)
+        store.finish()
+    assert [span.path for span in embedding_store.read(str(tmp_path)).spans] == ["a", "b", "c"]
+    resumed = EmbeddingStore(str(tmp_path), SETTINGS)
+    assert resumed.finished == {"a", "b", "c"}
+    resumed.add(D)
+    assert resumed.finish() == 4
+    assert not (tmp_path / "parts").exists()
+
+
+def test_a_part_without_a_table_is_not_read(tmp_path):
+    saved(tmp_path)
+    (tmp_path / "parts" / "00000.csv").unlink()
+    assert embedding_store.read(str(tmp_path)).spans == A.spans
+    store = EmbeddingStore(str(tmp_path), SETTINGS)
+    store.add(B)
+    assert store.finish() == 2
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1), unique=True))
