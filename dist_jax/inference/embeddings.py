@@ -101,7 +101,8 @@ def embed_videos(
     Returns:
         One message per unreadable video.
     """
-    missing = [path for path in paths if path not in store.finished]
+    finished = store.finished  # a copy
+    missing = [path for path in paths if path not in finished]
     pending: list[Embeddings] = []
     errors = []
     try:

@@ -121,6 +121,21 @@ def test_unreadable_videos_are_reported_and_the_others_saved(model, folder, tmp_
     np.testing.assert_array_equal(vectors[:2], vectors[2:])
 
 
+def test_the_finished_videos_are_listed_once(model, folder, tmp_path):
+    class CountingStore(EmbeddingStore):
+        num_copies = 0
+
+        @property
+        def finished(self):
+            self.num_copies += 1
+            return super().finished
+
+    store = CountingStore(str(tmp_path), {"embed_dim": 32, "fingerprint": "f", "model": "m"})
+    store.add(Embeddings([Span(path, 0, 1) for path in PATHS], np.ones((3, 32), np.float32)))
+    assert embed(model, folder, store) == []
+    assert store.num_copies == 1
+
+
 def test_an_interrupted_job_keeps_its_videos_and_continues(model, folder, tmp_path, monkeypatch):
     compute, calls = embeddings.clips_vector, []
 
