@@ -141,6 +141,21 @@ def test_other_times_are_refused(text):
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("9" * 5000, r"--window 9{40}\.\.\.: is not a time"),
+        ("0:" + "9" * 5000, r"--window 0:9{38}\.\.\.: is not a time"),
+        ("9" * 400 + "h", r"--window 9{40}\.\.\.: is not a time"),
+        ("1000000001", r"--window 1000000001: must be at most 1,000,000,000 s"),
+        ("300000h", r"--window 300000h: must be at most 1,000,000,000 s"),
+    ],
+)
+def test_times_with_many_digits_are_refused(text, message):
+    with pytest.raises(UserError, match=message):
+        times.parse_time("--window", text)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ([], "--video is missing"),
