@@ -20,7 +20,7 @@ import numpy as np
 import dist_jax
 from dist_jax import compilation_cache
 from dist_jax.errors import UserError, exit_with_message, one_line, warn
-from dist_jax.files import is_folder, is_utf8, user_path, walk_files
+from dist_jax.files import is_folder, is_remote, is_utf8, user_path, walk_files
 from dist_jax.inference import embedding_store
 from dist_jax.inference.contact_sheet import draw_sheet, format_span, read_strip
 from dist_jax.inference.embedding_store import EmbeddingStore
@@ -51,7 +51,7 @@ def run_embedding(args: argparse.Namespace) -> None:
         "model": _full_path(args.model),
         "fingerprint": model.fingerprint,
         "embed_dim": model.embed_dim,
-        "videos": os.path.realpath(args.videos),
+        "videos": _full_folder(args.videos),
         "window_s": windows.window_s,
         "hop_s": windows.hop_s,
         "square_pixels": args.square_pixels,
@@ -161,6 +161,11 @@ def read_windows(window: str, hop: str) -> Windows:
 
 def _full_path(model: str) -> str:
     return os.path.realpath(model) if os.path.exists(model) else model  # else a hub id
+
+
+def _full_folder(folder: str) -> str:
+    """The folder's name from any working directory, without a slash at the end."""
+    return folder.rstrip("/") if is_remote(folder) else os.path.realpath(folder)
 
 
 def _check_options(args: argparse.Namespace) -> None:

@@ -6,6 +6,7 @@ import shutil
 import matplotlib.image
 import numpy as np
 import pytest
+import tensorflow as tf
 from helpers import small_models
 from helpers.numbered_videos import write_numbered
 from helpers.video_files import write_video
@@ -81,6 +82,17 @@ def test_windows_continue_and_add_new_videos(folder, tmp_path, capsys):
     np.testing.assert_array_equal(first.vectors, second.vectors[:7])
     with pytest.raises(UserError, match=r"has embeddings with hop_s 0\.5 instead of None"):
         embed.main([*command, "--window", "1s"])
+
+
+def test_the_videos_of_a_remote_folder_are_found_again(folder, tmp_path):
+    tf.io.gfile.makedirs("ram://videos")
+    tf.io.gfile.copy(str(folder / "v" / "grey.mp4"), "ram://videos/grey.mp4", overwrite=True)
+    output = str(tmp_path / "e")
+    for name in ("ram://videos", "ram://videos/"):  # the second command continues the job of the first one
+        embed.main(["--model", str(folder / "m"), "--videos", name, "--output", output])
+    assert embedding_store.read_settings(output)["videos"] == "ram://videos"
+    embed.main(["--search", output, "--query", "a", "--sheet", str(tmp_path / "sheet.png")])
+    assert (tmp_path / "sheet.png").exists()
 
 
 def test_unreadable_videos_are_listed_at_the_end(folder, tmp_path, capsys):
