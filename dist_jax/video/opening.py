@@ -14,7 +14,7 @@ from dist_jax import files
 from dist_jax.errors import UserError
 
 _DEFAULT_STREAM_PIXELS = 5_000_000  # ffmpeg's preference of a default stream, in pixels of the frame size
-_DEVICE_FORMATS = {"linux": "v4l2"}  # of /dev/..., by sys.platform
+_CAMERA_FORMATS = {"linux": "v4l2"}  # of /dev/video..., by sys.platform
 _SEEKABLE_FORMATS = ("mov,mp4", "matroska")  # prefixes of FFmpeg's names
 
 
@@ -67,7 +67,8 @@ def open_live(name: str, timeout_s: float) -> Iterator[OpenVideo]:
     """Opens a live stream and chooses its video stream.
 
     Args:
-        name: anything that FFmpeg opens: a URL, a device (/dev/video0), a file or a pipe; "-": standard input.
+        name: anything that FFmpeg opens: a URL, a camera (/dev/video0), a file or a pipe (/dev/fd/63); "-": standard
+          input.
         timeout_s: maximum time to open and for each read, seconds. Pipes and standard input wait without limit.
 
     Raises:
@@ -76,7 +77,7 @@ def open_live(name: str, timeout_s: float) -> Iterator[OpenVideo]:
     with _readable(name), contextlib.ExitStack() as stack:
         # Not sys.stdin: the interpreter cannot exit while a thread reads it.
         source = stack.enter_context(open(0, "rb", buffering=0, closefd=False)) if name == "-" else name
-        input_format = _DEVICE_FORMATS.get(sys.platform) if name.startswith("/dev/") else None
+        input_format = _CAMERA_FORMATS.get(sys.platform) if _is_camera(name) else None
         timeouts = (timeout_s, timeout_s)
         container = av.open(source, "r", format=input_format, timeout=timeouts, metadata_errors="replace")
         yield _choose(name, stack.enter_context(container))
@@ -101,6 +102,11 @@ def _readable(path: str) -> Iterator[None]:
         raise VideoError(f"{path}: no such file") from error
     except (av.FFmpegError, OSError) as error:
         raise VideoError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _is_camera(name: str) -> bool:
+    """Whether a name is /dev/video0, ..., or a link to it (/dev/v4l/by-id/...). Other devices are read as files."""
+    return os.path.realpath(name).startswith("/dev/video")
 
 
 def _choose(path: str, container: av.container.InputContainer) -> OpenVideo:

@@ -1,8 +1,11 @@
 """Names of files, and which stream of a file is the video."""
 
+import contextlib
 import io
 import os
 import shutil
+import sys
+import threading
 from pathlib import Path
 
 import av
@@ -12,7 +15,9 @@ from av.stream import Disposition
 from helpers.numbered_videos import add_stream, encode, frame_numbers, write_numbered, write_with_sound
 from PIL import Image
 
+from dist_jax.video.container import decode_live
 from dist_jax.video.decoding import VideoError, decode_frames, iter_frames, probe
+from dist_jax.video.opening import open_live
 
 CASES = Path(__file__).parents[1] / "cases"
 ALL_READERS = (probe, lambda path: list(iter_frames(path)), lambda path: decode_frames(path, [0]))
@@ -60,6 +65,41 @@ def test_a_pipe_is_refused_without_waiting_for_its_writer(tmp_path):
     for read in ALL_READERS:
         with pytest.raises(VideoError, match=r"pipe\.mp4: cannot be read \(not a file\)"):
             read(str(tmp_path / "pipe.mp4"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the names of pipes and cameras")
+def test_a_pipe_in_dev_is_a_live_stream_and_no_camera(tmp_path):
+    data = Path(write_numbered(tmp_path / "a.ts")).read_bytes()
+    read_end, write_end = os.pipe()
+
+    def write():
+        with contextlib.suppress(BrokenPipeError), os.fdopen(write_end, "wb") as file:
+            file.write(data)
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    try:
+        times = [frame.time for frame in decode_live(f"/dev/fd/{read_end}", 10)]
+    finally:
+        os.close(read_end)
+        writer.join(timeout=10)
+    assert len(times) == 60
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the format of cameras")
+def test_cameras_and_links_to_them_are_opened_with_the_format_of_cameras(tmp_path, monkeypatch):
+    formats = []
+
+    def stub(name, mode, format, **options):
+        formats.append(format)
+        raise OSError("stub")
+
+    monkeypatch.setattr(av, "open", stub)
+    (tmp_path / "front-door").symlink_to("/dev/video99")
+    for name in ("/dev/video99", str(tmp_path / "front-door"), "/dev/stdin", "rtsp://host/dev/video0"):
+        with pytest.raises(VideoError, match="cannot be read"), open_live(name, 10):
+            pass
+    assert formats == ["v4l2", "v4l2", None, None]
 
 
 def test_a_song_with_cover_art_has_no_video_stream():
