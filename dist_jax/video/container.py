@@ -92,7 +92,8 @@ def decode_from(path: str, start_s: float | None) -> Iterator[DecodedFrame]:
 def decode_live(name: str, timeout_s: float) -> Iterator[DecodedFrame]:
     """Decodes a live stream until it ends. Damaged packets are skipped. Times count from the start of the stream.
 
-    A lost connection is the end of the stream, with a warning.
+    A lost connection is the end of the stream, with a warning. Where the time stamps go back or jump by more than 10 s,
+    the encoder has restarted, and time continues.
 
     Args:
         name: see `open_live`.
@@ -102,7 +103,7 @@ def decode_live(name: str, timeout_s: float) -> Iterator[DecodedFrame]:
         VideoError: the stream cannot be opened, or stalls.
     """
     with open_live(name, timeout_s) as video:
-        clock = FrameClock(video)
+        clock = FrameClock(video, is_live=True)
         for packet in _live_packets(video, timeout_s):
             clock.add_packet(packet)
             for frame in _decode(packet, clock, must_decode=False):

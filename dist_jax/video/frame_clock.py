@@ -25,19 +25,22 @@ class FrameClock:
     - AVI stores no presentation times, and those that the demuxer infers are out of order with B-frames. Packets are
       stored at regular times: the n-th frame has the time of the n-th packet.
     - Raw streams store no times: the number of the frame and the frame rate give its time.
-    - MPEG streams: a frame without time follows the previous one. Where the time stamps restart, time continues.
+    - MPEG streams: a frame without time follows the previous one.
+    - MPEG streams and live streams: where the time stamps restart, time continues.
 
     Times never decrease.
 
     Args:
         video: an open video, at its start or after a seek.
+        is_live: whether it is a live stream of any format: its encoder may restart.
     """
 
-    def __init__(self, video: OpenVideo) -> None:
+    def __init__(self, video: OpenVideo, is_live: bool = False) -> None:
         flags = Flags(video.container.format.flags)
         self._is_raw = Flags.no_timestamps in flags
         self._is_avi = video.container.format.name == "avi"
-        self._may_restart = Flags.ts_discont in flags
+        self._is_mpeg = Flags.ts_discont in flags
+        self._may_restart = self._is_mpeg or is_live
         self._time_base = video.stream.time_base or Fraction(1, av.time_base)
         self.start = start_of_file(video)
         self._period = 1 / video.average_fps
@@ -66,7 +69,7 @@ class FrameClock:
         if self._is_raw:
             time = self._num_frames * self._period
         elif self._is_avi or frame.pts is None:
-            time = self._end if packet_time is None or self._may_restart else packet_time
+            time = self._end if packet_time is None or self._is_mpeg else packet_time + self._shift
         else:
             time = self.seconds(frame.pts) + self._shift
             duration = float(frame.duration * self._time_base) if frame.duration else self._period

@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 from helpers.numbered_videos import copy_packets, frame_numbers, write_numbered, write_with_sound
 
+from dist_jax.video.container import decode_live
 from dist_jax.video.decoding import decode_frames, iter_frames, probe
+from dist_jax.video.frame_clock import FrameClock
+from dist_jax.video.opening import open_video
 
 CASES = Path(__file__).parents[1] / "cases"
 
@@ -47,6 +50,45 @@ def test_time_continues_where_the_time_stamps_of_a_stream_restart(name, codec, s
     assert frame_numbers(frames) == [*range(60), *range(60)]
     np.testing.assert_allclose(times, np.arange(120) / 25, atol=1e-3)
     assert frame_numbers(decode_frames(str(path), [0, 59, 60, 119])) == [0, 59, 0, 59]
+
+
+FLV_HEADER = 13  # bytes
+
+
+@pytest.mark.parametrize("second_start", [0, 10_000])
+def test_time_continues_where_the_encoder_of_a_live_stream_restarts(second_start, tmp_path):
+    parts = [
+        Path(write_numbered(tmp_path / f"{start}.flv", "flv1", start=start)).read_bytes() for start in (0, second_start)
+    ]
+    path = tmp_path / "both.flv"
+    path.write_bytes(parts[0] + parts[1][FLV_HEADER:])
+    frames = list(decode_live(str(path), timeout_s=10))
+    assert frame_numbers(frame.frame.to_ndarray(format="rgb24") for frame in frames) == [*range(60), *range(60)]
+    np.testing.assert_allclose([frame.time for frame in frames], np.arange(120) / 25, atol=2e-3)
+
+
+def test_a_pause_of_a_live_stream_is_kept(tmp_path):
+    def pause(index, packet):
+        if index >= 30:
+            packet.pts = packet.dts = packet.pts + round(5 / packet.time_base)
+
+    source = write_numbered(tmp_path / "source.flv", "flv1")
+    path = copy_packets(source, tmp_path / "pause.flv", change_packet=pause)
+    times = np.arange(60) / 25
+    times[30:] += 5
+    np.testing.assert_allclose([frame.time for frame in decode_live(path, timeout_s=10)], times, atol=2e-3)
+
+
+def test_the_packet_times_of_a_live_avi_stream_continue_after_a_restart(tmp_path):
+    path = write_numbered(tmp_path / "a.avi", "mpeg4")
+    with open_video(path) as video:
+        clock, times = FrameClock(video, is_live=True), []
+        for index, packet in enumerate(video.container.demux(video.stream)):
+            if packet.dts is not None and index >= 30:
+                packet.dts -= 30  # frames
+            clock.add_packet(packet)
+            times += [clock.next_time(frame)[0] for frame in packet.decode()]
+    np.testing.assert_allclose(times, np.arange(60) / 25, atol=1e-6)
 
 
 def test_joined_segments_play_on():
