@@ -18,6 +18,7 @@ import pytest
 from helpers import small_models
 from helpers.numbered_videos import write_numbered
 from helpers.small_models import CLASSES
+from matplotlib.figure import Figure
 
 import dist_jax
 from dist_jax import convert, predict
@@ -116,6 +117,18 @@ def test_a_plot_averages_many_windows_in_groups(tmp_path, monkeypatch):
             plot.add_window(window, 0)
     plot.finish()
     assert matplotlib.image.imread(tmp_path / "o.png").shape[1] == 12 * 110
+
+
+def test_the_legend_of_a_plot_shows_every_name(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **options: figures.append(figure))
+    plot = TimelinePlot(str(tmp_path / "o.png"), "a title", ["_hidden", "a $ b $", "c", "long_name_" * 4])
+    for window in windows_of(WindowGrid(S(1), S(1), 4, 2), [0, 1, 2]):
+        plot.add_window(window, 0)
+    plot.finish()
+    (legend,) = (axes.get_legend() for axes in figures[0].axes if axes.get_legend())
+    names = {text.get_text() for text in legend.get_texts() if not text.get_parse_math()}
+    assert names == {"_hidden", "a $ b $", "c", "long_name_long_name_long_n ..."}
 
 
 @pytest.mark.parametrize(

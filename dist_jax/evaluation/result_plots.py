@@ -9,6 +9,7 @@ import numpy as np
 from etils import epath
 
 from dist_jax.errors import UserError
+from dist_jax.evaluation.plot_text import shorten
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +20,6 @@ MAX_HEAT_MAP_CLASSES = 30  # more classes: bars of the most confused pairs
 NUM_PAIRS = 20  # most confused pairs that are shown
 MAX_CLASS_BARS = 60  # more classes: the worst and the best of them
 NUM_EXTREMES = 20  # worst classes and best classes that are shown
-NAME_LENGTH = 40  # characters of a class name
 BAR_INCHES = 0.22  # height of a bar with its name
 LABEL_INCHES = 0.2  # height of a label of a point
 CHARACTER_INCHES = 0.11  # width of the widest characters of a name
@@ -74,7 +74,7 @@ def plot_classes(
     all_axes = figure.subplots(len(groups), 1, squeeze=False, height_ratios=[len(group) + 1 for group in groups])
     for axes, group in zip(all_axes[:, 0], groups, strict=True):
         texts = [f"{values[k]:.0%} (n = {counts[k]})" for k in group]
-        _draw_bars(axes, [_short(class_names[k]) for k in group], values[group], texts, limit=1.0)
+        _draw_bars(axes, [shorten(class_names[k]) for k in group], values[group], texts, limit=1.0)
         if order.size:
             axes.axvline(mean, color="0.3", linewidth=0.8, linestyle="--")
     _set_title(figure, *lines)
@@ -107,7 +107,7 @@ def plot_points(file: epath.Path, points: Mapping[str, tuple[float, float]], x_l
     line = {"arrowstyle": "-", "color": "0.6", "linewidth": 0.6, "relpos": (0, 0.5)}  # to the left end of a label
     for name, point, height in zip(names, zip(x, y, strict=True), heights, strict=True):
         axes.annotate(
-            _short(name),
+            shorten(name),
             point,
             xytext=(1.04, height),
             textcoords="axes fraction",
@@ -156,14 +156,14 @@ def _figure(width: float, height: float) -> "Figure":
 
 
 def _set_title(figure: "Figure", *lines: str) -> None:
-    figure.suptitle("\n".join(_short(line, TITLE_LENGTH) for line in lines), fontsize=10, parse_math=False)
+    figure.suptitle("\n".join(shorten(line, TITLE_LENGTH) for line in lines), fontsize=10, parse_math=False)
 
 
 def _heat_map(confusion: np.ndarray, class_names: Sequence[str], title: str) -> "Figure":
     """Percent of the videos of each true class (row). A row without videos stays empty."""
     videos = confusion.sum(axis=1, keepdims=True)
     shares = np.divide(100 * confusion, videos, out=np.full(confusion.shape, np.nan), where=videos > 0)
-    names, size = [_short(name) for name in class_names], 1 + 0.32 * len(class_names)
+    names, size = [shorten(name) for name in class_names], 1 + 0.32 * len(class_names)
     longest = max(map(len, names))
     width, height = size + CHARACTER_INCHES * longest + 2, size + 0.8 * CHARACTER_INCHES * longest + 1.2
     figure = _figure(max(width, TITLE_INCHES), height)
@@ -190,7 +190,7 @@ def _pair_bars(confusion: np.ndarray, class_names: Sequence[str], title: str) ->
     pairs = [pair for pair in pairs if errors[pair]]
     figure = _figure(12, BAR_INCHES * max(len(pairs), 3) + 1.2)
     _set_title(figure, title, "most confused classes, true -> predicted" if pairs else "no video is in a wrong class")
-    names = [f"{_short(class_names[row])} -> {_short(class_names[column])}" for row, column in pairs]
+    names = [f"{shorten(class_names[row])} -> {shorten(class_names[column])}" for row, column in pairs]
     counts = np.asarray([errors[pair] for pair in pairs])
     texts = [f"{errors[pair]} of {confusion[pair[0]].sum()}" for pair in pairs]
     _draw_bars(figure.subplots(), names, counts, texts, limit=max(counts, default=1))
@@ -209,9 +209,3 @@ def _draw_bars(axes: "Axes", names: Sequence[str], values: np.ndarray, texts: Se
     axes.set_xlim(0, 1.15 * limit)
     axes.set_xticks([])
     axes.spines[["top", "right", "bottom"]].set_visible(False)
-
-
-def _short(text: str, length: int = NAME_LENGTH) -> str:
-    """The text on one line, with at most `length` characters."""
-    text = " ".join(text.split())
-    return text if len(text) <= length else text[: length - 4].rstrip() + " ..."

@@ -1,11 +1,11 @@
 """A picture of search results: a strip of frames per match."""
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from dist_jax.evaluation.plot_text import shorten
 from dist_jax.inference.embeddings import Match, frames_between
 from dist_jax.inference.plots import montage, save
 from dist_jax.inference.times import clock_time
@@ -16,6 +16,7 @@ COLUMNS = 2  # strips side by side
 STRIP_FRAMES = 4
 STRIP_PIXELS = 160  # height and width of a frame
 WIDTH_INCHES = 13
+TITLE_LENGTH = 100  # characters of the query
 
 
 def read_strip(path: str, start_s: float, end_s: float, square_pixels: bool) -> np.ndarray:
@@ -53,7 +54,7 @@ def draw_sheet(query: str, matches: Sequence[Match], strips: Sequence[np.ndarray
         cell.imshow(montage(strip[None], STRIP_FRAMES))
         title = f"{number}. {match.similarity:.3f}  {format_span(match)}  {_shorten(match.span.path)}"
         cell.set_title(title, loc="left", fontsize=9, parse_math=False)
-    title = textwrap.shorten(query, 100, placeholder=" ...")
+    title = shorten(query, TITLE_LENGTH)
     figure.suptitle(title, x=0.01, ha="left", parse_math=False)
     save(figure, path, height, "--sheet")
 

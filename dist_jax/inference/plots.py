@@ -1,6 +1,5 @@
 """Plots of predictions: the frames of each video next to bars of class probabilities."""
 
-import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -8,6 +7,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 
 from dist_jax.errors import UserError
+from dist_jax.evaluation.plot_text import shorten
 from dist_jax.inference.video_classifier import Prediction
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def _draw_bars(axes: "Axes", prediction: Prediction) -> None:
     positions = np.arange(len(prediction.class_names))
     axes.barh(positions, prediction.probabilities, height=0.35, color="#4269d0", align="edge")
     for position, name, p in zip(positions, prediction.class_names, prediction.probabilities, strict=True):
-        label = f"{textwrap.shorten(name, 40, placeholder=' ...')}  {100 * p:.1f} %"
+        label = f"{shorten(name)}  {100 * p:.1f} %"
         axes.text(0, position - 0.06, label, va="bottom", fontsize=9, parse_math=False)
     axes.set_xlim(0, 1)
     axes.set_ylim((_row_inches(prediction) - 0.5) / BAR_INCHES - 0.5, -0.5)  # the first bar is at the top of the row

@@ -1,13 +1,13 @@
 """Plot of a timeline: class probabilities over time, the segments as a band, and some frames."""
 
 import itertools
-import textwrap
 from collections.abc import Sequence
 from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
 from dist_jax.errors import UserError
+from dist_jax.evaluation.plot_text import shorten
 from dist_jax.inference.timeline import Window
 from dist_jax.inference.timeline_output import TimelineOutput
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 MAX_COLUMNS = 2048  # of the plot: more windows than this are averaged in groups
 NUM_FRAMES = 10  # frames above the plot
 NUM_CLASSES = 8  # classes with a line and a colour
+LEGEND_LENGTH = 30  # characters of a class name
 OTHER_COLOR = "#cccccc"
 
 
@@ -70,15 +71,22 @@ class TimelinePlot(TimelineOutput):
         centres = (starts + ends) / 2
         for k, color in colors.items():
             marker = "." if len(centres) < 20 else None
-            lines.plot(centres, probabilities[:, k], color=color, label=_short(self._names[k]), lw=1.5, marker=marker)
+            lines.plot(centres, probabilities[:, k], color=color, label=str(k), lw=1.5, marker=marker)
         lines.set(xlim=(starts[0], ends[-1]), ylim=(0, 1.02), ylabel="probability")
         lines.grid(alpha=0.3)
-        lines.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9, frameon=False)
+        self._add_legend(lines, list(colors))
         _draw_band(band, starts, ends, probabilities.argmax(axis=1), colors)
         try:
             figure.savefig(self._path, dpi=110)
         except (ValueError, OSError) as error:
             raise UserError(f"--plot {self._path}: {error}") from error
+
+    def _add_legend(self, lines: "Axes", classes: Sequence[int]) -> None:
+        """Names the lines of the `classes`, also with "_" at the start, which matplotlib hides, and with "$"."""
+        legend = lines.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9, frameon=False)
+        for text, k in zip(legend.get_texts(), classes, strict=True):
+            text.set_parse_math(False)
+            text.set_text(shorten(self._names[k], LEGEND_LENGTH))
 
     def _draw_frames(self, axes: "Axes") -> None:
         frames = [np.pad(frame, ((0, 0), (2, 2), (0, 0)), constant_values=255) for frame in self._frames]
@@ -106,7 +114,3 @@ def _draw_band(axes: "Axes", starts: np.ndarray, ends: np.ndarray, best: np.ndar
         axes.axvspan(edges[first], edges[last], color=colors.get(int(best[first]), OTHER_COLOR), lw=0)
     axes.set(xlim=(starts[0], ends[-1]), yticks=[], xlabel="seconds", ylabel="top class")
     axes.yaxis.label.set(rotation=0, ha="right", va="center")
-
-
-def _short(name: str) -> str:
-    return textwrap.shorten(name, 30, placeholder=" ...").replace("$", r"\$")

@@ -1,8 +1,11 @@
 """Tests of dist_jax.inference.plots: montage, pages, image sizes."""
 
+import dataclasses
+
 import matplotlib.image
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from dist_jax.errors import UserError
 from dist_jax.inference import plots
@@ -38,6 +41,15 @@ def test_a_page_above_the_maximum_height_is_scaled_down(tmp_path, monkeypatch):
     monkeypatch.setattr(plots, "MAX_INCHES", 1)
     plots.plot_predictions([PREDICTION], str(tmp_path / "out.png"))
     assert matplotlib.image.imread(tmp_path / "out.png").shape[0] <= plots.DPI + 1
+
+
+def test_a_long_name_without_spaces_is_cut(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **options: figures.append(figure))
+    prediction = dataclasses.replace(PREDICTION, class_names=["opening_a_very_long_name_without_any_spaces"])
+    plots.plot_predictions([prediction], str(tmp_path / "out.png"))
+    (text,) = (text.get_text() for axes in figures[0].axes for text in axes.texts)
+    assert text == "opening_a_very_long_name_without_any ...  100.0 %"
 
 
 def test_an_unknown_image_format_raises_an_error(tmp_path):
