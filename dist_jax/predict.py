@@ -19,7 +19,6 @@ line per window as it comes.
 import argparse
 import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import jax
 
@@ -30,6 +29,7 @@ from dist_jax.files import user_path
 from dist_jax.inference import timeline_command
 from dist_jax.inference.class_choice import choose_classes
 from dist_jax.inference.evidence_plots import EvidencePictures
+from dist_jax.inference.output_files import STDOUT, check_output, check_picture, write_output
 from dist_jax.inference.plots import PredictionPages
 from dist_jax.inference.predictor import Predictor
 from dist_jax.inference.video_classifier import Prediction, classify_video
@@ -44,6 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.top < 1:
         raise UserError(f"--top {args.top}: must be at least 1")
     timeline_command.check_arguments(args)
+    check_outputs(args)
     model = dist_jax.load(args.model, label=args.label_key)
     names, text_features = choose_classes(model, args.model, args.labels)
     if args.timeline:
@@ -54,31 +55,47 @@ def main(argv: Sequence[str] | None = None) -> None:
         classify_videos(args, model, names, text_features)
 
 
+def check_outputs(args: argparse.Namespace) -> None:
+    """Raises UserError for output files that cannot be written, before the model is loaded."""
+    for name, check in (
+        ("csv", check_output),
+        ("json", check_output),
+        ("plot", check_picture),
+        ("explain", check_picture),
+    ):
+        if path := getattr(args, name):
+            check(f"--{name}", path)
+
+
 def classify_videos(
     args: argparse.Namespace, model: Predictor, names: Sequence[str], text_features: jax.Array | None
 ) -> None:
-    """Prints and writes the predictions for each video.
+    """Prints and writes the predictions for each video. The JSON file is also written after an error.
 
     Raises:
         UserError: some videos cannot be read, after the others.
     """
     pages = PredictionPages(args.plot) if args.plot else None
     evidence = EvidencePictures(model, args.explain) if args.explain else None
-    results, errors = [], []
-    for path in args.video:
-        try:
-            prediction = classify_video(model, path, names, text_features, args.top, args.square_pixels)
-        except VideoError as error:
-            errors.append(str(error))
-            continue
-        print(as_table(prediction), end="\n\n", flush=True)
-        results.append(prediction.as_dict())
-        if pages:
-            pages.add(prediction)
-        if evidence:
-            evidence.add(prediction)
-    if args.json:
-        _write_json(args.json, results)
+    results: list[dict] = []
+    errors: list[str] = []
+    try:
+        for path in args.video:
+            try:
+                prediction = classify_video(model, path, names, text_features, args.top, args.square_pixels)
+            except VideoError as error:
+                errors.append(str(error))
+                continue
+            results.append(prediction.as_dict())
+            if args.json != STDOUT:
+                print(as_table(prediction), end="\n\n", flush=True)
+            if pages:
+                pages.add(prediction)
+            if evidence:
+                evidence.add(prediction)
+    finally:
+        if args.json:
+            write_output("--json", args.json, json.dumps(results, indent=1) + "\n")
     if pages:
         pages.finish()
     if errors:
@@ -93,13 +110,6 @@ def as_table(prediction: Prediction) -> str:
         for name, p in zip(prediction.class_names, prediction.probabilities, strict=True)
     ]
     return "\n".join([f"{prediction.path} ({prediction.views_summary})", *lines])
-
-
-def _write_json(path: str, results: list[dict]) -> None:
-    try:
-        Path(path).write_text(json.dumps(results, indent=1) + "\n")
-    except OSError as error:
-        raise UserError(f"--json {path}: {error}") from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -122,7 +132,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--label-key", default="", help="label of a workdir with several labels, e.g. verb")
     parser.add_argument("--top", type=int, default=5, help="number of classes to show; default 5")
-    parser.add_argument("--json", type=user_path, default="", help="output file for the predictions")
+    parser.add_argument(
+        "--json", type=user_path, default="", help="output file for the predictions; - for standard output"
+    )
     parser.add_argument("--plot", type=user_path, default="", help="output file for a plot (.png, .pdf, .svg)")
     parser.add_argument(
         "--explain", type=user_path, default="", help="output file for attention weights; video n: FILE-n (DiST only)"

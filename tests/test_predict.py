@@ -97,6 +97,41 @@ def test_a_video_whose_name_is_not_utf8_is_rejected(directory):
         predict.main(["--model", directory, "--video", os.fsdecode(b"caf\xe9.mp4")])
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--json", "missing/out.json"], r"--json missing/out\.json: No such file or directory: missing; create"),
+        (["--explain", "missing/out.png"], r"--explain missing/out\.png: No such file"),
+        (["--plot", "out.abc"], r"--plot out\.abc: unknown format; use one of .*pdf, .*png"),
+        (["--explain", "out.abc"], r"--explain out\.abc: unknown format"),
+        (["--json", "."], r"--json \.: is a folder"),
+        (["--timeline", "--csv", "missing/out.csv"], r"--csv missing/out\.csv: No such file"),
+    ],
+)
+def test_output_files_are_checked_before_the_model_is_loaded(tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        predict.main(["--model", "no model", "--video", "no video", *arguments])
+
+
+def test_json_on_standard_output_is_the_only_output(directory, video, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    predict.main(["--model", directory, "--video", video, "--json", "-"])
+    assert [one["video"] for one in json.loads(capsys.readouterr().out)] == [video]
+    assert not (tmp_path / "-").exists()
+
+
+def test_the_json_file_is_written_when_a_later_output_fails(directory, video, tmp_path, monkeypatch):
+    def fail(*_):
+        raise UserError("--explain: no space")
+
+    monkeypatch.setattr(predict.EvidencePictures, "add", fail)
+    outputs = ["--json", str(tmp_path / "out.json"), "--explain", str(tmp_path / "out.png")]
+    with pytest.raises(UserError, match="--explain: no space"):
+        predict.main(["--model", directory, "--video", video, *outputs])
+    assert [one["video"] for one in json.loads((tmp_path / "out.json").read_text())] == [video]
+
+
 def test_a_tilde_is_the_home_folder(directory, video, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "names.txt").write_text("a\nb\n")

@@ -79,6 +79,12 @@ def test_all_outputs_have_the_windows_and_segments(folder, tmp_path, capsys):
     assert matplotlib.image.imread(tmp_path / "o.png").shape[1] == 12 * 110
 
 
+def test_a_tilde_in_the_name_of_the_table_is_the_home_folder(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    run(folder, "--video", folder / "numbers.mp4", "--timeline", "--window", "1s", "--csv", "~/o.csv")
+    assert (tmp_path / "o.csv").exists()
+
+
 def windows_of(grid, labels):
     """Windows with the classes `labels`, each with probability 0.6, 0.7, 0.8, ..."""
     for j, label in enumerate(labels):

@@ -10,7 +10,9 @@ import jax
 from tqdm import tqdm
 
 from dist_jax.errors import UserError
+from dist_jax.files import user_path
 from dist_jax.inference.live import LiveStream
+from dist_jax.inference.output_files import open_output
 from dist_jax.inference.predictor import Predictor
 from dist_jax.inference.segments import Segment, SegmentMerger
 from dist_jax.inference.timeline import Window, classify_file, make_grid
@@ -20,7 +22,6 @@ from dist_jax.inference.timeline_output import (
     JsonOutput,
     TimelineOutput,
     best_classes,
-    open_output,
 )
 from dist_jax.inference.timeline_plot import TimelinePlot
 from dist_jax.inference.times import clock_time, parse_time
@@ -39,7 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--hop", default="", help="time from a window to the next; default: window / 8")
     group.add_argument("--start", default="", help="start of the first window; default: start of the video")
     group.add_argument("--end", default="", help="windows end at or before this time; default: end of the video")
-    group.add_argument("--csv", default="", help="output file with one row per window; - for standard output")
+    group.add_argument(
+        "--csv", type=user_path, default="", help="output file with one row per window; - for standard output"
+    )
     group.add_argument("--timeout", default="10s", help="--live: maximum time without a frame; default %(default)s")
 
 

@@ -1,17 +1,14 @@
 """Output files of a timeline. They are written window by window, so that memory does not depend on their number."""
 
-import contextlib
 import csv
 import json
-import sys
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import IO
 
 import numpy as np
 
-from dist_jax.errors import UserError
 from dist_jax.inference.segments import Segment
 from dist_jax.inference.timeline import Window
 
@@ -95,16 +92,3 @@ def best_classes(probabilities: np.ndarray, top: int) -> list[int]:
 def seconds(time: Fraction) -> float:
     """Seconds, rounded to microseconds."""
     return round(float(time), 6)
-
-
-@contextlib.contextmanager
-def open_output(option: str, path: str) -> Iterator[IO[str]]:
-    """Opens an output file; "-": standard output. Raises UserError if it cannot be written."""
-    if path == "-":
-        yield sys.stdout
-        return
-    try:
-        with open(path, "w", encoding="utf-8", newline="") as file:
-            yield file
-    except OSError as error:
-        raise UserError(f"{option} {path}: {error}") from error
