@@ -1,6 +1,7 @@
 """Embeddings of the videos in a folder, and search in them."""
 
 import dataclasses
+import functools
 import itertools
 import os
 from collections import deque
@@ -13,9 +14,10 @@ from tqdm import tqdm
 
 from dist_jax.inference.embedding_store import Embeddings, EmbeddingStore, Span
 from dist_jax.inference.predictor import Predictor
-from dist_jax.inference.video_classifier import choose_frames, read_crops
+from dist_jax.inference.video_classifier import choose_frames, crop_frames, decoded_short_side, read_crops
 from dist_jax.video import decoding
 from dist_jax.video.decoding import TIME_TOLERANCE_S, VideoError, VideoInfo
+from dist_jax.video.sequential_frames import SequentialFrames, can_seek
 
 NUM_THREADS = min(8, os.cpu_count() or 1)  # decode videos while the device computes
 SIMILARITY_DIGITS = 6  # equal vectors are ties, although a matrix product may differ in the last bit
@@ -127,9 +129,8 @@ def embed_span(model: Predictor, path: str, window: Window, square_pixels: bool 
 
 def read_clips(model: Predictor, path: str, window: Window, square_pixels: bool = True) -> np.ndarray:
     """Reads the views and crops of the model's evaluation protocol in a window: uint8 [clips, T, H, W, 3]."""
-    protocol = model.eval_protocol
-    frame_indices = window.first_frame + choose_frames(window.num_frames, model.num_frames, protocol)  # [V, T]
-    crops = read_crops(path, frame_indices, model.resolution, protocol.num_crops, square_pixels)
+    num_crops = model.eval_protocol.num_crops
+    crops = read_crops(path, _frame_indices(model, window), model.resolution, num_crops, square_pixels)
     return crops.reshape(-1, *crops.shape[2:])  # [crops, V, T, H, W, 3] -> [crops * V, T, H, W, 3]
 
 
@@ -164,12 +165,11 @@ def _embed_all(
         if isinstance(part.window, VideoError):
             return _ReadPart(part, part.window)
         try:
-            clips = read_clips(model, os.path.join(folder, part.path), part.window, square_pixels)
-            return _ReadPart(part, clips)
+            return _ReadPart(part, part.read_clips())
         except VideoError as error:
             return _ReadPart(part, error)
 
-    parts = _map_ahead(read, _parts(folder, paths, windows))
+    parts = _map_ahead(read, _parts(model, folder, paths, windows, square_pixels))
     for _, video in itertools.groupby(parts, key=lambda read_part: read_part.part.path):
         yield _embed_parts(model, video)
 
@@ -177,6 +177,7 @@ def _embed_all(
 class _Part(NamedTuple):
     path: str
     window: Window | VideoError
+    read_clips: Callable[[], np.ndarray]  # of the window
 
 
 class _ReadPart(NamedTuple):
@@ -184,14 +185,42 @@ class _ReadPart(NamedTuple):
     clips: np.ndarray | VideoError
 
 
-def _parts(folder: str, paths: Sequence[str], windows: Windows) -> Iterator[_Part]:
+def _parts(
+    model: Predictor, folder: str, paths: Sequence[str], windows: Windows, square_pixels: bool
+) -> Iterator[_Part]:
     for path in paths:
+        file = os.path.join(folder, path)
         try:
-            info = decoding.probe(os.path.join(folder, path))
+            spans = split(decoding.probe(file), windows)
         except VideoError as error:
-            yield _Part(path, error)
+            yield _Part(path, error, lambda: np.empty(0))
+            continue
+        if len(spans) > 1 and not can_seek(file):
+            readers = _sequential_readers(model, file, spans, square_pixels)
         else:
-            yield from (_Part(path, window) for window in split(info, windows))
+            readers = (functools.partial(read_clips, model, file, window, square_pixels) for window in spans)
+        yield from (_Part(path, window, reader) for window, reader in zip(spans, readers, strict=True))
+
+
+def _sequential_readers(
+    model: Predictor, path: str, windows: Sequence[Window], square_pixels: bool
+) -> Iterator[Callable[[], np.ndarray]]:
+    """Functions that read the same clips as `read_clips`. Together they decode the file once."""
+    indices = [_frame_indices(model, window) for window in windows]
+    distinct = [np.unique(of_window) for of_window in indices]
+    frames = SequentialFrames(path, distinct, decoded_short_side(model.resolution), square_pixels)
+
+    def read(number: int) -> np.ndarray:
+        num_crops = model.eval_protocol.num_crops
+        crops = crop_frames(frames.read(number), indices[number], model.resolution, num_crops)
+        return crops.reshape(-1, *crops.shape[2:])
+
+    return (functools.partial(read, number) for number in range(len(windows)))
+
+
+def _frame_indices(model: Predictor, window: Window) -> np.ndarray:
+    """Frame numbers in the file of the views of a window: int [V, T]."""
+    return window.first_frame + choose_frames(window.num_frames, model.num_frames, model.eval_protocol)
 
 
 def _embed_parts(model: Predictor, parts: Iterable[_ReadPart]) -> Embeddings | VideoError:
@@ -199,7 +228,7 @@ def _embed_parts(model: Predictor, parts: Iterable[_ReadPart]) -> Embeddings | V
     spans: list[Span] = []
     vectors: list[np.ndarray] = []
     error: VideoError | None = None
-    for (path, window), clips in parts:
+    for (path, window, _), clips in parts:
         if isinstance(window, VideoError):
             error = error or window
         elif isinstance(clips, VideoError):

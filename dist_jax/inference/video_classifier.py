@@ -123,8 +123,22 @@ def read_crops(
     Raises:
         VideoError: the video cannot be read.
     """
-    distinct, order = np.unique(frame_indices, return_inverse=True)
-    frames = decoding.decode_frames(path, distinct.tolist(), decoded_short_side(resolution), square_pixels)
+    distinct = np.unique(frame_indices).tolist()
+    frames = decoding.decode_frames(path, distinct, decoded_short_side(resolution), square_pixels)
+    return crop_frames(frames, frame_indices, resolution, num_crops)
+
+
+def crop_frames(frames: np.ndarray, frame_indices: np.ndarray, resolution: int, num_crops: int) -> np.ndarray:
+    """As `read_crops`, of decoded frames.
+
+    Args:
+        frames: the n distinct frames of `frame_indices` in increasing order, uint8 [n, h, w, 3]; their short side is
+          `decoded_short_side(resolution)`.
+        frame_indices: see `read_crops`.
+        resolution: see `read_crops`.
+        num_crops: see `read_crops`.
+    """
+    _, order = np.unique(frame_indices, return_inverse=True)
     return short_side_crops(frames, resolution, num_crops)[:, order.reshape(frame_indices.shape)]
 
 

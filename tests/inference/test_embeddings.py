@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from dist_jax.inference import embedding_store, embeddings
 from dist_jax.inference.embedding_store import Embeddings, EmbeddingStore, Span
 from dist_jax.inference.embeddings import Window, Windows, frames_between, search, split
+from dist_jax.video import container
 from dist_jax.video.decoding import TIME_TOLERANCE_S, VideoInfo, probe
 
 
@@ -134,6 +135,28 @@ def test_the_finished_videos_are_listed_once(model, folder, tmp_path):
     store.add(Embeddings([Span(path, 0, 1) for path in PATHS], np.ones((3, 32), np.float32)))
     assert embed(model, folder, store) == []
     assert store.num_copies == 1
+
+
+@pytest.mark.parametrize("suffix", ["avi", "ts", "mp4"])
+@pytest.mark.parametrize("windows", [Windows(0.5), Windows(1.0, 0.25), Windows(0.2, 0.7)])
+def test_windows_have_the_same_vectors_in_every_container(model, tmp_path, suffix, windows):
+    write_video(tmp_path / f"v.{suffix}")
+    store = new_store(tmp_path / "e")
+    assert embeddings.embed_videos(model, str(tmp_path), [f"v.{suffix}"], windows, True, store, 1) == []
+    _, vectors = embedding_store.read(str(tmp_path / "e"))
+    path = str(tmp_path / f"v.{suffix}")
+    expected = [embeddings.embed_span(model, path, window) for window in split(probe(path), windows)]
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+
+
+def test_the_windows_of_a_file_without_key_frame_times_are_decoded_in_one_pass(model, tmp_path, monkeypatch):
+    path, decoded, decode = write_video(tmp_path / "v.ts"), [], container._decode
+    assert probe(path).num_frames == 40  # decodes the file
+    monkeypatch.setattr(container, "_decode", lambda *args: (decoded.append(args), decode(*args))[1])
+    assert (
+        embeddings.embed_videos(model, str(tmp_path), ["v.ts"], Windows(0.2), True, new_store(tmp_path / "e"), 1) == []
+    )
+    assert len(decoded) <= 41  # packets, and the end of the file
 
 
 def test_an_interrupted_job_keeps_its_videos_and_continues(model, folder, tmp_path, monkeypatch):
