@@ -1,5 +1,6 @@
 """Logits of all videos of a source. Every video counts exactly once, on any number of devices and hosts."""
 
+import collections
 import dataclasses
 from collections.abc import Callable
 
@@ -18,9 +19,10 @@ from dist_jax.experiment import Experiment
 from dist_jax.models.layers import matmul_precision
 
 ID_BYTES = 256  # longest video name that hosts exchange, in UTF-8; longer names lose their beginning
-_BATCHES_AHEAD = 2  # dispatched batches; each keeps its frames in device memory
+_BATCHES_AHEAD = 2  # dispatched batches; each keeps its frames and its logits in device memory
 
 EvalFunction = Callable[[dict, jax.Array], ViewLogits]  # (params, video uint8 [B, V * crops, T, H, W, 3])
+HostLogits = dict[str, dict[str, np.ndarray]]  # as ViewLogits, for the b rows of this host: float32 [b, V * crops, K]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,28 +74,39 @@ def compute_logits(
         shape = (config.eval.batch_size, *video.shape[1:])
         return batch, jax.make_array_from_process_local_data(batch_sharding, video, shape)
 
-    results = []
+    results: list[tuple[pipeline.Batch, HostLogits]] = []
+    ahead: collections.deque[tuple[pipeline.Batch, ViewLogits]] = collections.deque()
+
+    def finish_oldest() -> None:
+        batch, logits = ahead.popleft()
+        results.append((batch, _to_host(logits, rows)))
+
     with Prefetcher(batches, put, config.data.prefetch) as prefetched:
         for batch, video in prefetched:
-            results.append((batch, eval_fn(params, video)))
-            if len(results) >= _BATCHES_AHEAD:
-                jax.block_until_ready(results[-_BATCHES_AHEAD][1])
+            ahead.append((batch, eval_fn(params, video)))
+            if len(ahead) >= _BATCHES_AHEAD:
+                finish_oldest()
             if should_stop():
                 return None
-    return gather(results, rows, bad_records, config.eval.has_labels)
+    while ahead:
+        finish_oldest()
+    return gather(results, bad_records, config.eval.has_labels)
+
+
+def _to_host(logits: ViewLogits, rows: np.ndarray) -> HostLogits:
+    """Waits for the logits of a global batch, and copies the `rows` of this host to its memory."""
+    return jax.tree.map(lambda array: np.asarray(array)[rows], logits)  # an index array copies: no view of the device
 
 
 def gather(
-    results: list[tuple[pipeline.Batch, ViewLogits]],
-    rows: np.ndarray,
+    results: list[tuple[pipeline.Batch, HostLogits]],
     bad_records: BadRecords,
     has_labels: bool,
 ) -> VideoLogits:
     """Collects the results of all hosts in the order of the records, without padding.
 
     Args:
-        results: batches of `pipeline.eval_batches` without video, and the logits of the global batch.
-        rows: the rows of the global batch that this host reads.
+        results: batches of `pipeline.eval_batches` without video, and their logits: the rows that this host reads.
         bad_records: of this host.
         has_labels: False: the labels are left out.
 
@@ -103,7 +116,7 @@ def gather(
     batches, logits = zip(*results, strict=True)
     local = {name: np.concatenate([batch[name] for batch in batches]) for name in ("record", "mask")}
     local["labels"] = jax.tree.map(lambda *parts: np.concatenate(parts), *(batch["labels"] for batch in batches))
-    local["logits"] = jax.tree.map(lambda *parts: np.concatenate([np.asarray(part)[rows] for part in parts]), *logits)
+    local["logits"] = jax.tree.map(lambda *parts: np.concatenate(parts), *logits)
     local["id"] = _as_bytes([name for batch in batches for name in batch["id"]])
     local["kind"] = np.array([bad_records.kind(int(record)) for record in local["record"]], np.int32)
     gathered = multihost_utils.process_allgather(local, tiled=True) if jax.process_count() > 1 else local

@@ -354,7 +354,7 @@ def test_evaluation_counts_unreadable_records_by_kind(pattern):
     config, bad_records = make_config(pattern), BadRecords("val")
     batches = list(pipeline.eval_batches(config, sources.open_source(config.data, "val"), slice(None), 8, bad_records))
     logits = {"model": {"label": np.eye(NUM_CLASSES, dtype=np.float32)[:, None]}}  # [B, V, K]
-    gathered = scoring.gather([(batch, logits) for batch in batches], np.arange(NUM_CLASSES), bad_records, True)
+    gathered = scoring.gather([(batch, logits) for batch in batches], bad_records, True)
     assert gathered.logits["model"]["label"].shape == (15, 1, NUM_CLASSES)
     assert len(gathered.labels["label"]) == len(gathered.ids) == 15
     assert gathered.bad == {"image": 1, "checksum": 2, "record": 2}
