@@ -44,7 +44,7 @@ def classification(model: ServedModel, upload: Upload, stop: threading.Event) ->
     if top < 1:
         raise RequestError(400, f"top {top}: must be at least 1")
     with_pictures = _flag(upload.fields, "pictures")
-    prediction = dataclasses.replace(model.classify(upload.path, classes, top), path=upload.name)
+    prediction = dataclasses.replace(model.classify(upload.path, classes, top, stop), path=upload.name)
     answer = prediction.as_dict()
     if stop.is_set():
         raise Stopped
@@ -63,6 +63,7 @@ def timeline(model: ServedModel, upload: Upload, stop: threading.Event) -> dict:
         upload.path,
         parse_time("window", window) if window else None,
         _integer(upload.fields, "overlap", DEFAULT_OVERLAP),
+        stop,
     )
     text, image = io.StringIO(), io.BytesIO()
     output = JsonOutput(text, upload.name, classes.names)

@@ -111,14 +111,14 @@ class ServedModel:
             )
         return Classes(names, self._encode_labels(names))
 
-    def classify(self, path: str, classes: Classes, top: int) -> Prediction:
+    def classify(self, path: str, classes: Classes, top: int, stop: threading.Event) -> Prediction:
         """Classifies an upload as `classify_video` does, in batches with other requests.
 
         Raises:
-            RequestError: see `check_video`.
+            RequestError, Stopped: see `check_video`.
             VideoError: the video is damaged.
         """
-        check_video(path, self.limits)
+        check_video(path, self.limits, stop)
         views = read_views(self.model, path)
         vectors = self._batcher.submit(views.clips).result()  # [crops * V, E]
         return views.rank(classes.names, self._probabilities(vectors, classes), top)
@@ -127,17 +127,19 @@ class ServedModel:
         """Attention maps of the views. None: the network has none."""
         return explain(self.model, prediction.path, prediction.views) if self.model.has_attention_maps else None
 
-    def grid(self, path: str, window: Fraction | None, overlap: int) -> WindowGrid:
+    def grid(self, path: str, window: Fraction | None, overlap: int, stop: threading.Event) -> WindowGrid:
         """The windows of a timeline of an upload.
 
         Args:
             path: the upload.
             window: length of a window, seconds; None: the mean training clip.
             overlap: windows that contain a moment, one of OVERLAPS.
+            stop: see `check_video`.
 
         Raises:
             RequestError: status 400, see above; too many windows, or the window is longer than the video. See
               `check_video`.
+            Stopped: see `check_video`.
         """
         if overlap not in OVERLAPS:
             raise RequestError(400, f"overlap {overlap}: must be one of {', '.join(map(str, OVERLAPS))}")
@@ -145,7 +147,7 @@ class ServedModel:
             raise RequestError(400, "window is missing: the model does not contain the length of its training clips")
         if window is None:
             window = Fraction(self.model.clip_seconds or 0).limit_denominator(1000)
-        info = check_video(path, self.limits)
+        info = check_video(path, self.limits, stop)
         grid = make_grid(self.model, window, window / overlap)
         end_s = float(info.times[0]) + info.duration_s
         num_windows = grid.num_windows(Fraction(end_s + TIME_TOLERANCE_S))

@@ -9,7 +9,7 @@ Frame k is frame k of sequential decoding. Two kinds of files:
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 
 import av
@@ -55,17 +55,25 @@ class FrameTimes:
     geometry: FrameGeometry | None  # of the first frame; None: it cannot be decoded
 
 
-def read_frame_times(path: str) -> FrameTimes:
-    """Returns the frame times of a video. Raises VideoError if it cannot be read.
+def read_frame_times(path: str, on_frame: Callable[[float], None] | None = None) -> FrameTimes:
+    """Returns the frame times of a video.
 
     They are cached until the file changes. The cache holds at most `_MAX_CACHED_TIMES` times, those of the last used
     files; the last file always stays.
+
+    Args:
+        path: see `open_video`.
+        on_frame: called with the time (seconds) of every frame that is decoded only to count it. It may raise an error,
+          which ends the count. Exact and cached files need no count.
+
+    Raises:
+        VideoError: the file cannot be read.
     """
     try:
         file_state = files.size_and_mtime(path)
     except UserError:  # a URL has no state; opening a missing file raises the error
-        return _scan_file(path)
-    return _cache.get(path, file_state, lambda: _scan_file(path))
+        return _scan_file(path, on_frame)
+    return _cache.get(path, file_state, lambda: _scan_file(path, on_frame))
 
 
 def decode_from(path: str, start_s: float | None) -> Iterator[DecodedFrame]:
@@ -131,7 +139,7 @@ def _num_cached(frame_times: FrameTimes) -> int:
 _cache: RecentValues[FrameTimes] = RecentValues(_MAX_CACHED_TIMES, _num_cached)
 
 
-def _scan_file(path: str) -> FrameTimes:
+def _scan_file(path: str, on_frame: Callable[[float], None] | None) -> FrameTimes:
     with open_video(path) as video:
         fps = video.average_fps
         exact_times = _scan_packets(video) if video.is_seekable else None
@@ -141,6 +149,8 @@ def _scan_file(path: str) -> FrameTimes:
     for item in decode_from(path, None):
         first = first or item
         times.append(item.time)
+        if on_frame is not None:
+            on_frame(item.time)
     return FrameTimes(fps, _read_only(times), _read_only([]), first.geometry if first else None)
 
 

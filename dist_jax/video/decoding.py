@@ -10,7 +10,7 @@ by the sample aspect ratio (as players do; ffmpeg, decord and DMVR's own generat
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -62,7 +62,7 @@ class SegmentFrame:
     pixels: np.ndarray  # RGB, uint8 [H, W, 3]
 
 
-def probe(path: str, square_pixels: bool = True) -> VideoInfo:
+def probe(path: str, square_pixels: bool = True, on_frame: Callable[[float], None] | None = None) -> VideoInfo:
     """Reads the size and frame times of a video.
 
     Decodes only the first frame of good MP4 and Matroska files. In all others, the frames are counted by decoding.
@@ -70,11 +70,12 @@ def probe(path: str, square_pixels: bool = True) -> VideoInfo:
     Args:
         path: see `iter_frames`.
         square_pixels: see `iter_frames`.
+        on_frame: called with the time (seconds) of every frame that is decoded to count it. It may raise an error.
 
     Raises:
         VideoError: the file cannot be read, ends early, or has no frames.
     """
-    frame_times = read_frame_times(path)
+    frame_times = read_frame_times(path, on_frame)
     geometry = frame_times.geometry
     if geometry is None or not len(frame_times.times):
         next(decode_from(path, None), None)  # raises the decoder's error

@@ -154,7 +154,7 @@ def test_invalid_fields_raise_one_line(served, video, answer, fields, message):
 
 def test_a_timeline_ends_when_its_client_is_gone(served, video):
     stop = threading.Event()
-    windows = served.timeline(video, served.grid(video, Fraction(1, 2), 1), served.classes(""), stop)
+    windows = served.timeline(video, served.grid(video, Fraction(1, 2), 1, stop), served.classes(""), stop)
     next(windows)
     stop.set()
     with pytest.raises(Stopped):

@@ -1,13 +1,15 @@
 """Tests of dist_jax.serving.video_check: what an upload may be."""
 
+import threading
 from pathlib import Path
 
 import pytest
 from helpers.video_files import write_video
 
+from dist_jax.serving import video_check
+from dist_jax.serving.jobs import Stopped
 from dist_jax.serving.limits import Limits, RequestError
-from dist_jax.serving.video_check import check_video
-from dist_jax.video import opening
+from dist_jax.video import container, opening
 
 
 @pytest.fixture(scope="module")
@@ -18,10 +20,14 @@ def folder(tmp_path_factory):
     return folder
 
 
+def check(path, limits=None, stop=None):
+    return video_check.check_video(str(path), limits or Limits(), stop or threading.Event())
+
+
 def refused(path, limits=None):
     """Status and message."""
     with pytest.raises(RequestError) as error:
-        check_video(str(path), limits or Limits())
+        check(path, limits)
     assert "\n" not in str(error.value)
     return error.value.status, str(error.value)
 
@@ -31,7 +37,7 @@ def test_videos_are_recognised_by_their_content(folder, suffix):
     codec = {"mpg": "mpeg2video", "avi": "mpeg4", "flv": "flv"}.get(suffix, "libx264")
     path = write_video(folder / f"any.{suffix}", frames=25, rate=25, codec=codec)
     (folder / "without_suffix").write_bytes(Path(path).read_bytes())
-    info = check_video(str(folder / "without_suffix"), Limits())
+    info = check(folder / "without_suffix")
     assert (info.num_frames, info.width, info.height) == (25, 64, 48)
 
 
@@ -65,10 +71,54 @@ def test_long_videos_are_refused(folder):
         413,
         "the video has 2.0 s; at most 1.9 s are allowed: cut it",
     )
-    assert check_video(str(folder / "video.mp4"), Limits(max_duration_s=2.0)).num_frames == 40
+    assert check(folder / "video.mp4", Limits(max_duration_s=2.0)).num_frames == 40
 
 
 def test_unusual_frames_are_refused(folder):
     wide = write_video(folder / "wide.mp4", frames=2, width=640, height=64)
     status, message = refused(wide)
     assert (status, "640 x 64 pixels" in message) == (400, True)
+
+
+@pytest.fixture
+def decoded(monkeypatch):
+    """Times of the frames that are decoded from now on."""
+    times, decode_from = [], container.decode_from
+
+    def decode(path, start_s):
+        for frame in decode_from(path, start_s):
+            times.append(frame.time)
+            yield frame
+
+    monkeypatch.setattr(container, "decode_from", decode)
+    return times
+
+
+def raw_stream(folder, frames):
+    """A new file whose header has no length: 25 frames per second."""
+    path = write_video(folder / f"{frames}.h264", frames=frames, rate=25)
+    assert opening.duration_s(path) is None
+    return path
+
+
+def test_the_frames_of_a_file_without_a_length_are_counted_up_to_the_maximum_length(folder, decoded):
+    path = raw_stream(folder, frames=40)
+    assert refused(path, Limits(max_duration_s=1.0)) == (413, "the video has more than 1 s: cut it")
+    assert len(decoded) == 27  # frame 26 is the first one after 1 s
+    assert check(path, Limits(max_duration_s=1.6)).num_frames == 40
+
+
+def test_the_number_of_counted_frames_has_a_maximum(folder, decoded, monkeypatch):
+    """The times in a file may be wrong."""
+    monkeypatch.setattr(video_check, "MAX_COUNTED_FPS", 10)
+    status, message = refused(raw_stream(folder, frames=41), Limits(max_duration_s=3.0))
+    assert (status, message.startswith("the video has more than 30 frames, 10 per second")) == (413, True)
+    assert len(decoded) == 31
+
+
+def test_a_stopped_job_counts_no_further_frames(folder, decoded):
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Stopped):
+        check(raw_stream(folder, frames=42), stop=stop)
+    assert len(decoded) == 1

@@ -125,7 +125,7 @@ def test_vp8_frames_that_are_never_shown_are_not_counted(tmp_path):
 
 def test_a_file_is_scanned_once_until_it_changes(mp4, tmp_path, monkeypatch):
     path, opened, scan_file = tmp_path / "a.mp4", [], container._scan_file
-    monkeypatch.setattr(container, "_scan_file", lambda path: (opened.append(path), scan_file(path))[1])
+    monkeypatch.setattr(container, "_scan_file", lambda path, *rest: (opened.append(path), scan_file(path, *rest))[1])
     path.write_bytes(Path(mp4).read_bytes())
     for _ in range(2):
         assert probe(str(path)).num_frames == 40
