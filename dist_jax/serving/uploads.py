@@ -5,6 +5,7 @@ import contextlib
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path, PurePath
+from time import monotonic
 from typing import IO, TYPE_CHECKING
 
 from python_multipart.exceptions import MultipartParseError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from python_multipart.multipart import MultipartCallbacks
 
 IDLE_S = 30  # maximum time without a byte of the body, seconds
+MIN_RATE = 125_000  # bytes per second: the largest allowed body has IDLE_S and the time that it takes at this rate
 DISCARD_S = 2  # how long the rest of a refused body is read, so that the client sees the answer, seconds
 MAX_TEXT_BYTES = 64_000  # of all text fields
 FORM_BYTES = 100_000  # of a form without the file: text fields, boundaries and headers
@@ -36,7 +38,7 @@ async def receive_upload(request: Request, folder: str, limits: Limits, fields: 
         fields: names of the allowed text fields. A repeated field gives one text with line breaks.
 
     Raises:
-        RequestError: status 400, no valid form; 408, the client sends nothing; 413, too large.
+        RequestError: status 400, no valid form; 408, the client sends nothing or too slowly; 413, too large.
         ClientDisconnect: the client disconnected.
     """
     path = Path(folder) / uuid.uuid4().hex
@@ -66,27 +68,40 @@ async def _read_body(request: Request, form: "_Form", limits: Limits) -> None:
             400, f"the body must be a form (multipart/form-data) with the file in the field video; {EXAMPLE}"
         )
     length = request.headers.get("content-length", "")
-    if length.isdigit() and int(length) > limits.max_upload_bytes + FORM_BYTES:
+    if length.isdigit() and int(length) > _max_body_bytes(limits):
         raise _too_large(limits.max_upload_bytes)
     try:
         parser = MultipartParser(options[b"boundary"], form.callbacks())
-        async for chunk in _chunks(request):
+        async for chunk in _chunks(request, limits):
             parser.write(chunk)
     except MultipartParseError as error:
         raise RequestError(400, f"the body is not a valid multipart form; {EXAMPLE}") from error
 
 
-async def _chunks(request: Request) -> AsyncIterator[bytes]:
-    stream = request.stream()
-    while True:
+async def _chunks(request: Request, limits: Limits) -> AsyncIterator[bytes]:
+    """The body in parts. Every byte counts: the parser skips bytes before, between and after the parts of a form."""
+    stream, num_bytes = request.stream(), 0
+    max_s = IDLE_S + _max_body_bytes(limits) / MIN_RATE
+    end = monotonic() + max_s
+    while (rest_s := end - monotonic()) > 0:
         try:
-            async with asyncio.timeout(IDLE_S):
+            async with asyncio.timeout(min(IDLE_S, rest_s)):
                 chunk = await anext(stream)
         except StopAsyncIteration:
             return
         except TimeoutError as error:
+            if rest_s < IDLE_S:
+                break
             raise RequestError(408, f"no data for {IDLE_S} s; send the video again") from error
+        num_bytes += len(chunk)
+        if num_bytes > _max_body_bytes(limits):
+            raise _too_large(limits.max_upload_bytes)
         yield chunk
+    raise RequestError(408, f"the upload takes more than {max_s:.0f} s; send a smaller video")
+
+
+def _max_body_bytes(limits: Limits) -> int:
+    return limits.max_upload_bytes + FORM_BYTES
 
 
 def _too_large(max_bytes: int) -> RequestError:
