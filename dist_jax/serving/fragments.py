@@ -3,14 +3,19 @@
 from html import escape
 
 from dist_jax.inference.times import clock_time
+from dist_jax.serving.limits import RequestError
 
 
 def classification(answer: dict) -> str:
-    """Bars of the probabilities, the frames, and the attention maps if there are any."""
+    """Bars of the probabilities, the frames, and the attention maps if there are any.
+
+    Raises:
+        RequestError: status 400, an answer without pictures.
+    """
+    pictures = _pictures(answer)
     num_views, num_frames = len(answer["frames"]), len(answer["frames"][0])
     views = f"{num_views} view{'s'[: num_views != 1]} of {num_frames} frames"
     rows = "".join(_bar(one["label"], one["probability"]) for one in answer["predictions"])
-    pictures = answer["pictures"]
     parts = [
         f"<h3>{escape(answer['video'])}</h3>",
         f'<table class="bars">{rows}</table>',
@@ -26,7 +31,8 @@ def classification(answer: dict) -> str:
 
 
 def timeline(answer: dict) -> str:
-    """The plot, and a table of the segments."""
+    """The plot, and a table of the segments. Raises RequestError as `classification`."""
+    pictures = _pictures(answer)
     rows = "".join(
         f"<tr><td>{clock_time(segment['start'])}</td><td>{clock_time(segment['end'])}</td>"
         f"<td>{escape(segment['label'])}</td><td>{_percent(segment['probability'])}</td></tr>"
@@ -37,10 +43,16 @@ def timeline(answer: dict) -> str:
     return _result(
         [
             f"<h3>{escape(answer['video'])}</h3>",
-            _figure("timeline", answer["pictures"]["timeline"], caption),
+            _figure("timeline", pictures["timeline"], caption),
             f'<table class="segments">{head}{rows}</table>',
         ]
     )
+
+
+def _pictures(answer: dict) -> dict:
+    if "pictures" not in answer:
+        raise RequestError(400, "pictures is missing: /page/... needs pictures=true")
+    return answer["pictures"]
 
 
 def _bar(label: str, probability: float) -> str:

@@ -1,6 +1,7 @@
 """Limits of the server, and the errors of requests."""
 
 import dataclasses
+import math
 
 from dist_jax.errors import UserError
 
@@ -32,9 +33,10 @@ class Limits:
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
-            if getattr(self, field.name) <= 0:
+            value = getattr(self, field.name)
+            if not 0 < value < math.inf:  # also NaN
                 option = field.name.removesuffix("_s").replace("_", "-")
-                raise UserError(f"--{option} {getattr(self, field.name):g}: must be greater than 0")
+                raise UserError(f"--{option} {value:g}: must be greater than 0{'' if value <= 0 else ' and finite'}")
 
     @property
     def max_upload_bytes(self) -> int:

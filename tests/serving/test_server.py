@@ -106,6 +106,7 @@ def test_many_clients_get_the_probabilities_of_classify_video(server, contents, 
         ("/api/classify", {"lables": "a"}, 400, "unknown field 'lables'; the fields are video, labels, top, pictures"),
         ("/api/classify", {"labels": "x" * (MAX_TEXT_BYTES + 1)}, 413, "the text fields have more than 64 kB"),
         ("/api/timeline", {"window": "9"}, 400, "a window of 9 s is longer than the video (2.000 s)"),
+        ("/page/classify", {"top": "1"}, 400, "pictures is missing: /page/... needs pictures=true"),
         ("/page/timeline", {"overlap": "x"}, 400, "overlap 'x': must be a whole number"),
         ("/api/video", {}, 404, "no POST /api/video; there are GET /api/model, POST /api/classify, POST /api/timeline"),
     ],
@@ -186,6 +187,8 @@ def test_a_port_in_use_is_one_line(server, model_folder):
         (["--host", "no.such.host.invalid"], r"--host no\.such\.host\.invalid --port 7860: "),
         (["--max-queue", "0"], "--max-queue 0: must be greater than 0"),
         (["--max-duration", "-1"], "--max-duration -1: must be greater than 0"),
+        (["--max-duration", "inf"], "--max-duration inf: must be greater than 0 and finite"),
+        (["--max-upload-mb", "nan"], "--max-upload-mb nan: must be greater than 0 and finite"),
     ],
 )
 def test_invalid_arguments_raise_an_error(model_folder, arguments, message):
