@@ -65,7 +65,8 @@ def read_splits(
 def _video_split(item: str, numbers: dict[str, int]) -> Split:
     """The split of a list, or of the lists that match a glob."""
     paths = sorted(glob.glob(item)) if glob.has_magic(item) else [item]
-    listed = list(dict.fromkeys(name for path in paths for name in _listed_videos(path)))
+    listed = [name for path in paths for name in _listed_videos(path)]
+    _check_unique(item, listed)
     rows = [numbers[_key(name)] for name in listed if _key(name) in numbers]
     if not rows:
         raise UserError(
@@ -74,6 +75,18 @@ def _video_split(item: str, numbers: dict[str, int]) -> Split:
         )
     missing = [name for name in listed if _key(name) not in numbers]
     return Split(_name(item), np.asarray(rows, np.int64), missing=missing)
+
+
+def _check_unique(item: str, listed: Sequence[str]) -> None:
+    """Raises UserError if two names of a list mean the same video: it would count twice."""
+    names: dict[str, str] = {}  # by key
+    for name in listed:
+        if _key(name) in names:
+            raise UserError(
+                f"eval.video_lists: {item} lists a video twice: {names[_key(name)]} and {name}; list each video once "
+                "(the last folder and the file name without its suffix identify it)"
+            )
+        names[_key(name)] = name
 
 
 def _listed_videos(path: str) -> list[str]:

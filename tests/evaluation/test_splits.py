@@ -63,6 +63,10 @@ def test_a_class_list_selects_classes_and_drops_the_other_videos(tmp_path):
         ("video_lists", None, r"list\.txt does not exist"),
         ("class_lists", None, r"list\.txt does not exist"),
         ("video_lists", ["other/v_1.avi"], r"lists 1 videos, and none of them is in data\.val"),
+        ("video_lists", ["Taichi/v_2.avi", "Taichi/v_1.avi", "Taichi/v_2.avi"], r"twice: Taichi/v_2\.avi and"),
+        ("video_lists", ["Taichi/v_2.avi", "./Taichi/v_2.avi"], r"twice: Taichi/v_2\.avi and \./Taichi/v_2\.avi"),
+        ("video_lists", ["Taichi/v_2.avi", "Taichi/v_2.mp4"], r"twice: Taichi/v_2\.avi and Taichi/v_2\.mp4"),
+        ("video_lists", ["Taichi/v_2.avi", "b/y.avi", "b/y.mp4"], r"twice: b/y\.avi and b/y\.mp4"),  # also if missing
         ("class_lists", ["clap", "jump", "Run"], r"2 names that are not classes of data\.val: 'jump', 'Run'"),
         ("class_lists", ["cartwheel"], r"no video of data\.val has a class of"),
     ],
