@@ -4,6 +4,8 @@ from collections.abc import Callable
 
 import numpy as np
 
+from dist_jax.errors import UserError
+
 
 def top_classes(scores: np.ndarray, num_classes: int) -> np.ndarray:
     """Scores [n, K] -> the `num_classes` best classes of each video [n, num_classes], best first.
@@ -86,6 +88,15 @@ def compute_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Every metric of METRICS for labels int32 [n], of MULTI_LABEL_METRICS for labels bool [n, K].
 
     Scores are float32 [n, K], n > 0.
+
+    Raises:
+        UserError: a score is NaN or infinite. Its rank among the classes would mean nothing.
     """
+    num_invalid = int(np.count_nonzero(~np.isfinite(scores).all(axis=1)))
+    if num_invalid:
+        raise UserError(
+            f"the scores of {num_invalid} of {len(scores)} videos are NaN or infinite; evaluate a checkpoint that has "
+            "not diverged"
+        )
     table = METRICS if labels.ndim == 1 else MULTI_LABEL_METRICS
     return {name: metric(scores, labels) for name, metric in table.items()}

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
+from dist_jax.errors import UserError
 from dist_jax.evaluation.metrics import (
     class_accuracies,
     class_average_precisions,
@@ -36,6 +37,15 @@ def test_top5_counts_the_five_highest_scores():
     metrics = compute_metrics(scores, np.asarray([6, 2, 1, 0]))
     assert (metrics["top1"], metrics["top5"]) == (0.25, 0.5)
     assert compute_metrics(scores, np.asarray([3, 3, 3, 6]))["top5"] == 1.0
+
+
+@pytest.mark.parametrize("labels", [LABELS, np.eye(3, dtype=bool)[LABELS]], ids=["one label", "several labels"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_scores_that_are_not_finite_have_no_metrics(labels, value):
+    scores = SCORES.copy()
+    scores[1] = scores[3, 0] = value
+    with pytest.raises(UserError, match=r"^the scores of 2 of 4 videos are NaN or infinite; evaluate a"):
+        compute_metrics(scores, labels)
 
 
 def test_a_class_without_videos_has_no_accuracy():
