@@ -70,7 +70,7 @@ def _average_precision(scores: np.ndarray, positive: np.ndarray) -> float:
     return float(np.sum(np.diff(hits, prepend=0) * hits / (ends + 1)) / hits[-1])
 
 
-# Name -> function of scores float32 [n, K] (softmax summed over views) and labels int32 [n]. Larger is better. Every
+# Name -> function of scores float64 [n, K] (softmax summed over views) and labels int32 [n]. Larger is better. Every
 # metric is logged as eval_NAME, written to results/*.json, and may be checkpoint.best_metric.
 METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "top1": lambda scores, labels: top_k_accuracy(scores, labels, 1),
@@ -87,7 +87,7 @@ MULTI_LABEL_METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 def compute_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """Every metric of METRICS for labels int32 [n], of MULTI_LABEL_METRICS for labels bool [n, K].
 
-    Scores are float32 [n, K], n > 0.
+    Scores are float64 [n, K], n > 0.
 
     Raises:
         UserError: a score is NaN or infinite. Its rank among the classes would mean nothing.

@@ -28,7 +28,7 @@ TOP_CLASSES = 5  # best classes of each video in NAME.csv
 class Scores:
     """Scores of n videos, ordered by record."""
 
-    scores: np.ndarray  # float32 [n, K], softmax (several labels per video: sigmoid) summed over views and crops
+    scores: np.ndarray  # float64 [n, K], softmax (several labels per video: sigmoid) summed over views and crops
     labels: np.ndarray | None  # int32 [n]; several labels per video: bool [n, K]; None: the videos have no labels
     ids: list[str]  # n video names
     bad: dict[str, float]  # number of unreadable videos by kind (see `data.bad_records.KINDS`)

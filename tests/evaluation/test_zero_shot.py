@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from etils import epath
 
+from dist_jax.evaluation.metrics import mean_average_precision
 from dist_jax.evaluation.splits import Split
 from dist_jax.evaluation.view_scores import sum_views, to_scores
 from dist_jax.evaluation.zero_shot import as_table, metrics_of_splits, summarize_splits, write_splits
@@ -30,7 +31,16 @@ def test_scores_are_a_softmax_of_each_view_summed_over_views():
 
 def test_scores_of_several_labels_are_sigmoids_also_for_large_logits():
     scores = to_scores(np.array([0.0, np.log(3.0), 500.0, -500.0], np.float32), multi_label=True)
-    np.testing.assert_allclose(scores, [0.5, 0.75, 1.0, 0.0], rtol=1e-6)
+    np.testing.assert_allclose(scores, [0.5, 0.75, 1.0, np.exp(-500.0)], rtol=1e-6)
+
+
+def test_sigmoids_keep_the_order_of_the_logits():
+    """Equal scores of different logits would change the average precision."""
+    logits = np.array([-80.0, -30.0, -20.0, -19.9999, -16.0001, -16.0, 16.0, 16.0001, 20.0, 30.0], np.float32)
+    scores = sum_views(to_scores(logits[:, None, None], multi_label=True))[:, 0]
+    assert (np.diff(scores) > 0).all()
+    labels = np.arange(len(logits))[:, None] % 2 == 1
+    assert mean_average_precision(scores[:, None], labels) == mean_average_precision(logits[:, None], labels)
 
 
 def test_large_logits_of_a_subset_of_classes_give_finite_scores():
