@@ -167,16 +167,25 @@ def size_and_mtime(path: str) -> tuple[int, int]:
 
 
 def write_text(path: str, text: str) -> None:
+    """Writes a file of UTF-8 text as `write_bytes`."""
+    try:
+        data = text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{path}: cannot be written ({error})") from error
+    write_bytes(path, data)
+
+
+def write_bytes(path: str, data: bytes) -> None:
     """Writes a file atomically, through a temporary name. Raises UserError if it cannot be written."""
     temporary = f"{path}.{uuid.uuid4().hex}.partial"
     try:
         if is_remote(path):
-            with _gfile().GFile(temporary, "w") as file:
-                file.write(text)
+            with _gfile().GFile(temporary, "wb") as file:
+                file.write(data)
             _gfile().rename(temporary, path, overwrite=True)
         else:
-            with open(temporary, "w", encoding="utf-8", newline="") as file:
-                file.write(text)
+            with open(temporary, "wb") as file:
+                file.write(data)
             os.replace(temporary, path)
     except Exception as error:  # every file system has its own exception classes
         raise UserError(f"{path}: cannot be written ({_reason(error)})") from error

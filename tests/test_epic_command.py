@@ -124,6 +124,20 @@ def test_bad_input_is_one_line(tmp_path, arguments, message):
     assert not (tmp_path / "x.zip").exists()
 
 
+def test_new_scores_replace_the_old_file_at_once(tmp_path):
+    file = Path(write_scores(tmp_path, verb=one_hot(VERBS, 97)))
+    old = file.read_bytes()
+    with file.open("rb") as reader:
+        write_scores(tmp_path, verb=one_hot(VERBS[::-1], 97))
+        assert reader.read() == old
+    assert file.read_bytes() != old
+
+
+def test_scores_that_cannot_be_written_raise_one_error(tmp_path):
+    with pytest.raises(UserError, match=r"scores\.npz: cannot be written \(No such file or directory\)$"):
+        write_scores(tmp_path / "missing", verb=one_hot(VERBS, 97))
+
+
 def test_saved_scores_are_read_without_pickle(tmp_path):
     file = tmp_path / "pickled.npz"
     np.savez(file, narration_ids=np.array(IDS, dtype=object), verb=one_hot(VERBS, 97))

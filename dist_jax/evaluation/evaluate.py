@@ -24,7 +24,7 @@ from dist_jax.evaluation.scoring import VideoLogits, compute_logits, make_eval_f
 from dist_jax.evaluation.splits import read_splits
 from dist_jax.evaluation.view_scores import sum_views, to_scores
 from dist_jax.experiment import Experiment, build
-from dist_jax.files import write_text
+from dist_jax.files import make_folder, write_text
 from dist_jax.models.networks import NO_NETWORK
 from dist_jax.weights.init_from import load_initial
 from dist_jax.workdir.checkpoints import load_params
@@ -175,7 +175,7 @@ class Evaluator:
     def _write(self, step: int, logits: VideoLogits, result: Evaluation) -> None:
         """Writes the files of each label, and those of EPIC-KITCHENS-100 and of splits."""
         class_names, config = self._experiment.class_names, self._experiment.config
-        self.file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(str(self.file.parent))
         views = {name: to_scores(values, config.data.multi_label) for name, values in logits.logits[MODEL].items()}
         for label, scores in views.items():
             file = self.file if len(views) == 1 else self.file.with_stem(f"{self.file.stem}_{label}")

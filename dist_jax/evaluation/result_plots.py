@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from etils import epath
 
-from dist_jax.errors import UserError
 from dist_jax.evaluation.plot_text import shorten
+from dist_jax.files import write_bytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -136,16 +136,13 @@ def _push_up(positions: np.ndarray, gap: float) -> np.ndarray:
 
 
 def save(figure: "Figure", file: epath.Path) -> None:
-    """Writes a figure as PNG. Raises UserError if the file cannot be written."""
+    """Writes a figure as PNG, atomically. Raises UserError if the file cannot be written."""
     content = io.BytesIO()
     with warnings.catch_warnings():
         # matplotlib's font does not have all characters of all languages. It draws a box instead.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure.savefig(content, dpi=DPI, format="png")
-    try:
-        file.write_bytes(content.getvalue())
-    except OSError as error:
-        raise UserError(f"{file}: cannot be written ({error.strerror or error})") from error
+    write_bytes(str(file), content.getvalue())
 
 
 def _figure(width: float, height: float) -> "Figure":

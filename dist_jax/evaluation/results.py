@@ -2,6 +2,7 @@
 
 import csv
 import dataclasses
+import io
 import json
 import math
 import os
@@ -19,7 +20,7 @@ from dist_jax.evaluation.metrics import (
     top_classes,
 )
 from dist_jax.evaluation.tables import markdown_table
-from dist_jax.files import write_text
+from dist_jax.files import make_folder, write_text
 
 TOP_CLASSES = 5  # best classes of each video in NAME.csv
 
@@ -56,7 +57,7 @@ def write_results(
     data: str,
     plots: bool,
 ) -> None:
-    """Writes the files of an evaluation. NAME is the name of `file` without ".json".
+    """Writes the files of an evaluation, each atomically. NAME is the name of `file` without ".json".
 
     - NAME.json: metrics; per class the accuracy (several labels per video: average precision); confusion matrix.
     - NAME.csv: label and five best classes of every video.
@@ -76,7 +77,7 @@ def write_results(
     Raises:
         UserError: a file cannot be written.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(str(file.parent))
     statistics = _class_statistics(scores, class_names)
     report = {"step": step, "views": num_views} | _without_nan(dict(summary)) | statistics
     write_text(str(file), json.dumps(report, indent=1))
@@ -124,14 +125,15 @@ def _without_nan(values: dict[str, float]) -> dict[str, float | None]:
 
 def _write_csv(file: epath.Path, scores: Scores, class_names: list[str], num_views: int) -> None:
     count = min(TOP_CLASSES, len(class_names))
-    with file.open("w") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["video", "label", *(f"{part}{i + 1}" for i in range(count) for part in ("top", "score"))])
-        best = top_classes(scores.scores, count)
-        for row, video in enumerate(scores.ids):
-            pairs = ((class_names[k], f"{scores.scores[row, k] / num_views:.4f}") for k in best[row])
-            label = label_text(scores.labels, row, class_names)
-            writer.writerow([video, label, *(cell for pair in pairs for cell in pair)])
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["video", "label", *(f"{part}{i + 1}" for i in range(count) for part in ("top", "score"))])
+    best = top_classes(scores.scores, count)
+    for row, video in enumerate(scores.ids):
+        pairs = ((class_names[k], f"{scores.scores[row, k] / num_views:.4f}") for k in best[row])
+        label = label_text(scores.labels, row, class_names)
+        writer.writerow([video, label, *(cell for pair in pairs for cell in pair)])
+    write_text(str(file), text.getvalue())
 
 
 def _table_row(run: str, data: str, num_views: int, summary: Mapping[str, float]) -> str:

@@ -14,16 +14,21 @@ from etils import epath
 
 from dist_jax.errors import UserError
 from dist_jax.evaluation.epic import RunScores
+from dist_jax.files import write_bytes
 
 LABELS = ("verb", "noun")
 
 
 def write_run_scores(file: epath.Path, narration_ids: Sequence[str], scores: Mapping[str, np.ndarray]) -> None:
-    """Writes the scores of the labels of a run, float32 [n, V, K] each."""
+    """Writes the scores of the labels of a run, float32 [n, V, K] each, atomically.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
     stream = io.BytesIO()
     arrays: dict[str, Any] = {"narration_ids": np.array(narration_ids), **scores}
     np.savez_compressed(stream, **arrays)
-    file.write_bytes(stream.getvalue())
+    write_bytes(str(file), stream.getvalue())
 
 
 def read_run_scores(path: str, label: str) -> RunScores:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -106,10 +107,29 @@ def test_plots_are_drawn_only_on_request(tmp_path, labels, plots):
     assert files(tmp_path) == {"val.json", "val.csv", "val.md", *plots}
 
 
-def test_a_plot_that_cannot_be_written_raises_an_error(tmp_path):
-    (tmp_path / "my run" / "results" / "val_confusion.png").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"val_confusion\.png: cannot be written \(Is a directory\)$"):
+@pytest.mark.parametrize("name", ["val.json", "val.csv", "val.md", "val_confusion.png"])
+def test_a_file_that_cannot_be_written_raises_an_error(tmp_path, name):
+    (tmp_path / "my run" / "results" / name).mkdir(parents=True)
+    with pytest.raises(UserError, match=rf"{re.escape(name)}: cannot be written \(Is a directory\)$"):
         write(tmp_path, SINGLE, plots=True)
+
+
+def test_a_folder_that_cannot_be_created_raises_an_error(tmp_path):
+    (tmp_path / "my run").touch()
+    with pytest.raises(UserError, match=r"results: cannot create this folder"):
+        write(tmp_path, SINGLE)
+
+
+@pytest.mark.parametrize("name", ["val.json", "val.csv", "val.md", "val_confusion.png"])
+def test_a_new_file_replaces_the_old_one_at_once(tmp_path, name):
+    """Who has opened the old file reads all of it."""
+    write(tmp_path, SINGLE, plots=True)
+    file = tmp_path / "my run" / "results" / name
+    old = file.read_bytes()
+    with file.open("rb") as reader:
+        write(tmp_path, np.asarray([2, 2, 2], np.int32), plots=True)
+        assert reader.read() == old
+    assert file.read_bytes() != old
 
 
 def test_the_text_of_labels():
