@@ -139,7 +139,7 @@ def _num_cached(frame_times: FrameTimes) -> int:
 _cache: RecentValues[FrameTimes] = RecentValues(_MAX_CACHED_TIMES, _num_cached)
 
 
-def _scan_file(path: str, on_frame: Callable[[float], None] | None) -> FrameTimes:
+def _scan_file(path: str, on_frame: Callable[[float], None] | None = None) -> FrameTimes:
     with open_video(path) as video:
         fps = video.average_fps
         exact_times = _scan_packets(video) if video.is_seekable else None

@@ -137,7 +137,9 @@ def test_a_file_is_scanned_once_until_it_changes(mp4, tmp_path, monkeypatch):
 
 def test_the_last_used_files_are_cached_up_to_a_total_number_of_frame_times(mp4, tmp_path, monkeypatch):
     scanned, scan_file = [], container._scan_file
-    monkeypatch.setattr(container, "_scan_file", lambda path: (scanned.append(Path(path).stem), scan_file(path))[1])
+    monkeypatch.setattr(
+        container, "_scan_file", lambda path, on_frame=None: (scanned.append(Path(path).stem), scan_file(path))[1]
+    )
     size = container._num_cached(scan_file(mp4))
     assert size >= 40
     monkeypatch.setattr(container, "_cache", RecentValues(2 * size, container._num_cached))
@@ -150,7 +152,7 @@ def test_the_last_used_files_are_cached_up_to_a_total_number_of_frame_times(mp4,
 
 def test_a_file_above_the_limit_of_the_cache_is_scanned_once(mp4, monkeypatch):
     scanned, scan_file = [], container._scan_file
-    monkeypatch.setattr(container, "_scan_file", lambda path: (scanned.append(path), scan_file(path))[1])
+    monkeypatch.setattr(container, "_scan_file", lambda path, on_frame=None: (scanned.append(path), scan_file(path))[1])
     monkeypatch.setattr(container, "_cache", RecentValues(1, container._num_cached))
     for _ in range(2):
         probe(mp4)
