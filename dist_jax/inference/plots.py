@@ -59,7 +59,7 @@ def plot_predictions(predictions: Sequence[Prediction], path: str) -> None:
     rows = figure.subplots(len(predictions), 2, squeeze=False, width_ratios=(3, 1.3), height_ratios=row_inches)
     for (left, right), prediction in zip(rows, predictions, strict=True):
         left.imshow(montage(prediction.views))
-        left.set_title(f"{Path(prediction.path).name}: {prediction.views_summary}", loc="left")
+        left.set_title(f"{Path(prediction.path).name}: {prediction.views_summary}", loc="left", parse_math=False)
         left.axis("off")
         _draw_bars(right, prediction)
     save(figure, path, height, "--plot")
