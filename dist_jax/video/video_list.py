@@ -9,7 +9,7 @@ import difflib
 import io
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from dist_jax import class_names
 from dist_jax.errors import UserError
@@ -71,8 +71,8 @@ def read_list(path: str, names: Sequence[str] | None = None, option: str = "--la
         The segments in the order of the file.
 
     Raises:
-        UserError: the file is empty, a line is invalid or ambiguous, a label is not in `names`, all labels are numbers
-          but `names` is None, or a line is a duplicate.
+        UserError: the file is empty, a line is invalid or ambiguous, a value has a line break, a label is not in
+          `names`, all labels are numbers but `names` is None, or a line is a duplicate.
     """
     text = read_text(path)
     if _is_csv(path, text):
@@ -138,32 +138,39 @@ def csv_rows(path: str, text: str, columns: Sequence[str]) -> list[tuple[int, di
         columns: required columns, in lower case.
 
     Returns:
-        (line number from 1, values by column name in lower case) of each row.
+        (line number from 1, values by column name in lower case) of each row. A value may contain line breaks; the
+        number is that of the row's first line.
 
     Raises:
         UserError: the text is not valid CSV, a column is missing or occurs twice, or a row has more or fewer values
           than the header.
     """
-    reader = csv.reader(io.StringIO(text, newline=None), skipinitialspace=True)  # None: all kinds of line ends
     rows: list[tuple[int, dict[str, str]]] = []
     header: list[str] = []
-    try:
-        for values in reader:
-            if not values:
-                continue
-            if not header:
-                header = _check_header(path, values, columns)
-            elif len(values) != len(header):
-                raise UserError(
-                    f"{path}: line {reader.line_num} has more or fewer values than the header; quote commas"
-                )
-            else:
-                rows.append((reader.line_num, dict(zip(header, values, strict=True))))
-    except csv.Error as error:
-        raise UserError(f"{path}: invalid CSV in line {reader.line_num} ({error})") from error
+    for line, values in _numbered_rows(path, text):
+        if not header:
+            header = _check_header(path, values, columns)
+        elif len(values) != len(header):
+            raise UserError(f"{path}: line {line} has more or fewer values than the header; quote commas")
+        else:
+            rows.append((line, dict(zip(header, values, strict=True))))
     if not header:
         _check_header(path, [], columns)
     return rows
+
+
+def _numbered_rows(path: str, text: str) -> Iterator[tuple[int, list[str]]]:
+    """The number of the first line and the values of each row that is not empty. Raises UserError for invalid CSV."""
+    # newline=None: all kinds of line ends. strict: a quote that is not closed would hide the rows after it.
+    reader = csv.reader(io.StringIO(text, newline=None), skipinitialspace=True, strict=True)
+    first_line = 1
+    try:
+        for values in reader:
+            if values:
+                yield first_line, values
+            first_line = reader.line_num + 1
+    except csv.Error as error:
+        raise UserError(f"{path}: invalid CSV in line {first_line} ({error}); check its double quotes") from error
 
 
 def _check_header(path: str, values: Sequence[str], columns: Sequence[str]) -> list[str]:
@@ -224,6 +231,9 @@ def _csv_segments(path: str, text: str) -> list[tuple[int, VideoSegment]]:
 
 
 def _csv_segment(location: str, row: dict[str, str]) -> VideoSegment:
+    broken = next((name for name, value in row.items() if "\n" in value), None)
+    if broken:
+        raise UserError(f"{location}: the {broken} {row[broken]!r} has a line break; check its double quotes")
     values = {name: value.strip() or None for name, value in row.items()}
     if not values["path"] or not values.get("label", "labels"):
         raise UserError(f"{location}: path and label must not be empty")

@@ -6,6 +6,7 @@ from dist_jax.errors import UserError
 from dist_jax.video.video_list import (
     VideoSegment,
     check_labels,
+    csv_rows,
     parse_seconds,
     read_class_names,
     read_list,
@@ -114,10 +115,37 @@ def test_the_column_labels_has_any_number_of_labels_and_the_column_label_has_one
 
 
 def test_comments_in_csv_keep_the_line_numbers(list_file):
-    path = list_file('# mine\n\npath,label,caption\n# no\na.mp4,run,"two\n# lines"\n\n')
-    assert read_list(path) == [VideoSegment("a.mp4", "run", caption="two\n# lines")]
+    path = list_file("# mine\n\npath,label,caption\n# no\na.mp4,run,one # line\n\n")
+    assert read_list(path) == [VideoSegment("a.mp4", "run", caption="one # line")]
+    with pytest.raises(UserError, match=r"line 5: the caption 'two\\n# lines' has a line break"):
+        read_list(list_file('# mine\n\npath,label,caption\n# no\na.mp4,run,"two\n# lines"\n'))
     with pytest.raises(UserError, match="line 4: '1 s' is not a time"):
         read_list(list_file("# mine\npath,label,start\n# no\na.mp4,run,1 s\n"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ('a.mp4,run\nb.mp4,"run\nc.mp4,jump\n', r"line 3 \(unexpected end of data\); check its double quotes"),
+        ('a.mp4,run\n\nb.mp4,"run\nc.mp4,"jump"\n', r"line 4 \(',' expected"),
+        ('a.mp4,"run\nb.mp4,jump\n"\nc.mp4,jump\n', r"line 2: the label 'run\\nb\.mp4,jump\\n' has a line break"),
+        ('a.mp4,run\n"b\r\n.mp4",run\n', r"line 3: the path 'b\\n\.mp4' has a line break; check its double quotes"),
+    ],
+)
+def test_a_quote_that_is_not_closed_is_an_error_with_its_line(list_file, rows, message):
+    with pytest.raises(UserError, match=message):
+        read_list(list_file("path,label\n" + rows))
+
+
+def test_a_caption_must_be_one_line(list_file):
+    with pytest.raises(UserError, match=r"line 2: the caption 'up\\nand down' has a line break"):
+        read_list(list_file('path,label,caption\na.mp4,run,"up\nand down"\n'))
+
+
+def test_values_of_other_csv_files_may_have_line_breaks():
+    text = 'path,note\na.mp4,"two\nlines"\nb.mp4,one\n'
+    rows = [(2, {"path": "a.mp4", "note": "two\nlines"}), (4, {"path": "b.mp4", "note": "one"})]
+    assert csv_rows("x.csv", text, ("path",)) == rows
 
 
 @pytest.mark.parametrize("text", ["~/a.mp4 run\n", "path,label\n~/a.mp4,run\n"])
