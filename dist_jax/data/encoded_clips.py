@@ -29,7 +29,7 @@ def sequence_source(
         if not is_checked[record]:
             sequence_example.check_frames(data, starts)
             is_checked[record] = True
-        labels = {name: _int64_list(context, feature) for name, feature in label_features.items()}
+        labels = _labels(context, label_features)
         names = _bytes_list(context, records.NARRATION_ID) or _bytes_list(context, records.FILENAME)
 
         def image(number: int) -> memoryview:
@@ -37,7 +37,11 @@ def sequence_source(
 
         return encoded_clip(len(starts), image, labels, b" ".join(names), record)
 
-    return Source(len(index), num_classes, read, index.location, index.identity)
+    def read_labels(record: int) -> dict[str, np.ndarray] | None:
+        context = read_context(index, record)
+        return None if context is None else _labels(context, label_features)
+
+    return Source(len(index), num_classes, read, index.location, index.identity, labels=read_labels)
 
 
 def parsed_source(
@@ -100,12 +104,17 @@ def read_context(index: record_index.ShardIndex, record: int) -> tf.train.Featur
     None if it cannot be read or does not precede the frames. TensorFlow always writes it first.
     """
     try:
-        with tf.io.gfile.GFile(index.paths[index.shard[record]], "rb") as file:
+        with record_index.open_shard(index.paths[index.shard[record]]) as file:
             file.seek(int(index.offset[record]) + record_index.HEADER_BYTES)
             data = memoryview(file.read(min(int(index.length[record]), sequence_example.MAX_CONTEXT_BYTES)))
         return sequence_example.leading_context(data)
-    except (UserError, tf.errors.OpError):
+    except UserError:
         return None
+
+
+def _labels(context: tf.train.Features, label_features: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """Class numbers by label name, int64 [any number]. Raises UserError if a feature has another type."""
+    return {name: _int64_list(context, feature) for name, feature in label_features.items()}
 
 
 def _int64_list(context: tf.train.Features, name: str) -> np.ndarray:

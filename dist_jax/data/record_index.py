@@ -102,7 +102,7 @@ class ShardIndex:
 
     def _stored_checksum(self, record: int) -> int:
         """The checksum in the record's shard, not in the index."""
-        with _open_shard(self.paths[self.shard[record]]) as file:
+        with open_shard(self.paths[self.shard[record]]) as file:
             file.seek(int(self.offset[record] + HEADER_BYTES + self.length[record]))
             return int.from_bytes(file.read(CHECKSUM_BYTES), "little")
 
@@ -176,7 +176,7 @@ _Columns = tuple[np.ndarray, np.ndarray, np.ndarray]  # offset int64, length int
 def _scan_shard(path: str) -> tuple[int, _Columns]:
     """Size of a shard in bytes, and the columns of its records."""
     size = size_and_mtime(path)[0]
-    with _open_shard(path) as file:
+    with open_shard(path) as file:
         return size, _scan(file, path, size)
 
 
@@ -244,7 +244,7 @@ def is_valid_header(header: bytes | memoryview) -> bool:
 
 
 @contextlib.contextmanager
-def _open_shard(path: str) -> Iterator[io.RawIOBase | tf.io.gfile.GFile]:
+def open_shard(path: str) -> Iterator[io.RawIOBase | tf.io.gfile.GFile]:
     """Opens a shard. Errors of the file system become a UserError, also inside the context."""
     try:
         # Unbuffered: a header has 12 bytes and the next one is far away.

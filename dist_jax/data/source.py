@@ -45,6 +45,8 @@ class Source:
         location: record number -> the record's file and position, for messages.
         identity: a string that changes when the clips change.
         seconds: record number -> length of the clip in seconds; None: unknown. Reads little.
+        labels: record number -> class numbers by label name, int64, any number, as in the clip; None: unknown without
+            reading the clip. Reads little, and no frames.
     """
 
     size: int
@@ -53,6 +55,7 @@ class Source:
     location: Callable[[int], str]
     identity: str
     seconds: Callable[[int], float | None] = lambda record: None
+    labels: Callable[[int], Mapping[str, np.ndarray] | None] = lambda record: None
 
 
 def label_names(data: ml_collections.ConfigDict) -> list[str]:

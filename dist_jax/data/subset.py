@@ -17,6 +17,7 @@ from dist_jax.data.source import Source, StoredClip, label_error, single_label
 from dist_jax.errors import UserError, warn
 
 _NUM_SHOWN = 10  # class names in an error message
+_NUM_SUBMITTED = 4096  # records that wait for the threads at the same time; a data set can have millions
 
 
 def check_listed(listed: Sequence[str], class_names: Sequence[str], path: str) -> None:
@@ -69,9 +70,11 @@ def select(
 
 
 def first_labels(source: Source, name: str, split: str, num_threads: int) -> tuple[np.ndarray, np.ndarray]:
-    """The readable records, and the class number of the first label of each: int64 [m] each.
+    """The records with readable labels, and the class number of the first label of each: int64 [m] each.
 
-    Reads all n records, without decoding their frames. Prints a warning with the number of unreadable records.
+    Reads the labels of all n records without their frames if the source can (`Source.labels`). Such a record counts as
+    readable even if its frames are damaged: it is a bad record when a run reads its frames. Other records are read
+    completely, but not decoded. Prints a warning with the number of unreadable records.
 
     Raises:
         UserError: a record has no label or a label outside the classes.
@@ -128,10 +131,17 @@ def choose_records(source: Source, records: np.ndarray, name: str, numbers: np.n
     digest = hashlib.sha256(records.astype(np.int64).tobytes() + numbers.astype(np.int64).tobytes()).hexdigest()[:12]
     position = {number: position for position, number in enumerate(numbers.tolist())}
 
+    def chosen(labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        kept = [position[number] for number in labels[name].tolist() if number in position]
+        return {**labels, name: np.array(kept, np.int64)}
+
     def read(record: int) -> StoredClip:
         clip = source.read(int(records[record]))
-        kept = [position[number] for number in clip.labels[name].tolist() if number in position]
-        return dataclasses.replace(clip, labels={**clip.labels, name: np.array(kept, np.int64)})
+        return dataclasses.replace(clip, labels=chosen(clip.labels))
+
+    def read_labels(record: int) -> dict[str, np.ndarray] | None:
+        labels = source.labels(int(records[record]))
+        return None if labels is None else chosen(labels)
 
     return dataclasses.replace(
         source,
@@ -140,6 +150,7 @@ def choose_records(source: Source, records: np.ndarray, name: str, numbers: np.n
         read=read,
         location=lambda record: source.location(int(records[record])),
         seconds=lambda record: source.seconds(int(records[record])),
+        labels=read_labels,
         identity=f"{source.identity}-{digest}",
     )
 
@@ -150,16 +161,25 @@ def _read_labels(source: Source, name: str, records: np.ndarray, num_threads: in
     -1 for a record without labels. A label outside the classes takes precedence over the first.
     """
 
+    def outside(labels: np.ndarray) -> np.ndarray:
+        return labels[(labels < 0) | (labels >= source.num_classes[name])]
+
     def read_label(record: int) -> int | None:
         try:
-            labels = source.read(record).labels[name]
+            labels = source.labels(record)
+            # `labels` may come from a damaged record. `read` verifies those that would be an error.
+            if labels is None or not len(labels[name]) or len(outside(labels[name])):
+                labels = source.read(record).labels
         except Exception:  # `first_labels` counts the unreadable records
             return None
-        outside = labels[(labels < 0) | (labels >= source.num_classes[name])]
-        return int([*outside, *labels, -1][0])
+        return int([*outside(labels[name]), *labels[name], -1][0])
 
     with ThreadPoolExecutor(num_threads) as pool:
-        labels = zip(records.tolist(), pool.map(read_label, records.tolist()), strict=True)
+        labels = (
+            (record, label)
+            for part in np.split(records, range(_NUM_SUBMITTED, len(records), _NUM_SUBMITTED))
+            for record, label in zip(part.tolist(), pool.map(read_label, part.tolist()), strict=True)
+        )
         return {record: label for record, label in labels if label is not None}
 
 

@@ -41,6 +41,9 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Mappin
     identity = hashlib.sha256(repr((segments, sizes, data.square_pixels)).encode()).hexdigest()[:12]
     numbers = {name: number for number, name in enumerate(names)}
 
+    def labels(record: int) -> dict[str, np.ndarray]:
+        return {label: np.array([numbers[name] for name in segments[record].labels], np.int64)}
+
     def read(record: int) -> StoredClip:
         segment, path = segments[record], paths[record]
         info = decoding.probe(path, data.square_pixels)
@@ -53,9 +56,8 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Mappin
             pixels = decoding.decode_frames(path, start + indices, square_pixels=data.square_pixels)
             return pixels[:, top : top + height, left : left + width]
 
-        classes = np.array([numbers[name] for name in segment.labels], np.int64)
         name = segment.path.encode("utf-8", "surrogateescape")
-        return StoredClip(end - start, info.height, info.width, {label: classes}, name, frames)
+        return StoredClip(end - start, info.height, info.width, labels(record), name, frames)
 
     def location(record: int) -> str:
         return f"clip {record} ({paths[record]})"
@@ -63,7 +65,7 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Mappin
     def seconds(record: int) -> float | None:
         return _seconds(paths[record], segments[record])
 
-    return Source(len(segments), {label: len(names)}, read, location, identity, seconds)
+    return Source(len(segments), {label: len(names)}, read, location, identity, seconds, labels)
 
 
 def class_names(data: ml_collections.ConfigDict) -> dict[str, list[str]]:

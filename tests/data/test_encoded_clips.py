@@ -76,6 +76,14 @@ def test_verb_labels_can_be_read_and_a_record_may_have_no_name(tmp_path):
     assert clip.id == b"0"
 
 
+def test_labels_are_read_without_the_frames(pattern, tmp_path):
+    source = open_pattern(pattern)
+    for record in range(source.size):
+        np.testing.assert_array_equal(source.labels(record)["label"], source.read(record).labels["label"])
+    write_shards(tmp_path / "other", [b"no record"], shards=1)
+    assert open_pattern(str(tmp_path / "other" / "train@1")).labels(0) is None
+
+
 def test_a_label_of_another_type_is_an_error(tmp_path):
     source = open_pattern(write_shards(tmp_path, [example(0)], shards=1), records.FILENAME)
     with pytest.raises(UserError, match="video/filename of the record is a bytes_list, expected an int64_list"):

@@ -1,6 +1,8 @@
 """Few shots per class (data.shots_per_class) and some of the classes (data.classes_file)."""
 
+import dataclasses
 import itertools
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -228,3 +230,49 @@ def test_a_record_that_fails_once_is_not_left_out(capsys):
     readable, _ = subset.first_labels(failing_source([0, 1, 0], {1: 1}), "label", "train", 2)
     assert readable.tolist() == [0, 1, 2]
     assert capsys.readouterr().err == ""
+
+
+def with_labels(source, labels):
+    """The source with labels that are known without reading. `labels[record]` is None if they are not."""
+
+    def read_labels(record):
+        return None if labels[record] is None else {"label": np.array(labels[record], np.int64)}
+
+    return dataclasses.replace(source, labels=read_labels)
+
+
+def test_records_with_known_labels_are_not_read():
+    source = with_labels(failing_source([0, 1, 1, 0], {0: 9, 1: 9, 3: 9}), [[0], [1, 0], None, [1]])
+    readable, classes = subset.first_labels(source, "label", "train", 2)
+    assert (readable.tolist(), classes.tolist()) == ([0, 1, 2, 3], [0, 1, 1, 1])
+
+
+def test_a_known_label_that_would_be_an_error_is_read_again(capsys):
+    source = with_labels(failing_source([0, 1, 1], {1: 9}), [[7], [7], []])
+    readable, classes = subset.first_labels(source, "label", "train", 2)
+    assert (readable.tolist(), classes.tolist()) == ([0, 2], [0, 1])
+    assert "1 of 3 records are unreadable" in capsys.readouterr().err
+    with pytest.raises(UserError, match="clip 1 has label 2, but"):
+        subset.first_labels(with_labels(failing_source([0, 2], {}), [[0], [2]]), "label", "train", 2)
+
+
+def test_labels_of_chosen_records_are_positions_as_in_their_clips():
+    labels = [[0], [1, 0], [1], None]
+    source = with_labels(failing_source([0, 1, 1, 1], {}), labels)
+    chosen = subset.choose_records(source, np.array([1, 2, 3]), "label", np.array([1]))
+    assert [chosen.labels(record) for record in range(3)] == [{"label": [0]}, {"label": [0]}, None]
+
+
+def test_few_records_wait_for_the_threads_at_the_same_time(monkeypatch):
+    waiting = []
+
+    class Pool(ThreadPoolExecutor):
+        def map(self, function, records):
+            waiting.append(len(records))
+            return super().map(function, records)
+
+    monkeypatch.setattr(subset, "ThreadPoolExecutor", Pool)
+    monkeypatch.setattr(subset, "_NUM_SUBMITTED", 3)
+    readable, classes = subset.first_labels(failing_source([0, 1] * 4, {}), "label", "train", 2)
+    assert (readable.tolist(), classes.tolist()) == (list(range(8)), [0, 1] * 4)
+    assert waiting == [3, 3, 2]

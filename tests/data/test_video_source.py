@@ -40,3 +40,9 @@ def test_times_that_matroska_rounds_select_the_frames_that_build_records_selects
     write_numbered(tmp_path / "a.mkv", rate=Fraction(30))
     source = open_videos(tmp_path, "path,label,start,end\na.mkv,run,0.3333333,0.6666667\n")
     assert frame_numbers(read_frames(source)) == list(range(10, 20))
+
+
+def test_labels_are_those_of_the_list(tmp_path):
+    (tmp_path / "a.mp4").write_text("no video")
+    source = open_videos(tmp_path, "path,labels,end\na.mp4,run|jump,1\na.mp4,jump,2\n")
+    assert [source.labels(record)["label"].tolist() for record in range(2)] == [[1, 0], [0]]
