@@ -4,12 +4,12 @@ Local paths use the standard library. Remote paths use TensorFlow's file systems
 when the first remote path is used, so that commands on local files start fast.
 """
 
+import contextlib
 import os
 import re
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -167,7 +167,7 @@ def size_and_mtime(path: str) -> tuple[int, int]:
 
 
 def write_text(path: str, text: str) -> None:
-    """Writes a file of UTF-8 text as `write_bytes`."""
+    """Writes a UTF-8 file as `write_bytes`. Raises UserError if it cannot be written or the text is not UTF-8."""
     try:
         data = text.encode()
     except UnicodeEncodeError as error:
@@ -176,7 +176,7 @@ def write_text(path: str, text: str) -> None:
 
 
 def write_bytes(path: str, data: bytes) -> None:
-    """Writes a file atomically, through a temporary name. Raises UserError if it cannot be written."""
+    """Writes a file atomically, through a temporary name PATH.*.partial. Raises UserError if it cannot be written."""
     temporary = f"{path}.{uuid.uuid4().hex}.partial"
     try:
         if is_remote(path):
@@ -188,7 +188,20 @@ def write_bytes(path: str, data: bytes) -> None:
                 file.write(data)
             os.replace(temporary, path)
     except Exception as error:  # every file system has its own exception classes
+        with contextlib.suppress(UserError):
+            remove(temporary)  # it would take space on a full disk
         raise UserError(f"{path}: cannot be written ({_reason(error)})") from error
+
+
+def remove(path: str) -> None:
+    """Deletes a file if it exists. Raises UserError if it cannot be deleted."""
+    try:
+        if not is_remote(path):
+            Path(path).unlink(missing_ok=True)
+        elif _gfile().exists(path):
+            _gfile().remove(path)
+    except Exception as error:  # every file system has its own exception classes
+        raise UserError(f"{path}: cannot be deleted ({_reason(error)})") from error
 
 
 def make_folder(path: str) -> None:
@@ -205,7 +218,7 @@ def check_new_folder(folder: Path) -> None:
         raise UserError(f"{folder} exists and is not empty; use another --output")
 
 
-@contextmanager
+@contextlib.contextmanager
 def new_folder(folder: Path) -> Iterator[Path]:
     """Yields a temporary local folder. It becomes `folder` when the block ends, and is deleted if the block fails.
 

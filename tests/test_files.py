@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
 
 from dist_jax import files
 from dist_jax.errors import UserError
@@ -125,3 +126,28 @@ def test_the_current_folder_can_be_a_new_folder(tmp_path, monkeypatch):
         (folder / "a").touch()
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
     assert (tmp_path / "out" / "a").exists()
+
+
+@pytest.mark.parametrize("write", [files.write_bytes, lambda path, data: files.write_text(path, data.decode())])
+@pytest.mark.parametrize("failing", [(os, "replace"), (tf.io.gfile, "rename")])
+def test_nothing_remains_of_a_file_that_cannot_be_written(write, failing, tmp_path, monkeypatch):
+    def fail(*arguments, **options):
+        raise OSError(28, "No space left on device")
+
+    folder = str(tmp_path) if failing[0] is os else "ram://full"
+    files.make_folder(folder)
+    monkeypatch.setattr(*failing, fail)
+    with pytest.raises(UserError, match=r"/a: cannot be written \(No space left on device\)$"):
+        write(f"{folder}/a", b"text")
+    assert files.list_names(folder) == []
+
+
+def test_a_file_is_deleted_if_it_exists(tmp_path):
+    for folder in (str(tmp_path), "ram://remove"):
+        files.make_folder(folder)
+        files.write_text(f"{folder}/a", "")
+        for _ in range(2):
+            files.remove(f"{folder}/a")
+            assert not files.exists(f"{folder}/a")
+    with pytest.raises(UserError, match="cannot be deleted"):
+        files.remove(str(tmp_path))

@@ -13,7 +13,7 @@ from dist_jax.build_records import shards
 from dist_jax.build_records.build_plan import BuildPlan, job_folder, load_plan, plan_path, save_plan
 from dist_jax.data import record_index, records
 from dist_jax.errors import UserError, one_line
-from dist_jax.files import exists, is_folder, join, list_names, make_folder, read_text, write_text
+from dist_jax.files import exists, is_folder, join, list_names, make_folder, read_text, remove, write_text
 from dist_jax.video import video_list
 from dist_jax.video.class_folders import SkippedFile
 
@@ -46,6 +46,7 @@ def prepare(prefix: str, plan: BuildPlan, video_folder: str, overwrite: bool) ->
             "restore these settings, or add --overwrite"
         )
     make_folder(os.path.dirname(prefix) or ".")
+    _delete_partial_files(prefix)  # first: they can fill the disk
     labels_file = os.path.join(os.path.dirname(prefix), "labels.txt")
     _check_class_names(labels_file, plan.class_names, overwrite, _other_jobs(prefix))
     if overwrite:
@@ -53,7 +54,6 @@ def prepare(prefix: str, plan: BuildPlan, video_folder: str, overwrite: bool) ->
     if plan.class_names:
         write_text(labels_file, class_names.to_text(plan.class_names))
     save_plan(prefix, plan, video_folder)
-    _delete_partial_files(prefix)
 
 
 def finished_shards(prefix: str, plan: BuildPlan) -> dict[int, shards.ShardReport]:
@@ -164,6 +164,7 @@ def _delete_job(prefix: str) -> None:
 
 def _delete_partial_files(prefix: str) -> None:
     """Deletes the partial files of a killed job."""
-    for name in list_names(job_folder(prefix)):
+    names = list_names(job_folder(prefix)) if is_folder(job_folder(prefix)) else []
+    for name in names:
         if name.endswith(".partial"):
-            tf.io.gfile.remove(os.path.join(job_folder(prefix), name))
+            remove(os.path.join(job_folder(prefix), name))

@@ -3,13 +3,14 @@
 A shard is finished if its report exists and contains the size of the shard. A resumed job builds the other shards.
 """
 
+import contextlib
 import dataclasses
 import functools
 import io
 import json
 import os
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -18,7 +19,7 @@ from PIL import Image
 from dist_jax.build_records.build_plan import BuildPlan, job_folder, load_plan, plan_path
 from dist_jax.data import records
 from dist_jax.errors import UserError
-from dist_jax.files import join, read_text, size_and_mtime, write_text
+from dist_jax.files import join, read_text, remove, size_and_mtime, write_text
 from dist_jax.video import decoding
 from dist_jax.video.video_list import VideoSegment
 
@@ -65,20 +66,20 @@ def build_shard(prefix: str, shard: int, on_segment: Callable[[], None] = lambda
         UserError: the shard cannot be written.
     """
     plan, video_folder = _load_plan_cached(prefix, size_and_mtime(plan_path(prefix)))
-    partial = os.path.join(job_folder(prefix), f"{shard:05d}.{uuid.uuid4().hex}.partial")
     num_records, num_frames, failures = 0, 0, []
     try:
-        with tf.io.TFRecordWriter(partial) as writer:
-            for segment in plan.shard_segments(shard):
-                record = _make_record_or_failure(segment, plan, video_folder)
-                if isinstance(record, Failure):
-                    failures.append(record)
-                else:
-                    writer.write(record[0])
-                    num_records, num_frames = num_records + 1, num_frames + record[1]
-                on_segment()
-        report = ShardReport(shard, num_records, num_frames, tf.io.gfile.stat(partial).length, tuple(failures))
-        tf.io.gfile.rename(partial, records.shard_path(prefix, shard, plan.num_shards), overwrite=True)
+        with _partial_file(prefix, shard) as partial:
+            with tf.io.TFRecordWriter(partial) as writer:
+                for segment in plan.shard_segments(shard):
+                    record = _make_record_or_failure(segment, plan, video_folder)
+                    if isinstance(record, Failure):
+                        failures.append(record)
+                    else:
+                        writer.write(record[0])
+                        num_records, num_frames = num_records + 1, num_frames + record[1]
+                    on_segment()
+            report = ShardReport(shard, num_records, num_frames, tf.io.gfile.stat(partial).length, tuple(failures))
+            tf.io.gfile.rename(partial, records.shard_path(prefix, shard, plan.num_shards), overwrite=True)
         _save_report(prefix, report)
     except (tf.errors.OpError, OSError) as error:
         raise UserError(f"{prefix}: shard {shard} cannot be written ({getattr(error, 'message', error)})") from error
@@ -142,6 +143,18 @@ def _make_record_or_failure(segment: VideoSegment, plan: BuildPlan, video_folder
     except Exception as error:  # decoders raise many types of errors; one video must not stop the job
         reason = f"{type(error).__name__}: {error}"
     return Failure(segment.path, segment.label, segment.start_s, segment.end_s, reason, segment.other_labels)
+
+
+@contextlib.contextmanager
+def _partial_file(prefix: str, shard: int) -> Iterator[str]:
+    """A new path for an unfinished shard. The file is deleted if the block fails, as it can fill the disk."""
+    path = os.path.join(job_folder(prefix), f"{shard:05d}.{uuid.uuid4().hex}.partial")
+    try:
+        yield path
+    except BaseException:
+        with contextlib.suppress(UserError):
+            remove(path)
+        raise
 
 
 @functools.lru_cache(maxsize=1)

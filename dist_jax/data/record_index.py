@@ -16,7 +16,6 @@ import dataclasses
 import hashlib
 import io
 import os
-import socket
 import zipfile
 from collections.abc import Iterator, Sequence
 
@@ -26,7 +25,7 @@ import tensorflow as tf
 from dist_jax.data.checksum import masked_crc32c
 from dist_jax.data.records import INDEX_SUFFIX, SHARD_NAME, find_shards, shard_path
 from dist_jax.errors import UserError, warn
-from dist_jax.files import is_remote, size_and_mtime, unreadable
+from dist_jax.files import is_remote, size_and_mtime, unreadable, write_bytes
 
 HEADER_BYTES = 12  # before a record's data
 CHECKSUM_BYTES = 4  # after a record's data
@@ -137,13 +136,17 @@ def load_index_of(paths: Sequence[str]) -> ShardIndex:
     index = build_index(paths)
     try:
         _save_index(file, index)
-    except (OSError, tf.errors.OpError) as error:
+    except UserError as error:
         warn(f"the index of {len(index)} records cannot be stored ({error}); every start will build it again")
     return index
 
 
 def write_index(prefix: str, num_shards: int) -> ShardIndex:
-    """Builds the index of the shards PREFIX@NUM_SHARDS and stores it, replacing an older one."""
+    """Builds the index of the shards PREFIX@NUM_SHARDS and stores it, replacing an older one.
+
+    Raises:
+        UserError: as build_index; the index cannot be written.
+    """
     index = build_index(find_shards(f"{prefix}@{num_shards}"))
     _save_index(_index_path(index.paths), index)
     return index
@@ -266,7 +269,7 @@ def _index_path(paths: Sequence[str]) -> str:
 
 
 def _save_index(file: str, index: ShardIndex) -> None:
-    """Writes the index atomically, through a temporary name."""
+    """Writes the index atomically. Raises UserError if it cannot be written."""
     arrays = dict(
         format=np.array(_FORMAT),
         names=np.array([os.path.basename(path) for path in index.paths]),
@@ -275,10 +278,7 @@ def _save_index(file: str, index: ShardIndex) -> None:
     )
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
-    temporary = f"{file}.{socket.gethostname()}-{os.getpid()}.tmp"  # several hosts may write at the same time
-    with tf.io.gfile.GFile(temporary, "wb") as output:
-        output.write(buffer.getvalue())
-    tf.io.gfile.rename(temporary, file, overwrite=True)
+    write_bytes(file, buffer.getvalue())
 
 
 def _read_index(file: str, paths: Sequence[str]) -> ShardIndex | None:

@@ -147,7 +147,7 @@ def _has_shard_name(path: str) -> bool:
 
 def _may_be_shard(path: str) -> bool:
     """False for hidden files, index files, temporary files and folders that a glob can match."""
-    if os.path.basename(path).startswith(".") or path.endswith((INDEX_SUFFIX, ".tmp")):
+    if os.path.basename(path).startswith(".") or path.endswith((INDEX_SUFFIX, ".partial", ".tmp")):
         return False
     return _has_shard_name(path) or not tf.io.gfile.isdir(path)
 

@@ -10,7 +10,8 @@ import tensorflow as tf
 from helpers.built_records import examples, hashes, images, integers
 from helpers.video_files import numbers, write_video
 
-from dist_jax.build_records import build_plan, command, jobs
+from dist_jax import files
+from dist_jax.build_records import build_plan, command, jobs, shards
 from dist_jax.data import record_index, records
 from dist_jax.errors import UserError, exit_with_message
 from dist_jax.video.video_list import VideoSegment
@@ -355,6 +356,26 @@ def test_finished_shards_are_kept(build, capsys):
     assert "keeping finished shards: 1 of 3" in capsys.readouterr().out
     assert [path for path, mtime in before.items() if os.stat(path).st_mtime_ns == mtime] == [sorted(before)[2]]
     assert hashes(build("--shards=3", "--overwrite")) == expected
+
+
+def test_nothing_remains_of_a_shard_that_cannot_be_written(build, tmp_path, monkeypatch):
+    def fail(segment, plan, video_folder):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shards, "_make_record_or_failure", fail)
+        with pytest.raises(UserError, match=r"train: shard 0 cannot be written \(.*No space left"):
+            build("--shards=1")
+    assert os.listdir(tmp_path / "out" / ".train.build") == ["plan.jsonl"]
+
+
+def test_a_resumed_job_deletes_partial_files_before_it_writes(build, tmp_path, monkeypatch):
+    partial = build("--shards=1") / ".train.build" / "00000.0.partial"
+    partial.write_text("of a killed job")
+    write, exists = files.write_bytes, []
+    monkeypatch.setattr(files, "write_bytes", lambda *file: (exists.append(partial.exists()), write(*file)))
+    build("--shards=1")
+    assert exists and not any(exists)
 
 
 def test_a_job_with_other_settings_or_lists_requires_overwrite(build):
