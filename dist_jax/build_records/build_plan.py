@@ -5,6 +5,7 @@ Any worker builds shard i from the plan and the number i alone. Files of a job `
     OUTPUT/NAME-00003-of-00016      a complete shard
     OUTPUT/.NAME.build/plan.jsonl   the plan: one line with the settings, then one line per segment
     OUTPUT/.NAME.build/00003.json   report of the shard, written after the shard
+    OUTPUT/.NAME.build/lock         an empty file that a running build locks
 """
 
 import dataclasses

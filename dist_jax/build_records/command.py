@@ -55,11 +55,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         square_pixels=args.square_pixels,
     )
     prefix = os.path.join(_absolute(args.output), args.name)
-    jobs.prepare(prefix, plan, video_folder, args.overwrite)
-    for name, text in annotations.extra_files.items():
-        files.write_text(os.path.join(args.output, name), text)
-    jobs.write_skipped(_skipped_path(prefix), args.name, annotations.skipped or [])
-    reports = _build(prefix, plan, args, runner_options)
+    jobs.check(prefix, plan, args.overwrite)
+    with jobs.lock(prefix):
+        jobs.prepare(prefix, plan, video_folder, args.overwrite)
+        for name, text in annotations.extra_files.items():
+            files.write_text(os.path.join(args.output, name), text)
+        jobs.write_skipped(_skipped_path(prefix), args.name, annotations.skipped or [])
+        reports = _build(prefix, plan, args, runner_options)
     _print_summary(prefix, reports)
     _warn_of_lost_classes(plan, reports)
     if annotations.skipped is not None:

@@ -1,10 +1,13 @@
 """Output folder of a build job: prepares new and resumed jobs, writes index, class names, failures, skipped files."""
 
+import contextlib
 import csv
+import fcntl
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import IO
 
 import tensorflow as tf
 
@@ -12,23 +15,23 @@ from dist_jax import class_names
 from dist_jax.build_records import shards
 from dist_jax.build_records.build_plan import BuildPlan, job_folder, load_plan, plan_path, save_plan
 from dist_jax.data import record_index, records
-from dist_jax.errors import UserError, one_line
-from dist_jax.files import exists, is_folder, join, list_names, make_folder, read_text, remove, write_text
+from dist_jax.errors import UserError, one_line, warn
+from dist_jax.files import exists, is_remote, join, list_names, make_folder, read_text, remove, write_text
 from dist_jax.video import video_list
 from dist_jax.video.class_folders import SkippedFile
 
 _FAILURE_COLUMNS = ("name", "path", "label", "start", "end", "reason")
 _SKIPPED_COLUMNS = ("name", "path", "reason")
+_LOCK = "lock"  # file in the folder of a job
 _URL = ("http://", "https://")  # FFmpeg reads these; `files.exists` does not support them
 
 
-def prepare(prefix: str, plan: BuildPlan, video_folder: str, overwrite: bool) -> None:
-    """Prepares the output folder for a new or resumed job.
+def check(prefix: str, plan: BuildPlan, overwrite: bool) -> None:
+    """Checks that the output folder fits a new or resumed job. Creates the folder if it does not exist.
 
     Args:
         prefix: OUTPUT/NAME.
         plan: the job.
-        video_folder: absolute path of the videos, for the workers.
         overwrite: delete the files of an existing job of this name.
 
     Raises:
@@ -46,13 +49,52 @@ def prepare(prefix: str, plan: BuildPlan, video_folder: str, overwrite: bool) ->
             "restore these settings, or add --overwrite"
         )
     make_folder(os.path.dirname(prefix) or ".")
+    _check_class_names(_labels_file(prefix), plan.class_names, overwrite, _other_jobs(prefix))
+
+
+@contextlib.contextmanager
+def lock(prefix: str) -> Iterator[None]:
+    """Keeps other builds of the job `prefix` out while the block runs. Remote folders are not locked.
+
+    The operating system releases the lock of a killed process. Some network file systems have no locks.
+
+    Raises:
+        UserError: another process builds this job, or its folder cannot be written.
+    """
+    make_folder(job_folder(prefix))
+    if is_remote(prefix):
+        yield
+        return
+    path = os.path.join(job_folder(prefix), _LOCK)
+    with _open_lock(path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"{prefix}: another process builds these records; wait for its end, or use another --output or --name"
+            ) from error
+        except OSError as error:
+            warn(f"{path}: cannot be locked ({error.strerror}); do not start a second build of these records")
+        yield
+
+
+def prepare(prefix: str, plan: BuildPlan, video_folder: str, overwrite: bool) -> None:
+    """Prepares the output folder for a new or resumed job that `check` accepts. The caller holds the `lock`.
+
+    Args:
+        prefix: OUTPUT/NAME.
+        plan: the job.
+        video_folder: absolute path of the videos, for the workers.
+        overwrite: delete the files of an existing job of this name.
+
+    Raises:
+        UserError: a file cannot be written or deleted.
+    """
     _delete_partial_files(prefix)  # first: they can fill the disk
-    labels_file = os.path.join(os.path.dirname(prefix), "labels.txt")
-    _check_class_names(labels_file, plan.class_names, overwrite, _other_jobs(prefix))
     if overwrite:
         _delete_job(prefix)
     if plan.class_names:
-        write_text(labels_file, class_names.to_text(plan.class_names))
+        write_text(_labels_file(prefix), class_names.to_text(plan.class_names))
     save_plan(prefix, plan, video_folder)
 
 
@@ -125,6 +167,17 @@ def _check_class_names(path: str, names: Sequence[str], overwrite: bool, other_j
         )
 
 
+def _open_lock(path: str) -> IO[str]:
+    try:
+        return open(path, "a")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _labels_file(prefix: str) -> str:
+    return os.path.join(os.path.dirname(prefix), "labels.txt")
+
+
 def _other_jobs(prefix: str) -> list[str]:
     """Names of the other jobs, finished or not, in the folder of `prefix`."""
     names = set()
@@ -158,13 +211,13 @@ def _delete_job(prefix: str) -> None:
     remove_index(prefix)
     for path in records.shards_of(prefix):
         tf.io.gfile.remove(path)
-    if is_folder(job_folder(prefix)):
-        tf.io.gfile.rmtree(job_folder(prefix))
+    for name in list_names(job_folder(prefix)):
+        if name != _LOCK:
+            remove(os.path.join(job_folder(prefix), name))
 
 
 def _delete_partial_files(prefix: str) -> None:
     """Deletes the partial files of a killed job."""
-    names = list_names(job_folder(prefix)) if is_folder(job_folder(prefix)) else []
-    for name in names:
+    for name in list_names(job_folder(prefix)):
         if name.endswith(".partial"):
             remove(os.path.join(job_folder(prefix), name))

@@ -1,4 +1,5 @@
 import csv
+import fcntl
 import os
 import signal
 import subprocess
@@ -366,7 +367,7 @@ def test_nothing_remains_of_a_shard_that_cannot_be_written(build, tmp_path, monk
         patch.setattr(shards, "_make_record_or_failure", fail)
         with pytest.raises(UserError, match=r"train: shard 0 cannot be written \(.*No space left"):
             build("--shards=1")
-    assert os.listdir(tmp_path / "out" / ".train.build") == ["plan.jsonl"]
+    assert sorted(os.listdir(tmp_path / "out" / ".train.build")) == ["lock", "plan.jsonl"]
 
 
 def test_a_resumed_job_deletes_partial_files_before_it_writes(build, tmp_path, monkeypatch):
@@ -376,6 +377,39 @@ def test_a_resumed_job_deletes_partial_files_before_it_writes(build, tmp_path, m
     monkeypatch.setattr(files, "write_bytes", lambda *file: (exists.append(partial.exists()), write(*file)))
     build("--shards=1")
     assert exists and not any(exists)
+
+
+@pytest.mark.parametrize("option", ["--overwrite", "--workers=1"])
+def test_a_second_build_of_the_same_records_is_rejected_and_changes_nothing(build, option):
+    output = build("--shards=1")
+    partial = output / ".train.build" / "00000.0.partial"
+    with jobs.lock(str(output / "train")):
+        partial.write_text("of the running job")
+        before = hashes(output)
+        with pytest.raises(UserError, match=r"out/train: another process builds these records; wait for its end"):
+            build("--shards=1", option)
+        assert hashes(output) == before and partial.exists()
+        build("--labels", output / "labels.txt", name="val")
+    build("--shards=1", option)
+    assert not partial.exists()
+
+
+def test_overwrite_keeps_the_lock(build):
+    output = build()
+    with jobs.lock(str(output / "train")):
+        jobs._delete_job(str(output / "train"))
+        assert os.listdir(output / ".train.build") == ["lock"]
+        with pytest.raises(UserError, match="another process builds these records"):
+            build("--overwrite")
+
+
+def test_a_file_system_without_locks_is_a_warning(build, monkeypatch, capsys):
+    def fail(file, operation):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(fcntl, "flock", fail)
+    build()
+    assert "lock: cannot be locked (Operation not supported); do not start a second" in capsys.readouterr().err
 
 
 def test_a_job_with_other_settings_or_lists_requires_overwrite(build):
