@@ -138,18 +138,32 @@ def walk_files(
 
 def read_text(path: str) -> str:
     """Returns the UTF-8 text of a file. Raises UserError if it cannot be read or is not UTF-8."""
+    data = read_bytes(path)
     try:
-        with open_binary(path) as file:
-            data = file.read()
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise UserError(f"{path}, line {line}: not UTF-8 text ({error.reason}); save the file as UTF-8") from error
-    except Exception as error:  # every file system has its own exception classes
-        raise unreadable(path, error) from error
     if "\0" in text:
         raise UserError(f"{path}: has zero bytes: UTF-16 or binary, not UTF-8 text; save the file as UTF-8")
     return text
+
+
+def read_bytes(path: str) -> bytes:
+    """Returns the contents of a file. Raises UserError if it cannot be read."""
+    try:
+        with open_binary(path) as file:
+            return file.read()
+    except Exception as error:  # every file system has its own exception classes
+        raise unreadable(path, error) from error
+
+
+def list_matches(pattern: str) -> list[str]:
+    """Sorted files and folders that match a glob. Raises UserError if the file system cannot be read."""
+    try:
+        return sorted(_gfile().glob(pattern))
+    except Exception as error:  # every file system has its own exception classes
+        raise unreadable(pattern, error) from error
 
 
 def size_and_mtime(path: str) -> tuple[int, int]:

@@ -9,8 +9,6 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import IO
 
-import tensorflow as tf
-
 from dist_jax import class_names
 from dist_jax.build_records import shards
 from dist_jax.build_records.build_plan import BuildPlan, job_folder, load_plan, plan_path, save_plan
@@ -105,9 +103,8 @@ def finished_shards(prefix: str, plan: BuildPlan) -> dict[int, shards.ShardRepor
 
 
 def remove_index(prefix: str) -> None:
-    """Deletes the index of the job's shards if it exists."""
-    if exists(prefix + records.INDEX_SUFFIX):
-        tf.io.gfile.remove(prefix + records.INDEX_SUFFIX)
+    """Deletes the index of the job's shards if it exists. Raises UserError if it cannot be deleted."""
+    remove(prefix + records.INDEX_SUFFIX)
 
 
 def ensure_index(prefix: str, plan: BuildPlan) -> None:
@@ -210,7 +207,7 @@ def _delete_job(prefix: str) -> None:
     """Deletes the shards, plan, reports and index of a job."""
     remove_index(prefix)
     for path in records.shards_of(prefix):
-        tf.io.gfile.remove(path)
+        remove(path)
     for name in list_names(job_folder(prefix)):
         if name != _LOCK:
             remove(os.path.join(job_folder(prefix), name))

@@ -25,7 +25,7 @@ import tensorflow as tf
 from dist_jax.data.checksum import masked_crc32c
 from dist_jax.data.records import INDEX_SUFFIX, SHARD_NAME, find_shards, shard_path
 from dist_jax.errors import UserError, warn
-from dist_jax.files import is_remote, size_and_mtime, unreadable, write_bytes
+from dist_jax.files import exists, is_remote, read_bytes, size_and_mtime, unreadable, write_bytes
 
 HEADER_BYTES = 12  # before a record's data
 CHECKSUM_BYTES = 4  # after a record's data
@@ -119,7 +119,8 @@ def load_index(pattern: str) -> ShardIndex:
     """The index of the shards of `pattern` (see `find_shards`). Reads the stored index, or builds and stores it.
 
     Raises:
-        UserError: as find_shards; a truncated or damaged shard; a shard that differs from the stored index.
+        UserError: as find_shards; an unreadable, truncated or damaged shard or index; a shard that differs from the
+            stored index.
     """
     return load_index_of(find_shards(pattern))
 
@@ -129,7 +130,7 @@ def load_index_of(paths: Sequence[str]) -> ShardIndex:
     if not paths:
         raise UserError("no shards are given: an index needs at least one")
     file = _index_path(paths)
-    index = _read_index(file, paths) if tf.io.gfile.exists(file) else None
+    index = _read_index(file, paths) if exists(file) else None
     if index is not None:
         index.verify(file)
         return index
@@ -282,10 +283,10 @@ def _save_index(file: str, index: ShardIndex) -> None:
 
 
 def _read_index(file: str, paths: Sequence[str]) -> ShardIndex | None:
-    """The stored index; None if it has another format."""
+    """The stored index; None if it has another format. Raises UserError if the file is unreadable or no index."""
+    data = read_bytes(file)
     try:
-        with tf.io.gfile.GFile(file, "rb") as stored:
-            arrays = dict(np.load(io.BytesIO(stored.read()), allow_pickle=False))
+        arrays = dict(np.load(io.BytesIO(data), allow_pickle=False))
         if int(arrays.pop("format")) != _FORMAT:
             return None
         names = [str(name) for name in arrays.pop("names")]

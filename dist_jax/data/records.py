@@ -11,6 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
+from dist_jax import files
 from dist_jax.errors import UserError
 
 LABEL = "clip/label/index"  # int64, one or more
@@ -103,7 +104,7 @@ def find_shards(pattern: str) -> list[str]:
             set of shards, or a glob.
 
     Raises:
-        UserError: no shards, a missing shard, or several sets of shards.
+        UserError: no shards, a missing shard, several sets of shards, or a folder that cannot be read.
     """
     if not pattern:
         raise UserError("no records are given: set data.train and data.val to NAME@N, a glob or a folder")
@@ -111,19 +112,19 @@ def find_shards(pattern: str) -> list[str]:
     if numbered:
         prefix, num_shards, suffix = numbered[1], int(numbered[2]), numbered[3] or ""
         paths = [shard_path(prefix, number, num_shards) + suffix for number in range(num_shards)]
-        missing = [path for path in paths if not tf.io.gfile.exists(path)]
+        missing = [path for path in paths if not files.exists(path)]
         if not paths:
             raise UserError(f"{pattern} has 0 shards; use NAME@N with the number of shards N")
         if missing:
             raise UserError(f"{pattern}: {len(missing)} of {num_shards} shards are missing, first {missing[0]}")
         return paths
-    if tf.io.gfile.isdir(pattern):
-        paths = [os.path.join(pattern, name) for name in tf.io.gfile.listdir(pattern)]
+    if files.is_folder(pattern):
+        paths = [os.path.join(pattern, name) for name in files.list_names(pattern)]
         paths = [path for path in paths if _has_shard_name(path)]
-    elif tf.io.gfile.exists(pattern):
+    elif files.exists(pattern):
         return [pattern]
     else:
-        paths = shards_of(pattern) or [path for path in tf.io.gfile.glob(pattern) if _may_be_shard(path)]
+        paths = shards_of(pattern) or [path for path in files.list_matches(pattern) if _may_be_shard(path)]
     if not paths:
         raise UserError(f"{pattern}: no records found; use NAME@N, NAME-?????-of-?????, a glob or a folder")
     _check_complete(pattern, paths)
@@ -133,10 +134,10 @@ def find_shards(pattern: str) -> list[str]:
 def shards_of(prefix: str) -> list[str]:
     """The sorted existing shards with the name `prefix`, any number of shards and any suffix; [] if there are none.
 
-    `prefix` is not a glob; it may contain any characters.
+    `prefix` is not a glob; it may contain any characters. Raises UserError if the folder cannot be read.
     """
     folder = os.path.dirname(prefix)
-    names = tf.io.gfile.listdir(folder or ".") if tf.io.gfile.isdir(folder or ".") else []
+    names = files.list_names(folder or ".") if files.is_folder(folder or ".") else []
     matches = [SHARD_NAME.fullmatch(os.path.join(folder, name)) for name in names]
     return sorted(match[0] for match in matches if match and match["prefix"] == prefix)
 
@@ -149,7 +150,7 @@ def _may_be_shard(path: str) -> bool:
     """False for hidden files, index files, temporary files and folders that a glob can match."""
     if os.path.basename(path).startswith(".") or path.endswith((INDEX_SUFFIX, ".partial", ".tmp")):
         return False
-    return _has_shard_name(path) or not tf.io.gfile.isdir(path)
+    return _has_shard_name(path) or not files.is_folder(path)
 
 
 def _check_complete(pattern: str, paths: list[str]) -> None:

@@ -468,6 +468,15 @@ def test_a_user_error_is_one_line_with_status_1(tmp_path, capsys):
     assert capsys.readouterr().err.startswith(f"error: {tmp_path}: no subfolder contains videos")
 
 
+@pytest.mark.parametrize("name", ["train.index.npz", "train-00000-of-00001"])
+def test_a_file_that_cannot_be_deleted_is_an_error_with_one_line(build, name):
+    output = build("--shards=1")
+    (output / name).unlink()
+    (output / name).mkdir()
+    with pytest.raises(UserError, match=rf"out/{name}: cannot be deleted \(.*\)$"):
+        build("--shards=1", "--overwrite")
+
+
 @pytest.mark.slow
 def test_a_killed_job_is_resumed(videos, tmp_path):
     (tmp_path / "list.txt").write_text("".join(f"{name}.mp4 up\n" for name in "abcdef"))

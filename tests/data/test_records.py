@@ -11,6 +11,7 @@ from helpers.small_records import example, write_shards
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dist_jax import files
 from dist_jax.data import record_index, records
 from dist_jax.errors import UserError
 
@@ -324,3 +325,26 @@ def test_an_index_that_cannot_be_stored_gives_a_warning(pattern, tmp_path, capsy
     assert printed.startswith("warning: the index of 7 records cannot be stored")
     assert printed.count("\n") == 1
     assert not list(tmp_path.glob("train.index.npz*"))
+
+
+@pytest.mark.parametrize("pattern", ["secret", "secret/train", "secret/train@2", "secret/*"])
+def test_shards_that_the_file_system_refuses_are_an_error_with_one_line(pattern, tmp_path, monkeypatch):
+    def refuse(path):
+        raise tf.errors.PermissionDeniedError(None, None, f"{path}: Permission denied")
+
+    for function in ("exists", "glob", "listdir"):
+        monkeypatch.setattr(tf.io.gfile, function, refuse)
+    monkeypatch.setattr(tf.io.gfile, "isdir", lambda path: path.endswith("secret"))
+    with pytest.raises(UserError, match=r"^gs://bucket/secret.*: cannot be read \(.*Permission denied\)$"):
+        records.find_shards(f"gs://bucket/{pattern}")
+
+
+def test_an_index_that_the_file_system_refuses_is_an_error_with_one_line(tmp_path, monkeypatch):
+    def refuse(path):
+        raise tf.errors.PermissionDeniedError(None, None, "no access")
+
+    pattern = write_shards(tmp_path, [example(0)], shards=1)
+    record_index.load_index(pattern)
+    monkeypatch.setattr(files, "open_binary", refuse)
+    with pytest.raises(UserError, match=r"train\.index\.npz: cannot be read \(no access\)$"):
+        record_index.load_index(pattern)
