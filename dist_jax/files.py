@@ -200,6 +200,8 @@ def write_bytes(path: str, data: bytes) -> None:
         else:
             with open(temporary, "wb") as file:
                 file.write(data)
+                file.flush()
+                os.fsync(file.fileno())  # else a power failure can leave an empty file with the new name
             os.replace(temporary, path)
     except Exception as error:  # every file system has its own exception classes
         with contextlib.suppress(UserError):

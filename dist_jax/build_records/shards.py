@@ -19,7 +19,7 @@ from PIL import Image
 from dist_jax.build_records.build_plan import BuildPlan, job_folder, load_plan, plan_path
 from dist_jax.data import records
 from dist_jax.errors import UserError
-from dist_jax.files import join, read_text, remove, size_and_mtime, write_text
+from dist_jax.files import exists, is_remote, join, read_bytes, remove, size_and_mtime, write_text
 from dist_jax.video import decoding
 from dist_jax.video.video_list import VideoSegment
 
@@ -78,6 +78,7 @@ def build_shard(prefix: str, shard: int, on_segment: Callable[[], None] = lambda
                         writer.write(record[0])
                         num_records, num_frames = num_records + 1, num_frames + record[1]
                     on_segment()
+            _flush_to_disk(partial)
             report = ShardReport(shard, num_records, num_frames, tf.io.gfile.stat(partial).length, tuple(failures))
             tf.io.gfile.rename(partial, records.shard_path(prefix, shard, plan.num_shards), overwrite=True)
         _save_report(prefix, report)
@@ -87,14 +88,20 @@ def build_shard(prefix: str, shard: int, on_segment: Callable[[], None] = lambda
 
 
 def load_report(prefix: str, shard: int, num_shards: int) -> ShardReport | None:
-    """The report of a shard; None if the shard is not finished."""
+    """The report of a shard; None if the shard is not finished. Raises UserError if a file cannot be read.
+
+    A shard with a damaged report (a power failure, a full disk) is not finished.
+    """
     path, shard_file = _report_path(prefix, shard), records.shard_path(prefix, shard, num_shards)
-    if not tf.io.gfile.exists(path) or not tf.io.gfile.exists(shard_file):
+    if not exists(path) or not exists(shard_file):
         return None
-    stored = json.loads(read_text(path))
-    failures = tuple(Failure(**failure) for failure in stored["failures"])
-    report = ShardReport(stored["number"], stored["records"], stored["frames"], stored["size"], failures)
-    return report if report.size == tf.io.gfile.stat(shard_file).length else None
+    try:
+        stored = json.loads(read_bytes(path))
+        failures = tuple(Failure(**failure) for failure in stored["failures"])
+        report = ShardReport(stored["number"], stored["records"], stored["frames"], stored["size"], failures)
+    except (ValueError, KeyError, TypeError):
+        return None
+    return report if report.size == size_and_mtime(shard_file)[0] else None
 
 
 def make_record(segment: VideoSegment, plan: BuildPlan, video_folder: str) -> tuple[bytes, int]:
@@ -155,6 +162,13 @@ def _partial_file(prefix: str, shard: int) -> Iterator[str]:
         with contextlib.suppress(UserError):
             remove(path)
         raise
+
+
+def _flush_to_disk(path: str) -> None:
+    """Waits until a local file is on the disk. The report of a shard must not be there before the shard."""
+    if not is_remote(path):
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
 
 
 @functools.lru_cache(maxsize=1)

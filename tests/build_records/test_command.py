@@ -359,6 +359,30 @@ def test_finished_shards_are_kept(build, capsys):
     assert hashes(build("--shards=3", "--overwrite")) == expected
 
 
+@pytest.mark.parametrize("damaged", [b"", b'{"number": 1, "rec', b"\0" * 80, b"[]", b"{}", b"\xff"])
+def test_a_shard_with_a_damaged_report_is_built_again(build, capsys, damaged):
+    output = build("--shards=3")
+    before = hashes(output)
+    (output / ".train.build" / "00001.json").write_bytes(damaged)
+    assert hashes(build("--shards=3")) == before
+    assert "keeping finished shards: 2 of 3" in capsys.readouterr().out
+
+
+def test_a_shard_is_on_the_disk_before_its_report(build, monkeypatch):
+    events = []
+    fsync, rename, replace = os.fsync, tf.io.gfile.rename, os.replace
+
+    def record(name, function):
+        return lambda *arguments, **options: (events.append(name), function(*arguments, **options))
+
+    monkeypatch.setattr(os, "fsync", record("flush", fsync))
+    monkeypatch.setattr(tf.io.gfile, "rename", record("shard", rename))
+    monkeypatch.setattr(os, "replace", record("text", replace))
+    build("--shards=1")
+    shard = events.index("shard")
+    assert events[shard - 1 : shard + 3] == ["flush", "shard", "flush", "text"]
+
+
 def test_nothing_remains_of_a_shard_that_cannot_be_written(build, tmp_path, monkeypatch):
     def fail(segment, plan, video_folder):
         raise OSError(28, "No space left on device")
