@@ -7,12 +7,26 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from multiprocessing.sharedctypes import Synchronized
+from multiprocessing.sharedctypes import Synchronized, SynchronizedArray
+from typing import NamedTuple
 
 from dist_jax.build_records import shards
+from dist_jax.build_records.build_plan import load_plan
 from dist_jax.errors import UserError
 
-_counter = None  # in a worker process: number of segments that all workers have finished
+_NUM_SHOWN = 16  # videos in an error message
+
+
+class _Shared(NamedTuple):
+    """Numbers that the worker processes share with the first process."""
+
+    num_done: Synchronized  # segments that all workers have finished
+    num_started: Synchronized  # workers
+    current: SynchronizedArray  # by worker: position in the plan of the segment that it reads; -1: none
+
+
+_shared: _Shared  # in a worker process
+_worker: int  # in a worker process: its number, from 0
 
 
 def run_processes(
@@ -27,25 +41,24 @@ def run_processes(
         on_progress: called with the number of segments finished since the last call.
 
     Raises:
-        UserError: a shard cannot be written, or a worker was killed.
+        UserError: a shard cannot be written, or a worker was killed. The message names the videos that the workers
+            read at that time.
     """
     if min(num_workers, len(numbers)) <= 1:
         for number in numbers:
             yield shards.build_shard(prefix, number, lambda: on_progress(1))
         return
     context = multiprocessing.get_context("spawn")  # TensorFlow's threads do not work after a fork
-    counter = context.Value("q", 0)
+    num_workers = min(num_workers, len(numbers))
+    shared = _Shared(context.Value("q", 0), context.Value("q", 0), context.Array("q", [-1] * num_workers))
     with concurrent.futures.ProcessPoolExecutor(
-        min(num_workers, len(numbers)), mp_context=context, initializer=_start_worker, initargs=(counter,)
+        num_workers, mp_context=context, initializer=_start_worker, initargs=(shared,)
     ) as pool:
         pending = {pool.submit(_build_in_worker, prefix, number) for number in numbers}
         try:
-            yield from _completed(pending, counter, on_progress)
+            yield from _completed(pending, shared.num_done, on_progress)
         except concurrent.futures.process.BrokenProcessPool as error:
-            raise UserError(
-                f"{prefix}: a worker process was killed, possibly because memory ran out; run again with fewer "
-                "--workers (finished shards are kept)"
-            ) from error
+            raise _killed(prefix, [position for position in shared.current[:] if position >= 0]) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
@@ -113,9 +126,26 @@ def _completed(
             yield future.result()
 
 
-def _start_worker(counter: Synchronized) -> None:
-    global _counter
-    _counter = counter
+def _killed(prefix: str, positions: Sequence[int]) -> UserError:
+    """The error after the end of a worker. `positions` are those of the segments that the workers read at that time."""
+    message = f"{prefix}: a worker process was killed, possibly because memory ran out: run again with fewer --workers"
+    if positions:
+        plan, _ = load_plan(prefix)
+        videos = sorted({plan.segments[position].path for position in positions})
+        more = f" and {len(videos) - _NUM_SHOWN} more" if len(videos) > _NUM_SHOWN else ""
+        message += (
+            ". If it happens again, one of the videos that were read may crash the decoder: repair or remove it: "
+            f"{', '.join(videos[:_NUM_SHOWN])}{more}"
+        )
+    return UserError(f"{message} (finished shards are kept)")
+
+
+def _start_worker(shared: _Shared) -> None:
+    global _shared, _worker
+    _shared = shared
+    with shared.num_started.get_lock():
+        _worker = shared.num_started.value
+        shared.num_started.value += 1
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback of a worker on Ctrl-C
     threading.Thread(target=_exit_with_parent, daemon=True).start()
 
@@ -126,9 +156,14 @@ def _exit_with_parent() -> None:
 
 
 def _build_in_worker(prefix: str, number: int) -> shards.ShardReport:
-    return shards.build_shard(prefix, number, _count_segment)
+    return shards.build_shard(prefix, number, _count_segment, _note_segment)
+
+
+def _note_segment(position: int) -> None:
+    _shared.current[_worker] = position
 
 
 def _count_segment() -> None:
-    with _counter.get_lock():
-        _counter.value += 1
+    _shared.current[_worker] = -1
+    with _shared.num_done.get_lock():
+        _shared.num_done.value += 1

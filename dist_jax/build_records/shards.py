@@ -54,13 +54,19 @@ class ShardReport:
     failures: tuple[Failure, ...]
 
 
-def build_shard(prefix: str, shard: int, on_segment: Callable[[], None] = lambda: None) -> ShardReport:
+def build_shard(
+    prefix: str,
+    shard: int,
+    on_segment: Callable[[], None] = lambda: None,
+    on_start: Callable[[int], None] = lambda position: None,
+) -> ShardReport:
     """Builds a shard of the job atomically and writes its report. Unreadable videos are listed in the report.
 
     Args:
         prefix: OUTPUT/NAME.
         shard: number of the shard, from 0.
         on_segment: called after every segment.
+        on_start: called before every segment with its position in the plan.
 
     Raises:
         UserError: the shard cannot be written.
@@ -70,7 +76,8 @@ def build_shard(prefix: str, shard: int, on_segment: Callable[[], None] = lambda
     try:
         with _partial_file(prefix, shard) as partial:
             with tf.io.TFRecordWriter(partial) as writer:
-                for segment in plan.shard_segments(shard):
+                for number, segment in enumerate(plan.shard_segments(shard)):
+                    on_start(shard + number * plan.num_shards)
                     record = _make_record_or_failure(segment, plan, video_folder)
                     if isinstance(record, Failure):
                         failures.append(record)

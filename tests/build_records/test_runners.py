@@ -1,10 +1,14 @@
+import os
+import signal
+
 import pytest
 from helpers.built_records import hashes
 from helpers.video_files import write_video
 
-from dist_jax.build_records import command, runners, shards
+from dist_jax.build_records import build_plan, command, runners, shards
 from dist_jax.data import record_index
 from dist_jax.errors import UserError
+from dist_jax.video.video_list import VideoSegment
 
 
 @pytest.fixture
@@ -58,3 +62,42 @@ def test_without_beam_the_error_names_the_package_to_install(arguments, tmp_path
             command.main([*arguments, str(tmp_path / "out"), "--runner=DirectRunner"])
     else:
         pytest.skip("apache-beam is installed")
+
+
+def save_plan(folder, num_shards):
+    """A plan of the videos 0.mp4 to 19.mp4. Returns its OUTPUT/NAME."""
+    segments = tuple(VideoSegment(f"{number}.mp4", "run") for number in range(20))
+    plan = build_plan.BuildPlan(segments, ("run",), num_shards, 0.0, 256, 90)
+    build_plan.save_plan(str(folder / "train"), plan, str(folder))
+    return str(folder / "train")
+
+
+def crash_with_video_7(prefix, number):
+    """Builds shard 0. In shard 1, the decoder crashes."""
+    if number == 1:
+        runners._note_segment(7)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return shards.ShardReport(number, 0, 0, 0, ())
+
+
+@pytest.mark.slow
+def test_the_error_of_a_worker_that_crashes_names_its_video(tmp_path, monkeypatch):
+    monkeypatch.setattr(runners, "_build_in_worker", crash_with_video_7)
+    with pytest.raises(
+        UserError, match=r"may crash the decoder: repair or remove it: 7\.mp4 \(finished shards are kept"
+    ):
+        list(runners.run_processes(save_plan(tmp_path, 2), [0, 1], 2, lambda count: None))
+
+
+def test_the_error_of_killed_workers_names_some_of_their_videos(tmp_path):
+    prefix = save_plan(tmp_path, 2)
+    assert "memory ran out: run again with fewer --workers (finished" in str(runners._killed(prefix, []))
+    assert "remove it: 3.mp4, 4.mp4 (finished" in str(runners._killed(prefix, [4, 3]))
+    assert "more" not in str(runners._killed(prefix, range(16)))
+    assert " and 4 more (finished" in str(runners._killed(prefix, range(20)))
+
+
+def test_a_shard_reports_the_position_of_each_segment_before_it_is_read(tmp_path):
+    events = []
+    shards.build_shard(save_plan(tmp_path, 8), 2, lambda: events.append("end"), events.append)
+    assert events == [2, "end", 10, "end", 18, "end"]
