@@ -15,6 +15,8 @@ from dist_jax.errors import UserError
 
 _DEFAULT_STREAM_PIXELS = 5_000_000  # ffmpeg's preference of a default stream, in pixels of the frame size
 _CAMERA_FORMATS = {"linux": "v4l2"}  # of /dev/video..., by sys.platform
+_HTTP = ("http://", "https://")
+_HTTP_TIMEOUT_S = 60.0  # maximum time to open and for each read; a server that stalls must not block a worker for ever
 _SEEKABLE_FORMATS = ("mov,mp4", "matroska")  # prefixes of FFmpeg's names
 
 
@@ -55,11 +57,14 @@ def open_video(path: str) -> Iterator[OpenVideo]:
         path: a local path, a URL (http, https), or a path on a file system of TensorFlow (gs://).
 
     Raises:
-        VideoError: the file cannot be opened, it has no video stream, or FFmpeg raises an error in the context.
+        VideoError: the file cannot be opened, it has no video stream, FFmpeg raises an error in the context, or a
+            server sends nothing for _HTTP_TIMEOUT_S.
     """
     with _readable(path), contextlib.ExitStack() as stack:
         source = _av_source(path, stack)
-        yield _choose(path, stack.enter_context(av.open(source, "r", metadata_errors="replace")))
+        timeout = _HTTP_TIMEOUT_S if isinstance(source, str) and source.startswith(_HTTP) else None
+        container = av.open(source, "r", timeout=timeout, metadata_errors="replace")
+        yield _choose(path, stack.enter_context(container))
 
 
 @contextlib.contextmanager
@@ -100,6 +105,8 @@ def _readable(path: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise VideoError(f"{path}: no such file") from error
+    except av.error.ExitError as error:  # PyAV's timeout
+        raise VideoError(f"{path}: cannot be read (the source sends no data)") from error
     except (av.FFmpegError, OSError) as error:
         raise VideoError(f"{path}: cannot be read ({error.strerror or error})") from error
 
@@ -135,7 +142,7 @@ def choose_stream(streams: Sequence[av.VideoStream]) -> av.VideoStream | None:
 
 def _av_source(path: str, stack: contextlib.ExitStack) -> str | IO[bytes]:
     """The argument of av.open: a name with protocol, or an open file on a file system that FFmpeg does not support."""
-    if path.startswith(("http://", "https://")):
+    if path.startswith(_HTTP):
         return path
     if not files.is_remote(path):
         if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would wait for its writer

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import shutil
+import socket
 import sys
 import threading
 from pathlib import Path
@@ -15,6 +16,7 @@ from av.stream import Disposition
 from helpers.numbered_videos import add_stream, encode, frame_numbers, write_numbered, write_with_sound
 from PIL import Image
 
+from dist_jax.video import opening
 from dist_jax.video.container import decode_live
 from dist_jax.video.decoding import VideoError, decode_frames, iter_frames, probe
 from dist_jax.video.opening import open_live
@@ -167,3 +169,11 @@ def test_a_stream_that_appears_later_is_ignored(tmp_path):
     path = tmp_path / "both.ts"
     path.write_bytes(b"".join(Path(part).read_bytes() for part in parts))
     assert probe(str(path)).num_frames == len(list(iter_frames(str(path)))) == 120
+
+
+def test_a_server_that_stalls_is_an_error(monkeypatch):
+    monkeypatch.setattr(opening, "_HTTP_TIMEOUT_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as server:  # accepts connections and sends nothing
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/a.mp4"
+        with pytest.raises(VideoError, match=rf"^{url}: cannot be read \(the source sends no data\)$"):
+            probe(url)
