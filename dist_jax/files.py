@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from dist_jax.errors import UserError
+from dist_jax.errors import UserError, warn_once
 
 
 class FolderEntries(NamedTuple):
@@ -116,12 +116,16 @@ def walk_files(
 ) -> Iterator[FoundFile]:
     """Everything in a folder and its subfolders that is no folder, with hidden files. See `list_entries`.
 
-    Links to folders are followed. A link to a folder that contains the link is reported with a problem instead.
+    Links to folders are followed. A link to a folder that contains the link is reported with a problem instead. A
+    subfolder that cannot be read (lost+found) is left out with a warning.
 
     Args:
         folder: the folder.
         is_file: see `list_entries`.
         parents: real paths of the folders above `folder`.
+
+    Raises:
+        UserError: `folder` cannot be read.
     """
     entries = list_entries(folder, is_file)
     yield from map(FoundFile, entries.files)
@@ -132,8 +136,22 @@ def walk_files(
         if os.path.islink(path) and any(_is_inside(parent, os.path.realpath(path)) for parent in parents):
             yield FoundFile(name, "link to a folder that contains it")
         else:
-            found = walk_files(path, is_file, parents)
-            yield from (file._replace(path=os.path.join(name, file.path)) for file in found)
+            yield from (
+                file._replace(path=os.path.join(name, file.path)) for file in _walk_subfolder(path, is_file, parents)
+            )
+
+
+def _walk_subfolder(path: str, is_file: Callable[[str], bool], parents: Sequence[str]) -> Iterator[FoundFile]:
+    """As `walk_files`. A folder that cannot be read is a warning."""
+    found = walk_files(path, is_file, parents)
+    try:
+        first = next(found, None)  # lists the folder; the subfolders have their own warnings
+    except UserError as error:
+        warn_once(f"skipped a folder: {error}")
+        return
+    if first:
+        yield first
+    yield from found
 
 
 def read_text(path: str) -> str:

@@ -77,6 +77,27 @@ def test_folders_that_link_to_each_other_are_walked_once(tmp_path):
     ]
 
 
+def test_a_subfolder_that_cannot_be_read_is_left_out_with_a_warning(tmp_path, monkeypatch, capsys):
+    for path in ("a/b", "lost+found/c", "z/deep/d", "z/e"):
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).touch()
+    scandir = os.scandir
+
+    def refuse(path):
+        if os.path.basename(path) in ("lost+found", "deep"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root can read every folder
+    assert [file.path for file in files.walk_files(str(tmp_path))] == ["a/b", "z/e"]
+    assert capsys.readouterr().err.splitlines() == [
+        f"warning: skipped a folder: {tmp_path}/{name}: cannot be read (Permission denied)"
+        for name in ("lost+found", "z/deep")
+    ]
+    with pytest.raises(UserError, match=r"lost\+found: cannot be read"):
+        list(files.walk_files(str(tmp_path / "lost+found")))
+
+
 def test_an_absent_folder_is_rejected(tmp_path):
     with pytest.raises(UserError, match="absent: cannot be read"):
         files.list_entries(str(tmp_path / "absent"))

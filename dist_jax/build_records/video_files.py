@@ -8,7 +8,7 @@ from dist_jax.video.suffixes import VIDEO_SUFFIXES, has_video_suffix
 
 
 class VideoFiles:
-    """The video files of a folder and its subfolders, listed once.
+    """The video files of a folder and its subfolders, listed once, without hidden ones (.Trash-0/x.mp4).
 
     Of names that differ only in the suffix, the first in the order of `VIDEO_SUFFIXES` is used.
 
@@ -24,8 +24,8 @@ class VideoFiles:
             raise UserError(f"{folder}: no such folder; set the folder of the videos with --videos")
         self._paths: dict[str, str] = {}  # by path without suffix
         self._paths_by_name: dict[str, list[str]] = {}  # by name without suffix
-        found = [file.path for file in walk_files(folder, has_video_suffix) if not file.problem and is_utf8(file.path)]
-        for path in sorted(filter(has_video_suffix, found), key=_preference):
+        found = [file.path for file in walk_files(folder, has_video_suffix) if not file.problem]
+        for path in sorted(filter(_is_video, found), key=_preference):
             stem = os.path.splitext(path)[0]
             if stem not in self._paths:
                 self._paths[stem] = path
@@ -40,6 +40,11 @@ class VideoFiles:
         paths = self._paths_by_name.get(os.path.basename(name), [])
         is_in_any_folder = len(paths) == 1 or (paths and "/" not in name)
         return self._paths.get(name) or (paths[0] if is_in_any_folder else None)
+
+
+def _is_video(path: str) -> bool:
+    is_hidden = any(part.startswith(".") for part in path.split("/"))
+    return has_video_suffix(path) and is_utf8(path) and not is_hidden
 
 
 def _preference(path: str) -> tuple[str, int, str]:

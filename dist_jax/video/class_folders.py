@@ -3,7 +3,7 @@
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from dist_jax.errors import UserError, warn_once
@@ -80,14 +80,13 @@ def _why_skipped(file: FoundFile) -> str:
     return {1: "outside the class folders", 2: ""}.get(len(parts), "in a subfolder of a class folder")
 
 
-def _warn_of_missing_classes(folder: str, segments: list[VideoSegment], skipped: list[SkippedFile]) -> None:
+def _warn_of_missing_classes(folder: str, segments: list[VideoSegment], skipped: Iterable[SkippedFile]) -> None:
     found = {segment.label for segment in segments}
     missing = [name for name in list_entries(folder, has_video_suffix).folders if name not in found and name[0] != "."]
 
-    def describe(names: list[str]) -> Iterator[str]:
-        for name in names:
-            files = [file for file in skipped if file.path.partition("/")[0] == name]
-            yield f"{name} ({count_reasons(files) or 'empty'})"
-
     if missing:
-        warn_once(f"{folder}: subfolders without videos are not classes: {', '.join(describe(missing))}")
+        by_folder: dict[str, list[SkippedFile]] = {name: [] for name in missing}
+        for file in skipped:
+            by_folder.get(file.path.partition("/")[0], []).append(file)
+        described = [f"{name} ({count_reasons(files) or 'empty'})" for name, files in by_folder.items()]
+        warn_once(f"{folder}: subfolders without videos are not classes: {', '.join(described)}")

@@ -23,6 +23,12 @@ def test_video_files_are_found_by_name_or_by_folder_and_name(write_files):
     assert (files.find("z"), files.find("no")) == ("z.mp4", None)
 
 
+def test_hidden_files_and_folders_are_not_searched(write_files):
+    files = VideoFiles(write_files({".Trash-0/x.mp4": "", "b/x.mp4": "", "a/.y.mp4": "", "a/.b/z.mp4": ""}))
+    assert files.find("x") == "b/x.mp4"
+    assert [files.find(name) for name in (".Trash-0/x", "y", ".y", "z")] == ["b/x.mp4", None, None, None]
+
+
 SSV2 = {
     "something-something-v2-labels.json": json.dumps(
         {"Holding something next to something": "1", "Closing something": "0"}

@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from dist_jax.errors import UserError
-from dist_jax.video.class_folders import SkippedFile, count_reasons, read_folders
+from dist_jax.video.class_folders import SkippedFile, _warn_of_missing_classes, count_reasons, read_folders
 from dist_jax.video.video_list import VideoSegment
 
 
@@ -64,6 +64,13 @@ def test_a_folder_that_is_no_class_is_a_warning(folder, capsys):
         f"warning: {path}: subfolders without videos are not classes: empty (empty), notes (2 .txt), "
         "walk (1 in a subfolder of a class folder)\n"
     )
+
+
+def test_the_files_of_folders_without_videos_are_grouped_in_one_pass(folder, capsys):
+    path = folder("run/a.mp4", "x/a.txt", "y/a.txt", "y/b.txt", "z/a.txt")
+    skipped = (SkippedFile(name, ".txt") for name in ("x/a.txt", "y/a.txt", "y/b.txt", "z/a.txt"))
+    _warn_of_missing_classes(path, [VideoSegment("run/a.mp4", "run")], skipped)
+    assert "are not classes: x (1 .txt), y (2 .txt), z (1 .txt)" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="all file names are UTF-8")
