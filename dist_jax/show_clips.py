@@ -125,9 +125,15 @@ def format_targets(targets: np.ndarray, class_names: Sequence[str]) -> str:
 
 
 def draw_sheet(clips: InputClips, backbone: Backbone, class_names: Mapping[str, Sequence[str]], path: str) -> None:
-    """Writes an image with one row per clip: its name, its classes and up to MAX_FRAMES evenly spaced frames."""
+    """Writes an image with one row per clip: its name, its classes and up to MAX_FRAMES evenly spaced frames.
+
+    Raises:
+        UserError: no clips, or the file cannot be written.
+    """
     from matplotlib.figure import Figure  # not pyplot, which may need a display
 
+    if not len(clips.video):
+        raise UserError("no clips to draw: the first videos are unreadable; repair them or use a larger --count")
     num_frames = clips.video.shape[1]
     frames = np.linspace(0, num_frames - 1, min(MAX_FRAMES, num_frames)).round().astype(int)
     figure = Figure(figsize=(1.5 * len(frames), 1.8 * len(clips.video)), layout="constrained")

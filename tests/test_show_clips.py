@@ -63,6 +63,16 @@ def test_validation_clips_are_the_views_of_the_first_videos(config, tiny_model):
     assert len(show_clips.validation_clips(config, tiny_model, source, 100).video) == 7 * 3
 
 
+def test_a_sheet_without_readable_videos_is_an_error(config, tiny_model, tmp_path):
+    config.data.val = write_shards(tmp_path / "bad", [b"no record"] * 4, shards=1)
+    config.data.max_bad_fraction = 1.0
+    clips = show_clips.validation_clips(config, tiny_model, sources.open_source(config.data, "val"), 2)
+    assert len(clips.video) == 0
+    with pytest.raises(UserError, match="no clips to draw: the first videos are unreadable; repair"):
+        show_clips.draw_sheet(clips, tiny_model.backbone, {"label": CLASS_NAMES}, str(tmp_path / "clips.png"))
+    assert not (tmp_path / "clips.png").exists()
+
+
 def test_denormalize_is_the_inverse_of_normalize(tiny_model):
     pixels = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 4, 3), dtype=np.uint8)
     normalized = np.asarray(tiny_model.normalize(jnp.asarray(pixels)))
