@@ -14,6 +14,7 @@ from dist_jax.files import write_text
 KINDS = ("checksum", "image", "record")  # what failed: a record's checksum, one of its frames, anything else
 _COLUMNS = ("split", "record", "kind", "location", "message", "data")
 _file_lock = threading.Lock()  # the splits share one file and are read by different threads
+_last_writers: dict[str, "BadRecords"] = {}  # by path of the file
 
 
 class Problem(NamedTuple):
@@ -45,6 +46,7 @@ class BadRecords:
     _problems: dict[int, Problem] = dataclasses.field(default_factory=dict)  # record -> problem, of this run
     _earlier: dict[int, Problem] = dataclasses.field(default_factory=dict)  # as listed by earlier runs
     _num_written: int = 0  # how many of `_problems` the file contains
+    _rows_of_other_splits: list[list[str]] = dataclasses.field(default_factory=list)  # at the last update
 
     def __post_init__(self) -> None:
         # Bad records of an earlier run stay in the list, but count only if this run reads them.
@@ -98,15 +100,17 @@ class BadRecords:
         if self.path is None or self._num_written == len(self._problems):
             return
         with _file_lock:
-            rows_of_other_splits = [row for row in self._read_rows() if row[0] != self.split]
+            if _last_writers.get(str(self.path)) is not self:  # only this process writes the file
+                self._rows_of_other_splits = [row for row in self._read_rows() if row[0] != self.split]
             text = io.StringIO()
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow(_COLUMNS)
-            writer.writerows(rows_of_other_splits)
+            writer.writerows(self._rows_of_other_splits)
             problems = self._earlier | self._problems
             writer.writerows((self.split, record, *problem, self.data) for record, problem in problems.items())
             self.path.parent.mkdir(parents=True, exist_ok=True)
             write_text(str(self.path), text.getvalue())
+            _last_writers[str(self.path)] = self
         self._num_written = len(self._problems)
 
     def _read_rows(self) -> list[list[str]]:

@@ -226,6 +226,18 @@ def test_two_splits_share_one_list(tmp_path):
     ]
 
 
+def test_the_list_is_read_again_only_after_another_split_has_written_it(tmp_path, monkeypatch):
+    train_bad, val_bad = (BadRecords(split, tmp_path / "bad_records.csv") for split in ("train", "val"))
+    read, reads = BadRecords._read_rows, []
+    monkeypatch.setattr(BadRecords, "_read_rows", lambda self: (reads.append(self.split), read(self))[1])
+    for record, bad_records in enumerate([train_bad] * 5 + [val_bad] * 3 + [train_bad] * 2):
+        bad_records.add(record, Problem("image", "here", ""))
+        bad_records.check(1.0, 100)
+    assert reads == ["train", "val", "train"]
+    rows = list(csv.DictReader((tmp_path / "bad_records.csv").read_text().splitlines()))
+    assert sorted(int(row["record"]) for row in rows) == list(range(10))
+
+
 def test_the_run_stops_above_max_bad_fraction(pattern):
     assert len(train(make_config(pattern, limit=0.25), 12)) == 12  # 5 of 20 are bad
     with pytest.raises(UserError, match=r"5 of 20 records are unreadable .*2 x checksum.*max_bad_fraction=0\.2"):
