@@ -2,6 +2,7 @@
 
 import dataclasses
 from contextlib import closing
+from typing import NoReturn
 
 import jax
 import ml_collections
@@ -173,7 +174,10 @@ class Trainer:
         return result.summary
 
     def restored_evaluation(self, state: TrainState) -> dict[str, float]:
-        """The evaluation of a restored state: from its checkpoint, from the log, or (if it is missing) computed now."""
+        """The evaluation of a restored state: from its checkpoint, from the log, or (if it is missing) computed now.
+
+        Its checkpoint contains the evaluation afterwards. Raises Preempted if a notice stops the evaluation.
+        """
         step = int(state.step)
         summary = self.checkpoints.metrics(step) or self.logger.evaluation(step)
         if jax.process_count() > 1:  # hosts may see different versions of a file; they follow host 0
@@ -181,7 +185,9 @@ class Trainer:
             summary = (summary or {}) if known else None
         if summary is None:
             summary = self.evaluate(step, state)
-            self.stop_if_preempted(step)
+        if summary is None:
+            self.stop(step)
+        self.checkpoints.add_metrics(step, summary)
         return summary
 
     def stop_if_preempted(self, step: int) -> None:
@@ -189,7 +195,7 @@ class Trainer:
         if self.notice.poll():
             self.stop(step)
 
-    def stop(self, step: int) -> None:
+    def stop(self, step: int) -> NoReturn:
         """Raises Preempted. The state of `step` is saved, or `step` is 0."""
         status = f"step {step} is saved; run the same command again to resume" if step else "no step was made"
         self.logger.info(f"preempted: {status}")

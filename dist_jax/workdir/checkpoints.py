@@ -3,6 +3,7 @@
 Frozen parameters are not saved: run.json records the name and the fingerprint of the backbone's weights.
 """
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -11,12 +12,15 @@ import jax
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
+from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from dist_jax.errors import UserError
+from dist_jax.files import write_text
 from dist_jax.workdir.train_state import TrainState
 
 _LOG = "log"  # item of a checkpoint: the state of the log
+_METRICS = "metrics"  # Orbax's name of the item of the metrics, and of the JSON file in it
 
 
 class Checkpoints:
@@ -74,6 +78,21 @@ class Checkpoints:
         if log_state is not None:
             args[_LOG] = ocp.args.JsonSave(log_state)
         self._manager.save(step, args=ocp.args.Composite(**args), metrics=metrics, force=True)
+
+    def add_metrics(self, step: int, metrics: dict[str, float]) -> None:
+        """Adds the evaluation of a saved step that has none: the best checkpoint may be this one. All hosts call this.
+
+        Args:
+            step: completed steps; its save is complete when this returns.
+            metrics: the evaluation. Only that of process 0 counts.
+        """
+        self.wait()
+        if jax.process_index() == 0 and self.metrics(step) is None:
+            folder = self._manager.directory / str(step) / _METRICS
+            folder.mkdir(exist_ok=True)
+            write_text(str(folder / _METRICS), json.dumps(metrics))
+        multihost_utils.sync_global_devices(f"metrics of step {step}")
+        self._manager.reload()
 
     def log_state(self, step: int) -> dict[str, Any] | None:
         """The state of the log saved with `step`; None if the checkpoint has none (dist_jax 0.2 saved none)."""

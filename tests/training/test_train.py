@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import closing
 
 import jax
 import numpy as np
@@ -37,6 +38,7 @@ from dist_jax.training import batch_search, find_batch, memory, train
 from dist_jax.training.step_plan import StepPlan
 from dist_jax.weights import clip as clip_weights
 from dist_jax.weights import model_files
+from dist_jax.workdir.checkpoints import Checkpoints
 from dist_jax.workdir.run_metadata import read_run_metadata, write_run_metadata
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("standard_promotion")]
@@ -128,6 +130,16 @@ def test_an_interrupted_evaluation_is_repeated_once_after_the_restart(training_d
         run(training_data, workdir)
     run(training_data, workdir)
     assert reproducible_metrics(workdir) == reproducible_metrics(finished_run[0])
+
+
+def test_the_best_checkpoint_can_be_one_that_is_evaluated_after_a_restart(training_data, tmp_path):
+    with pytest.raises(train.Preempted), preemption_at(7):  # before the evaluation of step 5
+        run(training_data, tmp_path)
+    with pytest.raises(train.Preempted), preemption_at(3):  # after the evaluation
+        run(training_data, tmp_path)
+    (evaluation,) = [line for line in read_metrics(tmp_path) if "eval_top1" in line]
+    with closing(Checkpoints(tmp_path, 3, "top1")) as checkpoints:
+        assert {f"eval_{name}": value for name, value in checkpoints.metrics(5).items()} | {"step": 5} == evaluation
 
 
 def test_settings_can_change_after_a_preemption_before_the_first_step(training_data, tmp_path, monkeypatch):

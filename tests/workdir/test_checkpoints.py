@@ -74,6 +74,20 @@ def test_the_newest_and_the_best_checkpoints_are_kept_across_restarts(tmp_path):
     checkpoints.close()
 
 
+def test_a_checkpoint_that_is_evaluated_after_its_save_can_be_the_best(tmp_path):
+    save(tmp_path, [1, 2], max_to_keep=1, metrics=lambda step: {"top1": 0.5} if step == 1 else None)
+    checkpoints = Checkpoints(tmp_path, 1, "top1")
+    checkpoints.add_metrics(2, {"top1": 0.75})
+    checkpoints.add_metrics(2, {"top1": 0.25})  # the first evaluation stays
+    for step in (3, 4):
+        checkpoints.save(step, state_at(step))
+    checkpoints.close()
+    assert saved_steps(tmp_path) == [2, 4]
+    step, params = load_params(tmp_path, "top1")
+    assert step == 2
+    np.testing.assert_array_equal(params["proj"], np.full(3, 2.0))
+
+
 def test_without_a_best_metric_only_the_newest_checkpoints_are_kept(tmp_path):
     save(tmp_path, [1, 2, 3, 4], max_to_keep=2, best_metric="", metrics=lambda step: {"top1": 1.0 / step})
     assert saved_steps(tmp_path) == [3, 4]
