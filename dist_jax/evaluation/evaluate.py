@@ -1,11 +1,13 @@
 """Evaluation of a run or of initial weights on data.val, and the result files."""
 
 import dataclasses
+import glob
 import json
 from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import ml_collections
+import numpy as np
 from etils import epath
 from jax.sharding import Mesh
 
@@ -24,7 +26,7 @@ from dist_jax.evaluation.scoring import VideoLogits, compute_logits, make_eval_f
 from dist_jax.evaluation.splits import read_splits
 from dist_jax.evaluation.view_scores import sum_views, to_scores
 from dist_jax.experiment import Experiment, build
-from dist_jax.files import make_folder, write_text
+from dist_jax.files import exists, make_folder, read_text, write_text
 from dist_jax.models.networks import NO_NETWORK
 from dist_jax.weights.init_from import load_initial
 from dist_jax.workdir.checkpoints import load_params
@@ -151,7 +153,8 @@ class Evaluator:
     """
 
     def __init__(self, experiment: Experiment, source: Source, workdir: str, name: str, is_final: bool = False) -> None:
-        """`is_final`: also draw plots."""
+        """`is_final`: also draw plots. Raises UserError if a file of config.eval is missing or invalid."""
+        check_files(experiment.config, experiment.class_names)
         self.num_views = experiment.config.eval.num_views * experiment.config.eval.num_crops
         self.file = epath.Path(workdir) / "results" / f"{name}.json"
         self._experiment, self._source, self._is_final = experiment, source, is_final
@@ -196,6 +199,39 @@ def _label_summary(scores: Scores) -> dict[str, float]:
     """Number of videos, and the metrics of one of two labels if the videos have labels."""
     metrics = {} if scores.labels is None else compute_metrics(scores.scores, scores.labels)
     return {"videos": len(scores.ids), **metrics}
+
+
+def check_files(config: ml_collections.ConfigDict, class_names: Mapping[str, Sequence[str]]) -> None:
+    """Reads the files of config.eval that `summarize` reads: a training needs them only after the first epochs.
+
+    Args:
+        config: validated.
+        class_names: of each label, by label name.
+
+    Raises:
+        UserError: a list does not exist, is empty or names an unknown class, or the annotations are invalid.
+    """
+    settings = config.eval
+    if not settings.has_labels:
+        return
+    if len(class_names) > 1:
+        if settings.epic_annotations:
+            epic_annotations.read_groups(settings.epic_annotations)
+        return
+    for item in filter(None, settings.video_lists.split(",")):
+        _check_video_lists(item)
+    if settings.class_lists:
+        (names,) = class_names.values()
+        read_splits(settings, names, [], np.arange(len(names)))  # as if each class had one video
+
+
+def _check_video_lists(item: str) -> None:
+    """Raises UserError if a list of eval.video_lists, or the lists that match a glob, are missing or empty."""
+    paths = sorted(glob.glob(item)) if glob.has_magic(item) else [item]
+    if not paths or not all(map(exists, paths)):
+        raise UserError(f"eval.video_lists: {item} does not exist; use the published lists of the test videos")
+    if not any(read_text(path).strip() for path in paths):
+        raise UserError(f"eval.video_lists: {item} lists no videos; use the published lists of the test videos")
 
 
 def bad_records_file(workdir: str) -> epath.Path:

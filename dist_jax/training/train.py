@@ -139,19 +139,20 @@ class Trainer:
                 state, metrics = step_fn(state, self.experiment.frozen, self.experiment.text_features, batch)
                 self.logger.step(step, metrics, batches.waited, bad)
 
-                # Poll before an evaluation, which may take longer than the time until the machine stops.
+                # Poll and save before an evaluation: it may fail, or take longer than the time until the machine stops.
                 preempted = self.notice.poll()
                 if step == last:
                     self.logger.log()
                 is_eval_step = self.plan.is_eval_step(step)
-                summary = self.evaluate(step, state) if is_eval_step and not preempted else None
-
-                # The notice may also arrive during the evaluation. After the last evaluation the run is finished.
-                preempted = self.notice.received and (step < last or summary is None)
                 if is_eval_step or preempted or step % save_every_steps == 0:
                     log_state = self.logger.state()  # raises if a loss is not finite: such a state is never saved
-                    self.checkpoints.save(step, state, summary, log_state)
-                if preempted:
+                    self.checkpoints.save(step, state, log_state=log_state)
+                summary = self.evaluate(step, state) if is_eval_step and not preempted else None
+                if summary is not None:
+                    self.checkpoints.add_metrics(step, summary)
+
+                # The notice may also arrive during the evaluation. After the last evaluation the run is finished.
+                if self.notice.received and (step < last or summary is None):
                     self.logger.log()  # after the state is saved: the resumed run replaces this line
                     self.stop(step)
         return summary

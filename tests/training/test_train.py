@@ -142,6 +142,24 @@ def test_the_best_checkpoint_can_be_one_that_is_evaluated_after_a_restart(traini
         assert {f"eval_{name}": value for name, value in checkpoints.metrics(5).items()} | {"step": 5} == evaluation
 
 
+def test_an_error_in_an_evaluation_loses_no_step(training_data, finished_run, tmp_path, monkeypatch):
+    def fail(*_):
+        raise UserError("too many bad records")
+
+    with pytest.raises(UserError, match="too many bad records"), monkeypatch.context() as patch:
+        patch.setattr(train.evaluate, "compute_logits", fail)
+        run(training_data, tmp_path)
+    assert newest_checkpoint(tmp_path)[0] == 5
+    run(training_data, tmp_path)
+    assert reproducible_metrics(tmp_path) == reproducible_metrics(finished_run[0])
+
+
+def test_a_missing_list_of_the_evaluation_is_an_error_before_the_first_step(training_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "compile_step", None)
+    with pytest.raises(UserError, match=r"eval.video_lists: none.txt does not exist"):
+        run(training_data, tmp_path, eval__video_lists="none.txt")
+
+
 def test_settings_can_change_after_a_preemption_before_the_first_step(training_data, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "compile_step", None)
     for seed in (0, 1):
