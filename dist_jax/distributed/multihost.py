@@ -17,6 +17,7 @@ _START_SECONDS = 300  # time for all processes to start
 _HEARTBEAT_SECONDS = 60  # JAX ends all processes after this time without a heartbeat from one of them
 _POLL_SECONDS = 1.0  # time between checks for a failure on another host
 _BARRIER_SECONDS = 5.0  # time that a failed process waits for the others to read its message
+_INTERRUPTED = 130  # exit status after SIGINT: 128 + 2
 _FAILED = "dist_jax/failed"  # key of the failure message, and name of the barrier after reading it
 
 
@@ -64,6 +65,7 @@ def initialize(coordinator: str | None = None, num_processes: int | None = None,
 def share_failures() -> Iterator[None]:
     """If the body raises an error on one host, ends the processes on all hosts with status 1 and the same message.
 
+    An interrupt (Ctrl-C) of one host is such an error; this host ends with status 130, as a single process does.
     SystemExit is not a failure: all hosts raise it at the same point.
     """
     if jax.process_count() == 1:
@@ -73,21 +75,22 @@ def share_failures() -> Iterator[None]:
     threading.Thread(target=_exit_on_remote_failure, args=(done,), name="share_failures", daemon=True).start()
     try:
         yield
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:
         done.set()
         _report_and_exit(error)
     finally:
         done.set()
 
 
-def _report_and_exit(error: Exception) -> None:
-    if not isinstance(error, UserError):
+def _report_and_exit(error: BaseException) -> None:
+    is_interrupt = isinstance(error, KeyboardInterrupt)
+    if not isinstance(error, (UserError, KeyboardInterrupt)):
         traceback.print_exception(error)
-    print(f"error: {error}", file=sys.stderr)
-    message = f"process {jax.process_index()} failed: {str(error) or type(error).__name__}"
+    print("interrupted" if is_interrupt else f"error: {error}", file=sys.stderr)
+    reason = "interrupted" if is_interrupt else f"failed: {str(error) or type(error).__name__}"
     with suppress(JaxRuntimeError):  # another host has already reported a failure
-        distributed.global_state.client.key_value_set(_FAILED, message)
-    _exit()
+        distributed.global_state.client.key_value_set(_FAILED, f"process {jax.process_index()} {reason}")
+    _exit(_INTERRUPTED if is_interrupt else 1)
 
 
 def _exit_on_remote_failure(done: threading.Event) -> None:
@@ -100,10 +103,10 @@ def _exit_on_remote_failure(done: threading.Event) -> None:
         _exit()
 
 
-def _exit() -> None:
-    """Ends this process. JAX's own shutdown would wait for all processes to finish."""
+def _exit(status: int = 1) -> None:
+    """Ends this process with an exit status. JAX's own shutdown would wait for all processes to finish."""
     sys.stdout.flush()
     sys.stderr.flush()
     with suppress(JaxRuntimeError):  # a process that has already ended does not reach the barrier
         distributed.global_state.client.wait_at_barrier(_FAILED, round(1000 * _BARRIER_SECONDS))
-    os._exit(1)
+    os._exit(status)

@@ -2,6 +2,7 @@
 
 import shutil
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -60,6 +61,27 @@ def test_incomplete_or_invalid_host_arguments_are_refused():
         multihost.initialize("localhost:1234", 2, 2)
     with pytest.raises(UserError, match="localhost has no port"):
         multihost.initialize("localhost", 2, 0)
+
+
+@pytest.mark.parametrize(
+    ("error", "message", "status"),
+    [
+        (UserError("no shards"), "process 0 failed: no shards", 1),
+        (KeyError(), "process 0 failed: KeyError", 1),
+        (KeyboardInterrupt(), "process 0 interrupted", 130),
+    ],
+)
+def test_an_error_or_an_interrupt_of_a_host_is_reported_to_the_others(error, message, status, monkeypatch):
+    reported, statuses = {}, []
+    client = SimpleNamespace(key_value_set=reported.__setitem__, wait_at_barrier=lambda *_: None)
+    monkeypatch.setattr(multihost.jax, "process_count", lambda: 2)
+    monkeypatch.setattr(multihost, "_exit_on_remote_failure", lambda done: None)
+    monkeypatch.setattr(multihost.jax, "process_index", lambda: 0)
+    monkeypatch.setattr(multihost, "distributed", SimpleNamespace(global_state=SimpleNamespace(client=client)))
+    monkeypatch.setattr(multihost.os, "_exit", statuses.append)
+    with multihost.share_failures():
+        raise error
+    assert (*reported.values(), *statuses) == (message, status)
 
 
 def test_a_single_process_raises_the_original_error():
