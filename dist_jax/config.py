@@ -266,8 +266,9 @@ _RULES = (
             _are_indices(c.profile_steps)
             and len(c.profile_steps) in (0, 2)
             and [*c.profile_steps] == sorted(c.profile_steps)
+            and 0 not in c.profile_steps
         ),
-        "must be empty or two steps FIRST,LAST",
+        "must be empty or two steps FIRST,LAST, counted from 1",
     ),
     _one_of("backbone.activation", "", "quick_gelu", "gelu"),
     ("backbone.num_heads", lambda c: _are_indices(c.backbone.num_heads), "must be empty or IMAGE,TEXT, e.g. 16,20"),
@@ -333,11 +334,12 @@ _RULES = (
         lambda c: (
             len(c.augment.rand_augment) == 0
             or (
-                (len(c.augment.rand_augment) == 2 and c.augment.rand_augment[0] in range(1, 15))
+                (len(c.augment.rand_augment) == 2 and _are_indices(c.augment.rand_augment[:1]))
+                and 1 <= c.augment.rand_augment[0] <= 14
                 and 0 <= c.augment.rand_augment[1] <= 10
             )
         ),
-        "must be empty or (operations 1 to 14, magnitude 0 to 10)",
+        "must be empty or (operations, an integer from 1 to 14; magnitude 0 to 10)",
     ),
     _within("augment.erase_prob", 0, 1),
     _within("mix.mixup_alpha", 0),

@@ -68,6 +68,10 @@ def read_config() -> ml_collections.ConfigDict:
         raise UserError(
             "--processes and --process need --coordinator=HOST:PORT; detected hosts (--distributed) need neither"
         )
+    if EVALUATE.value and FIND_BATCH.value:
+        raise UserError(
+            "--evaluate and --find_batch cannot be combined: --find_batch compiles a training step; use one"
+        )
     config = command_line.read_config(flags.FLAGS, EXAMPLE)
     if WORKDIR.value is None and not FIND_BATCH.value:
         raise UserError(f"--workdir is missing; for example {EXAMPLE}")

@@ -45,6 +45,13 @@ INVALID = {
     "infinite epochs": ("--config.epochs=inf", "epochs=inf: must be a finite number"),
     "no workdir": ("--workdir ", "--workdir is missing"),
     "find_batch without a workdir": ("--workdir --find_batch --config.mesh.tensor=3", "do not fill 2 devices"),
+    "find_batch without a network": (
+        "--find_batch --config.model.network=none",
+        "--find_batch compiles a training step",
+    ),
+    "find_batch and evaluate": ("--find_batch --evaluate", "--evaluate and --find_batch cannot be combined"),
+    "find_batch and evaluate without a workdir": ("--workdir --find_batch --evaluate", "cannot be combined"),
+    "profiled steps": ("--profile_steps=0,3", "profile_steps=(0, 3): must be empty or two steps FIRST,LAST"),
     "process number": ("--coordinator=localhost:1234 --processes=2 --process=2", "must be from 0 to 1"),
 }
 
