@@ -198,6 +198,7 @@ class Trainer:
 
     def stop(self, step: int) -> NoReturn:
         """Raises Preempted. The state of `step` is saved, or `step` is 0."""
+        self.checkpoints.wait()  # a save may be in progress, and may fail
         status = f"step {step} is saved; run the same command again to resume" if step else "no step was made"
         self.logger.info(f"preempted: {status}")
         raise Preempted

@@ -4,6 +4,8 @@ Frozen parameters are not saved: run.json records the name and the fingerprint o
 """
 
 import json
+import os
+import re
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -15,10 +17,11 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from dist_jax.errors import UserError
+from dist_jax.errors import UserError, first_line
 from dist_jax.files import write_text
 from dist_jax.workdir.train_state import TrainState
 
+_TENSORSTORE_ERROR = re.compile(r"os_error_code='(\d+)'")  # in the ValueErrors of TensorStore: an errno
 _LOG = "log"  # item of a checkpoint: the state of the log
 _METRICS = "metrics"  # Orbax's name of the item of the metrics, and of the JSON file in it
 
@@ -71,13 +74,17 @@ class Checkpoints:
             state: of the training.
             metrics: the evaluation of `step`; None if there is none.
             log_state: of the log (see `TrainLogger.state`), values that JSON can represent.
+
+        Raises:
+            UserError: this checkpoint or the previous one cannot be written, e.g. because the disk is full.
         """
         if step in self._manager.all_steps():
             return
         args: dict[str, Any] = {name: ocp.args.StandardSave(item) for name, item in _items(state).items()}
         if log_state is not None:
             args[_LOG] = ocp.args.JsonSave(log_state)
-        self._manager.save(step, args=ocp.args.Composite(**args), metrics=metrics, force=True)
+        with self._save_errors():
+            self._manager.save(step, args=ocp.args.Composite(**args), metrics=metrics, force=True)
 
     def add_metrics(self, step: int, metrics: dict[str, float]) -> None:
         """Adds the evaluation of a saved step that has none: the best checkpoint may be this one. All hosts call this.
@@ -107,12 +114,29 @@ class Checkpoints:
         return TrainState(items["step"]["value"], items["params"], items["opt_state"], items.get("ema"))
 
     def wait(self) -> None:
-        """Waits until all saves are complete."""
-        self._manager.wait_until_finished()
+        """Waits until all saves are complete. Raises UserError if a checkpoint cannot be written."""
+        with self._save_errors():
+            self._manager.wait_until_finished()
 
     def close(self) -> None:
-        """Waits for unfinished saves and closes."""
-        self._manager.close()
+        """Waits for unfinished saves and closes. Raises UserError if a checkpoint cannot be written."""
+        with self._save_errors():
+            self._manager.close()
+
+    @contextmanager
+    def _save_errors(self) -> Iterator[None]:
+        """Converts errors of the file system to UserError."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            found = _TENSORSTORE_ERROR.search(str(error))
+            if not found and not isinstance(error, OSError):
+                raise
+            reason = os.strerror(int(found[1])) if found else first_line(error)
+            raise UserError(
+                f"{self._manager.directory}: a checkpoint cannot be written ({reason}); earlier checkpoints are kept: "
+                "free space or restore access, and run the same command again to resume"
+            ) from error
 
 
 def load_params(workdir: epath.PathLike, best_metric: str = "") -> tuple[int, dict]:

@@ -120,12 +120,15 @@ def read_run_metadata(folder: epath.PathLike, name: str = RUN_FILE) -> RunMetada
 
 
 def write_run_metadata(folder: epath.PathLike, metadata: RunMetadata, name: str = RUN_FILE) -> None:
-    """Writes run metadata atomically: by default run.json of a workdir."""
+    """Writes run metadata atomically: by default run.json of a workdir. Raises UserError if this fails."""
     file = epath.Path(folder) / name
-    file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(".tmp")
-    unfinished.write_text(json.dumps(dataclasses.asdict(metadata), indent=1))
-    unfinished.replace(file)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.write_text(json.dumps(dataclasses.asdict(metadata), indent=1))
+        unfinished.replace(file)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be written ({first_line(error)}); free space or use another folder") from error
 
 
 def check_can_resume(workdir: epath.PathLike, metadata: RunMetadata) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from dist_jax.errors import UserError
+from dist_jax.errors import UserError, first_line
 from dist_jax.workdir.run_metadata import RunMetadata
 
 FILE = "text_features.npz"
@@ -18,14 +18,17 @@ _DIGEST = "texts"  # array next to those of the labels: what the features were c
 
 
 def write(workdir: epath.PathLike, metadata: RunMetadata, text_features: Mapping[str, np.ndarray]) -> None:
-    """Writes the features of a run, float32 [K, E] by label name, atomically."""
+    """Writes the features of a run, float32 [K, E] by label name, atomically. Raises UserError if this fails."""
     stream = io.BytesIO()
     arrays: dict[str, Any] = {label: np.asarray(features) for label, features in text_features.items()}
     np.savez(stream, **arrays | {_DIGEST: _digest(metadata)})
     file = epath.Path(workdir) / FILE
     unfinished = file.with_suffix(".tmp")
-    unfinished.write_bytes(stream.getvalue())
-    unfinished.replace(file)
+    try:
+        unfinished.write_bytes(stream.getvalue())
+        unfinished.replace(file)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be written ({first_line(error)}); free space or use another folder") from error
 
 
 def read(workdir: epath.PathLike, metadata: RunMetadata, label: str) -> np.ndarray | None:

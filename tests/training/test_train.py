@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import closing
+from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -174,6 +175,22 @@ def test_a_preempted_run_logs_its_last_steps(training_data, tmp_path):
         run(training_data, tmp_path, log__every_steps=2)
     assert [line["step"] for line in read_metrics(tmp_path)] == [2, 3]
     assert newest_checkpoint(tmp_path)[0] == 3
+
+
+def test_a_preempted_run_says_that_a_step_is_saved_only_once_it_is():
+    def fail():
+        raise UserError("the disk is full")
+
+    messages = []
+    logger, checkpoints = SimpleNamespace(info=messages.append), SimpleNamespace(wait=fail)
+    trainer = train.Trainer(None, None, None, checkpoints, logger, None, None)
+    with pytest.raises(UserError, match="the disk is full"):
+        trainer.stop(3)
+    assert not messages
+    checkpoints.wait = lambda: None
+    with pytest.raises(train.Preempted):
+        trainer.stop(3)
+    assert messages == ["preempted: step 3 is saved; run the same command again to resume"]
 
 
 def test_evaluation_of_a_run_accepts_only_the_init_from_of_its_training(training_data, finished_run, tmp_path):

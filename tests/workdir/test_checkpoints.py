@@ -144,6 +144,39 @@ def test_a_partial_checkpoint_is_ignored_and_removed(tmp_path):
     np.testing.assert_array_equal(load_params(tmp_path)[1]["proj"], np.full(3, 6.0))
 
 
+@pytest.mark.parametrize("largest_file", [0, 100_000], ids=["no file can be written", "the arrays cannot be written"])
+def test_a_checkpoint_that_cannot_be_written_is_an_error_with_one_line(tmp_path, largest_file):
+    command = [sys.executable, "-c", SAVE_WITH_LIMIT, str(tmp_path), str(largest_file)]
+    process = subprocess.run(command, env=environment(), capture_output=True, text=True)
+    errors = [line for line in process.stdout.splitlines() if line.startswith("UserError: ")]
+    assert errors, process.stdout + process.stderr
+    assert f"{tmp_path}/checkpoints: a checkpoint cannot be written (" in errors[0]
+    assert "File too large" in errors[0]
+    assert "other error" not in process.stdout
+
+
+SAVE_WITH_LIMIT = """
+import resource, signal, sys
+from test_checkpoints import Checkpoints, UserError, state_at
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+checkpoints = Checkpoints(sys.argv[1], 2, "")
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+for action in (lambda: checkpoints.save(1, state_at(1, size=1 << 20)), checkpoints.wait, checkpoints.close):
+    try:
+        action()
+    except UserError as error:
+        print("UserError:", error)
+    except Exception as error:
+        print("other error:", error)
+"""
+
+
+def environment() -> dict[str, str]:
+    """Environment variables of a process that imports this file."""
+    path = os.pathsep.join([os.path.dirname(__file__), os.path.dirname(os.path.dirname(__file__))])
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([path, os.environ.get("PYTHONPATH", "")])}
+
+
 SAVE_FOREVER = """
 import sys
 from test_checkpoints import Checkpoints, state_at
@@ -154,10 +187,7 @@ for step in range(1, 1000):
 
 
 def test_a_kill_during_a_save_leaves_the_previous_checkpoint(tmp_path):
-    path = os.pathsep.join([os.path.dirname(__file__), os.path.dirname(os.path.dirname(__file__))])
-    process = subprocess.Popen(
-        [sys.executable, "-c", SAVE_FOREVER, str(tmp_path)], env={**os.environ, "PYTHONPATH": path}
-    )
+    process = subprocess.Popen([sys.executable, "-c", SAVE_FOREVER, str(tmp_path)], env=environment())
     folder = tmp_path / "checkpoints"
     saving = lambda: folder.is_dir() and any("tmp" in file.name for file in folder.iterdir()) and saved_steps(tmp_path)
     while process.poll() is None and not saving():

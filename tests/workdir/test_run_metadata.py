@@ -4,9 +4,11 @@ import dataclasses
 import json
 import os
 
+import numpy as np
 import pytest
 
 from dist_jax.errors import UserError
+from dist_jax.workdir import text_feature_cache
 from dist_jax.workdir.run_metadata import (
     RUN_FILE,
     RunMetadata,
@@ -129,3 +131,11 @@ def test_an_impossible_workdir_is_refused(tmp_path):
     for wrong in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(UserError, match=r"^--workdir=.*file.*: cannot create this folder \(.*\); use another$"):
             make_workdir(wrong)
+
+
+def test_files_of_a_run_that_cannot_be_written_are_errors_with_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/run\.json: cannot be written \(.*\); free space or use another folder"):
+        write_run_metadata(tmp_path / "file", RUN)
+    with pytest.raises(UserError, match=r"none/text_features\.npz: cannot be written"):
+        text_feature_cache.write(tmp_path / "none", RUN, {"label": np.zeros((2, 4), np.float32)})
