@@ -14,7 +14,7 @@ from dist_jax.distributed import multihost
 from dist_jax.distributed.mesh import make_mesh
 from dist_jax.errors import UserError, exit_with_message
 from dist_jax.evaluation import evaluate
-from dist_jax.training import find_batch, train
+from dist_jax.training import find_batch, memory, train
 
 EXAMPLE = "--config=configs/demo.py --workdir=runs/demo"
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration, e.g. configs/demo.py.", lock_config=True)
@@ -49,7 +49,8 @@ def main(argv: Sequence[str]) -> None:
     with multihost.share_failures():
         mesh = make_mesh(config.mesh)
         if EVALUATE.value:
-            evaluate.evaluate(config, WORKDIR.value, mesh, RESULTS.value)
+            with memory.raise_too_large(memory.EVALUATION_TOO_LARGE):
+                evaluate.evaluate(config, WORKDIR.value, mesh, RESULTS.value)
         elif FIND_BATCH.value:
             find_batch.find_batch(config, mesh)
         else:

@@ -1,6 +1,8 @@
 """Command line of main: an invalid command ends with one line, status 1 and no traceback."""
 
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -81,6 +83,30 @@ def outcomes(training_data, folder, tmp_path_factory):
             arguments, valid = arguments.removeprefix("--workdir"), valid[:1]
         lines.append([*valid, *arguments.format(folder=folder).split()])
     return dict(zip(INVALID, training_run.run_mains(lines, num_devices=2), strict=True))
+
+
+EVALUATE_OUT_OF_MEMORY = """
+import sys
+from jax.errors import JaxRuntimeError
+from dist_jax import main
+
+def fail(*_):
+    raise JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 GiB")
+
+main.evaluate.evaluate = fail
+main.exit_with_message(lambda: main.app.run(main.main, argv=sys.argv, flags_parser=main.parse_flags))
+"""
+
+
+@pytest.mark.slow
+def test_an_evaluation_that_does_not_fit_into_memory_names_its_batch_size(training_data, tmp_path):
+    command = [sys.executable, "-c", EVALUATE_OUT_OF_MEMORY, *training_run.flags(training_data, tmp_path), "--evaluate"]
+    process = subprocess.run(
+        command, env=training_run.environment(), cwd=training_run.ROOT, capture_output=True, text=True
+    )
+    assert process.returncode == 1
+    error = process.stderr.splitlines()[-1]
+    assert error.startswith("error: the evaluation does not fit into device memory: reduce eval.batch_size"), error
 
 
 @pytest.mark.slow

@@ -15,6 +15,14 @@ from jax.stages import Compiled, Traced
 from dist_jax.errors import UserError, first_line
 from dist_jax.typing import PyTree
 
+STEP_TOO_LARGE = (
+    "the training step does not fit into device memory: increase grad_accum_steps, set model.remat=layers, shard the "
+    "parameters with mesh.fsdp, or reduce batch_size (--find_batch prints the largest that fits)"
+)
+EVALUATION_TOO_LARGE = (
+    "the evaluation does not fit into device memory: reduce eval.batch_size, or shard the parameters with mesh.fsdp"
+)
+
 
 class TooLarge(UserError):
     """A program does not fit into device memory."""
@@ -84,18 +92,18 @@ def device_limit() -> int:
 
 
 @contextmanager
-def raise_too_large() -> Iterator[None]:
-    """Converts XLA's out-of-memory errors to TooLarge. TPUs raise them at compile time, other devices at run time."""
+def raise_too_large(message: str = STEP_TOO_LARGE) -> Iterator[None]:
+    """Converts XLA's out-of-memory errors to TooLarge. TPUs raise them at compile time, other devices at run time.
+
+    Args:
+        message: of the TooLarge: what does not fit, and what to do.
+    """
     try:
         yield
     except JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
-        raise TooLarge(
-            "the training step does not fit into device memory: increase grad_accum_steps, set model.remat=layers, "
-            "shard the parameters with mesh.fsdp, or reduce batch_size (--find_batch prints the largest that fits) "
-            f"({first_line(error)[:200]})"
-        ) from error
+        raise TooLarge(f"{message} ({first_line(error)[:200]})") from error
 
 
 def largest_batch(memory_of: Callable[[int], StepMemory], size: Callable[[int], int], limit: int) -> int:

@@ -164,7 +164,7 @@ class Trainer:
             self.logger.write_heartbeat()
             return self.notice.poll()
 
-        with self.logger.pause():
+        with self.logger.pause(), memory.raise_too_large(memory.EVALUATION_TOO_LARGE):
             params = state.params if state.ema is None else state.ema
             result = self.evaluator(step, params, should_stop)
         if result is None:

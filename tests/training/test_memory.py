@@ -57,5 +57,9 @@ def test_an_out_of_memory_error_names_the_settings_to_change():
     with pytest.raises(TooLarge, match=message) as error, memory.raise_too_large():
         raise JaxRuntimeError("RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory\nin hbm")
     assert "\n" not in str(error.value)
+    advice = pytest.raises(TooLarge, match=r"the evaluation .* reduce eval\.batch_size")
+    with advice as error, memory.raise_too_large(), memory.raise_too_large(memory.EVALUATION_TOO_LARGE):
+        raise JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 GiB")
+    assert "training step" not in str(error.value)
     with pytest.raises(JaxRuntimeError, match="INTERNAL"), memory.raise_too_large():
         raise JaxRuntimeError("INTERNAL: another error")

@@ -29,6 +29,7 @@ from helpers.training_run import (
     reproducible_metrics,
     run,
 )
+from jax.errors import JaxRuntimeError
 
 from dist_jax import config as settings
 from dist_jax.distributed import sharding
@@ -153,6 +154,15 @@ def test_an_error_in_an_evaluation_loses_no_step(training_data, finished_run, tm
     assert newest_checkpoint(tmp_path)[0] == 5
     run(training_data, tmp_path)
     assert reproducible_metrics(tmp_path) == reproducible_metrics(finished_run[0])
+
+
+def test_an_evaluation_that_does_not_fit_into_memory_names_its_batch_size(training_data, tmp_path, monkeypatch):
+    def fail(*_):
+        raise JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 1 GiB")
+
+    monkeypatch.setattr(train.evaluate, "compute_logits", fail)
+    with pytest.raises(memory.TooLarge, match=r"the evaluation does not fit into .*: reduce eval\.batch_size"):
+        run(training_data, tmp_path)
 
 
 def test_a_missing_list_of_the_evaluation_is_an_error_before_the_first_step(training_data, tmp_path, monkeypatch):
