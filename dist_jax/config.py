@@ -99,7 +99,7 @@ def defaults() -> ml_collections.ConfigDict:
         nonfinite="stop",  # if the loss or a gradient is not finite: stop | skip (drop the update and count it)
     )
     config.eval = dict(
-        every_epochs=1.0,  # epochs between evaluations; the last step is always evaluated
+        every_epochs=1.0,  # epochs between evaluations; always after the last step, not just before it
         batch_size=64,  # videos per evaluation step, over all devices
         num_views=3,  # V, temporal views per video
         num_crops=1,  # spatial crops per view: 1 (centre) or 3 (along the long side)

@@ -1,7 +1,6 @@
 """Time, input rate and cost of a training run, from the cost of its training step."""
 
 import dataclasses
-import math
 from collections import Counter
 
 import ml_collections
@@ -48,8 +47,7 @@ class RunEstimate:
     def evaluation_hours(self, train_videos: int, val_videos: int) -> float:
         """Hours of all evaluations: all views of all validation videos, after every `eval.every_epochs`."""
         plan, options = StepPlan(self.config, train_videos), self.config.eval
-        evaluations = math.ceil(plan.num_steps / plan.eval_every_steps)
-        clips = evaluations * val_videos * options.num_views * options.num_crops
+        clips = plan.num_evals * val_videos * options.num_views * options.num_crops
         return clips / self.config.batch_size * self.forward_seconds / 3600
 
 

@@ -12,7 +12,7 @@ class StepPlan:
     Attributes:
         num_steps: optimizer steps of the complete training.
         epochs: the same length in passes over the training records.
-        eval_every_steps: steps between evaluations.
+        eval_every_steps: steps between evaluations, except before the last one.
         lr_schedule: completed steps -> learning rate of the next step, float32 [].
     """
 
@@ -33,8 +33,18 @@ class StepPlan:
             )
 
     def is_eval_step(self, step: int) -> bool:
-        """Whether an evaluation follows `step`."""
-        return step >= self.num_steps or step % self.eval_every_steps == 0
+        """Whether an evaluation follows `step`.
+
+        The last step is evaluated, and every `eval_every_steps` steps those at least half an interval before it: the
+        interval is rounded, so that the last epoch would be evaluated twice within a few steps.
+        """
+        is_close_to_end = 2 * (self.num_steps - step) < self.eval_every_steps
+        return step >= self.num_steps or (step % self.eval_every_steps == 0 and not is_close_to_end)
+
+    @property
+    def num_evals(self) -> int:
+        """Number of evaluations in the complete training."""
+        return sum(map(self.is_eval_step, {*range(0, self.num_steps, self.eval_every_steps), self.num_steps} - {0}))
 
     def __str__(self) -> str:
         return f"{self._summary} ({self.epochs:g} epochs)"
