@@ -144,7 +144,8 @@ def load_params(workdir: epath.PathLike, best_metric: str = "") -> tuple[int, di
 
     Args:
         workdir: folder of the run.
-        best_metric: loads the checkpoint with the highest value of this metric, e.g. "top1"; "": the newest.
+        best_metric: loads the checkpoint with the highest value of this metric, e.g. "top1", the newest of equal ones;
+            "": the newest.
 
     Returns:
         The step, and the parameters as NumPy arrays.
@@ -177,7 +178,7 @@ def load_params(workdir: epath.PathLike, best_metric: str = "") -> tuple[int, di
 def _best_step(manager: ocp.CheckpointManager, metric: str) -> int | None:
     metrics = {step: manager.metrics(step) for step in manager.all_steps()}
     scores = {step: values[metric] for step, values in metrics.items() if values and metric in values}
-    return max(scores, key=scores.__getitem__) if scores else manager.latest_step()
+    return max(scores, key=lambda step: (scores[step], step)) if scores else manager.latest_step()
 
 
 @contextmanager

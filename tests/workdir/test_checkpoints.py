@@ -88,6 +88,11 @@ def test_a_checkpoint_that_is_evaluated_after_its_save_can_be_the_best(tmp_path)
     np.testing.assert_array_equal(params["proj"], np.full(3, 2.0))
 
 
+def test_the_newest_of_equally_good_checkpoints_is_loaded(tmp_path):
+    save(tmp_path, [1, 2, 3], metrics=lambda step: {"top1": 0.25 if step == 3 else 0.5})
+    assert load_params(tmp_path, "top1")[0] == 2
+
+
 def test_without_a_best_metric_only_the_newest_checkpoints_are_kept(tmp_path):
     save(tmp_path, [1, 2, 3, 4], max_to_keep=2, best_metric="", metrics=lambda step: {"top1": 1.0 / step})
     assert saved_steps(tmp_path) == [3, 4]
