@@ -28,7 +28,8 @@ _STEPS_BEHIND = 2  # delay of reading metrics, in steps: logging does not wait f
 class TrainLogger:
     """Collects the metrics of every step on the device, and writes their averages once they are computed.
 
-    Only process 0 writes. The logger also detects a loss that is not finite.
+    Only process 0 writes. The logger also detects a loss that is not finite. With several hosts, the bad_* metrics of
+    the training count the bad records of process 0 only.
 
     A line of metrics.jsonl covers the steps since the previous line. Lines are written at every multiple of
     log.every_steps, at the last step, and when a preemption stops the run. A resumed run replaces the line of the
@@ -63,7 +64,7 @@ class TrainLogger:
         state = state or {"line_step": first_step, "sums": {}, "bad_records": []}
         self._line_step: int = state["line_step"]  # the sums cover the steps after this one
         self._sums: dict[str, float] = collections.defaultdict(float, state["sums"])
-        self._bad_records: dict[int, str] = dict(state["bad_records"])  # record -> kind, of all steps so far
+        self._bad_records: dict[int, str] = dict(state["bad_records"])  # record of this host -> kind, of all steps
         self._interval_start = (first_step, time.monotonic(), 0.0)  # step, seconds, seconds waited for input
         self._newest = (first_step, 0.0)  # step, seconds waited for input
         self._warned_slow_input = self._tracing = False
@@ -82,7 +83,8 @@ class TrainLogger:
             step: completed steps, this one included.
             metrics: of the training step, float32 scalars on the device.
             waited: seconds that the loop has waited for input since it started.
-            bad: bad records of the steps up to this one -> kind. Those of earlier steps may be missing.
+            bad: bad records that this host read for the steps up to this one -> kind. Those of earlier steps may be
+                missing.
 
         Raises:
             UserError: a loss was not finite and config.optimizer.nonfinite is "stop".

@@ -55,7 +55,7 @@ def device_batches(
     """Batches on the devices from step `first_step` on. This host reads only the rows of its own devices.
 
     Yields (batch, bad records up to this batch -> kind). The second depends only on the data and the step, although
-    later batches are already being read.
+    later batches are already being read. It contains the records that this host reads, not those of other hosts.
     """
     config = train_step.config
     order = mixing.order(config.batch_size, mix_group(config))
