@@ -68,5 +68,5 @@ def test_a_model_directory_is_checked_against_its_sizes(directory, tmp_path):
         model_directory.read(tmp_path)
     (tmp_path / "config.json").write_bytes((directory / "config.json").read_bytes())
     (tmp_path / "labels.txt").write_text("a\nb\n")  # two names, three text features
-    with pytest.raises(UserError, match="text_features"):
+    with pytest.raises(UserError, match="other class names than the text features"):
         model_directory.read(tmp_path)
