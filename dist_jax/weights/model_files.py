@@ -279,7 +279,7 @@ def _clip_difference(first: BackboneModel, second: BackboneModel) -> str:
         return ", ".join(sizes)
     a, b = _leaves(first), _leaves(second)
     if a.keys() != b.keys():
-        return "one of them is quantised"
+        return "only one of them is quantised"
     gaps = {
         path: float(np.max(np.abs(np.asarray(a[path], np.float32) - np.asarray(b[path], np.float32)))) for path in a
     }

@@ -122,7 +122,7 @@ def test_a_folder_that_cannot_be_created_raises_an_error(tmp_path):
 
 @pytest.mark.parametrize("name", ["val.json", "val.csv", "val.md", "val_confusion.png"])
 def test_a_new_file_replaces_the_old_one_at_once(tmp_path, name):
-    """Who has opened the old file reads all of it."""
+    """A process that has the old file open still reads all of it."""
     write(tmp_path, SINGLE, plots=True)
     file = tmp_path / "my run" / "results" / name
     old = file.read_bytes()
