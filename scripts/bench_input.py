@@ -20,7 +20,6 @@ import concurrent.futures
 import dataclasses
 import importlib.util
 import multiprocessing
-import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -62,6 +61,8 @@ def main() -> None:
     parser.add_argument("--frames", type=int, default=16, help="T (default: %(default)s)")
     parser.add_argument("--resolution", type=int, default=224, help="H = W (default: %(default)s)")
     args = parser.parse_args()
+    from dist_jax.data import num_cores  # not above: see TYPE_CHECKING
+
     if args.clips < BATCH_SIZE:
         parser.error(f"--clips={args.clips}: must be at least {BATCH_SIZE}")
     with tempfile.TemporaryDirectory() as temporary:
@@ -71,7 +72,7 @@ def main() -> None:
         paths = sorted(str(path) for path in videos.rglob("*.mp4"))
         if not paths:
             raise UserError(f"--videos={videos}: no .mp4 file in this folder")
-        num_workers = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        num_workers = num_cores()
         print(f"{args.frames} frames per clip, {num_workers} cores, {len(paths)} videos\n")
         compare_with_videos(records, paths, args.frames, args.clips, num_workers)
         measure_stages(records, args.frames, args.resolution, args.clips)

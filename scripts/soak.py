@@ -4,7 +4,7 @@
 
 All arguments after -- are flags of dist_jax.main. Prints a table of the kills. Exit status 1 if the two runs end
 differently: in a parameter, in a line of metrics.jsonl (without the measured metrics, e.g. clips_per_second), or in the
-number of lines. Resumed runs start inside a log interval, because the save interval is not a multiple of it.
+number of lines. The save interval must not be a multiple of the log interval, so that runs also resume inside one.
 Use a configuration that trains for minutes and saves every few seconds, so that some kills hit a save.
 """
 

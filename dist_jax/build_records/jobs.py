@@ -15,13 +15,12 @@ from dist_jax.build_records.build_plan import BuildPlan, job_folder, load_plan, 
 from dist_jax.data import record_index, records
 from dist_jax.errors import UserError, one_line, warn
 from dist_jax.files import exists, is_remote, join, list_names, make_folder, read_text, remove, write_text
-from dist_jax.video import video_list
+from dist_jax.video import opening, video_list
 from dist_jax.video.class_folders import SkippedFile
 
 _FAILURE_COLUMNS = ("name", "path", "label", "start", "end", "reason")
 _SKIPPED_COLUMNS = ("name", "path", "reason")
 _LOCK = "lock"  # file in the folder of a job
-_URL = ("http://", "https://")  # FFmpeg reads these; `files.exists` does not support them
 
 
 def check(prefix: str, plan: BuildPlan, overwrite: bool) -> None:
@@ -127,7 +126,8 @@ def write_skipped(path: str, name: str, skipped: Sequence[SkippedFile]) -> None:
 def check_videos(segments: Sequence[video_list.VideoSegment], video_folder: str) -> None:
     """Raises UserError if none of the videos exists: the folder is wrong. Some missing videos are not an error."""
     paths = [join(video_folder, segment.path) for segment in segments]
-    if not any(path.startswith(_URL) or exists(path) for path in paths):
+    # FFmpeg reads URLs; `files.exists` does not support them.
+    if not any(path.startswith(opening.HTTP) or exists(path) for path in paths):
         raise UserError(f"0 of {len(paths)} videos exist, first missing {paths[0]}; check --videos")
 
 

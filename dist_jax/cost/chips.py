@@ -32,8 +32,8 @@ _CUBES = _slices("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", 
 _GIB = 2**30
 # Peak, bandwidths, slices, machine types: cloud.google.com/tpu/docs/v4, v5e, v5p, v6e. Memory: the limit in the message
 # of libtpu 0.0.42 for a program that is too large. Clock: v4 from arXiv 2304.01433, table 4; the others are the peak
-# divided by the operations per cycle: 2^17 (v5e), 2^18 (v5p) and 2^19 (v6e). For a product of two
-# matrices of 8192 x 8192, libtpu estimates 88 % (v5e), 70 % (v6e), 90 % (v5p) and 93 % (v4) of the peak.
+# divided by the operations per cycle: 2^17 (v5e), 2^18 (v5p) and 2^19 (v6e). For a product of two matrices
+# of 8192 x 8192, libtpu estimates 88 % (v5e), 70 % (v6e), 90 % (v5p) and 93 % (v4) of the peak.
 TPU_CHIPS = {
     chip.name: chip
     for chip in (

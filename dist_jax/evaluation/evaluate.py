@@ -1,7 +1,6 @@
 """Evaluation of a run or of initial weights on data.val, and the result files."""
 
 import dataclasses
-import glob
 import json
 from collections.abc import Callable, Mapping, Sequence
 
@@ -23,10 +22,10 @@ from dist_jax.evaluation.metrics import METRICS, MULTI_LABEL_METRICS, compute_me
 from dist_jax.evaluation.results import Scores, summary_line, write_results
 from dist_jax.evaluation.run_scores import LABELS, write_run_scores
 from dist_jax.evaluation.scoring import VideoLogits, compute_logits, make_eval_function
-from dist_jax.evaluation.splits import read_splits
+from dist_jax.evaluation.splits import check_video_lists, read_splits
 from dist_jax.evaluation.view_scores import sum_views, to_scores
 from dist_jax.experiment import Experiment, build
-from dist_jax.files import exists, make_folder, read_text, write_text
+from dist_jax.files import make_folder, write_text
 from dist_jax.models.networks import NO_NETWORK
 from dist_jax.weights.init_from import load_initial
 from dist_jax.workdir.checkpoints import load_params
@@ -219,19 +218,10 @@ def check_files(config: ml_collections.ConfigDict, class_names: Mapping[str, Seq
             epic_annotations.read_groups(settings.epic_annotations)
         return
     for item in filter(None, settings.video_lists.split(",")):
-        _check_video_lists(item)
+        check_video_lists(item)
     if settings.class_lists:
         (names,) = class_names.values()
         read_splits(settings, names, [], np.arange(len(names)))  # as if each class had one video
-
-
-def _check_video_lists(item: str) -> None:
-    """Raises UserError if a list of eval.video_lists, or the lists that match a glob, are missing or empty."""
-    paths = sorted(glob.glob(item)) if glob.has_magic(item) else [item]
-    if not paths or not all(map(exists, paths)):
-        raise UserError(f"eval.video_lists: {item} does not exist; use the published lists of the test videos")
-    if not any(read_text(path).strip() for path in paths):
-        raise UserError(f"eval.video_lists: {item} lists no videos; use the published lists of the test videos")
 
 
 def bad_records_file(workdir: str) -> epath.Path:

@@ -62,10 +62,23 @@ def read_splits(
     return [Split("all", np.arange(len(ids)))]
 
 
+def check_video_lists(item: str) -> None:
+    """Raises UserError if an item of eval.video_lists, a list or a glob of lists, is missing or empty."""
+    paths = _list_paths(item)
+    if not paths or not all(map(exists, paths)):
+        raise UserError(f"eval.video_lists: {item} does not exist; use the published lists of the test videos")
+    if not any(read_text(path).strip() for path in paths):
+        raise UserError(f"eval.video_lists: {item} lists no videos; use the published lists of the test videos")
+
+
+def _list_paths(item: str) -> list[str]:
+    """The path of a list, or the sorted paths of the lists that match a glob."""
+    return sorted(glob.glob(item)) if glob.has_magic(item) else [item]
+
+
 def _video_split(item: str, numbers: dict[str, int]) -> Split:
     """The split of a list, or of the lists that match a glob."""
-    paths = sorted(glob.glob(item)) if glob.has_magic(item) else [item]
-    listed = [name for path in paths for name in _listed_videos(path)]
+    listed = [name for path in _list_paths(item) for name in _listed_videos(path)]
     _check_unique(item, listed)
     rows = [numbers[_key(name)] for name in listed if _key(name) in numbers]
     if not rows:

@@ -72,7 +72,7 @@ def open_output(option: str, path: str) -> Iterator[IO[str]]:
 
 
 class _RawOutput(io.FileIO):
-    """A file whose write errors are UserErrors with the name of the option."""
+    """A file that raises a UserError with the name of the option if it cannot be written."""
 
     option = ""
 

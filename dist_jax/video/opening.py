@@ -15,7 +15,7 @@ from dist_jax.errors import UserError
 
 _DEFAULT_STREAM_PIXELS = 5_000_000  # ffmpeg's preference of a default stream, in pixels of the frame size
 _CAMERA_FORMATS = {"linux": "v4l2"}  # of /dev/video..., by sys.platform
-_HTTP = ("http://", "https://")
+HTTP = ("http://", "https://")
 _HTTP_TIMEOUT_S = 60.0  # maximum time to open and for each read; a server that stalls must not block a worker for ever
 _SEEKABLE_FORMATS = ("mov,mp4", "matroska")  # prefixes of FFmpeg's names
 
@@ -62,7 +62,7 @@ def open_video(path: str) -> Iterator[OpenVideo]:
     """
     with _readable(path), contextlib.ExitStack() as stack:
         source = _av_source(path, stack)
-        timeout = _HTTP_TIMEOUT_S if isinstance(source, str) and source.startswith(_HTTP) else None
+        timeout = _HTTP_TIMEOUT_S if isinstance(source, str) and source.startswith(HTTP) else None
         container = av.open(source, "r", timeout=timeout, metadata_errors="replace")
         yield _choose(path, stack.enter_context(container))
 
@@ -142,7 +142,7 @@ def choose_stream(streams: Sequence[av.VideoStream]) -> av.VideoStream | None:
 
 def _av_source(path: str, stack: contextlib.ExitStack) -> str | IO[bytes]:
     """The argument of av.open: a name with protocol, or an open file on a file system that FFmpeg does not support."""
-    if path.startswith(_HTTP):
+    if path.startswith(HTTP):
         return path
     if not files.is_remote(path):
         if os.path.exists(path) and not os.path.isfile(path):  # opening a pipe would wait for its writer

@@ -1,4 +1,4 @@
-"""Many sets of frames of a file in one pass, for files whose decoding starts at the first frame (AVI, MPEG streams)."""
+"""Reads many sets of frames in one pass, from files that can only be decoded from the first frame (AVI, MPEG)."""
 
 import itertools
 import threading
