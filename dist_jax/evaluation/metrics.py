@@ -95,8 +95,8 @@ def compute_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     num_invalid = int(np.count_nonzero(~np.isfinite(scores).all(axis=1)))
     if num_invalid:
         raise UserError(
-            f"the scores of {num_invalid} of {len(scores)} videos are NaN or infinite; evaluate a checkpoint that has "
-            "not diverged"
+            f"the scores of {num_invalid} of {len(scores)} videos are NaN or infinite: the parameters have diverged; "
+            "delete this checkpoint, and train on from an earlier one with a lower optimizer.learning_rate"
         )
     table = METRICS if labels.ndim == 1 else MULTI_LABEL_METRICS
     return {name: metric(scores, labels) for name, metric in table.items()}

@@ -311,15 +311,23 @@ def test_a_workdir_of_a_different_run_is_refused(changes, message, training_data
         run(training_data, preempted_run[0], **changes)
 
 
-def test_a_nonfinite_loss_stops_the_run_and_keeps_the_last_finite_checkpoint(training_data, preempted_run, tmp_path):
-    workdir = shutil.copytree(preempted_run[0], tmp_path / "resumed")
-    first_step, _ = newest_checkpoint(workdir)
-    changes = {"optimizer__learning_rate": 1e30, "checkpoint__save_every_steps": 1}
-    with pytest.raises(UserError, match=rf"at step {first_step + 2} the loss \(nan\) or its gradient .* is not finite"):
-        run(training_data, workdir, **changes)
-    saved_steps = [int(folder.name) for folder in (workdir / "checkpoints").iterdir()]
-    assert first_step in saved_steps
-    assert max(saved_steps) == first_step + 1  # the last step with a finite loss
+@pytest.mark.parametrize(
+    ("poll", "message"),
+    [
+        (5, r"^at step 5 the loss \(nan\) or its gradient .* is not finite; the update was dropped"),
+        (6, r"^the scores of 11 of 11 videos are NaN or infinite: the parameters have diverged; delete this"),  # step 5
+    ],
+)
+def test_a_diverged_run_stops_and_keeps_earlier_checkpoints(poll, message, training_data, tmp_path):
+    with pytest.raises(train.Preempted), preemption_at(poll):
+        run(training_data, tmp_path)
+    step, _ = newest_checkpoint(tmp_path)
+    assert step == poll - 2
+    # The loss of the next step is finite. Its update is not useful: the loss after it is NaN, and so are all scores.
+    with pytest.raises(UserError, match=message):
+        run(training_data, tmp_path, optimizer__learning_rate=1e30, checkpoint__save_every_steps=1)
+    saved_steps = sorted(int(folder.name) for folder in (tmp_path / "checkpoints").iterdir())
+    assert saved_steps[-2:] == [step, step + 1]
 
 
 @pytest.mark.parametrize(("batch_size", "mesh_shape"), [(8, DATA_PARALLEL), (4, ALL_AXES), (11, SINGLE_DEVICE)])
