@@ -1,6 +1,7 @@
 """Clips of encoded images in TFRecords: SequenceExamples in DMVR's format, and records that TensorFlow parses."""
 
-from collections.abc import Callable, Mapping
+import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -17,25 +18,34 @@ def sequence_source(
 ) -> Source:
     """A source of SequenceExamples. `label_features` maps a label name to its context feature.
 
-    All frames of a record are checked when it is read for the first time, as its checksum is. Later, only the head of
-    each frame and the chosen frames are read. On a disk, these are most pages of a record.
+    All frames of a record are found and checked when it is read for the first time, as its checksum is. Later, only the
+    context and the chosen frames are read. The positions of the frames take 4 bytes each: 0.3 GB for 240,000 clips of
+    300 frames.
     """
-    read_record = record_reader(index)
-    is_checked = np.zeros(len(index), bool)
+    reader = record_reader(index)
+    known_starts: list[Sequence[int] | None] = [None] * len(index)
 
     def read(record: int) -> StoredClip:
-        data = read_record(record)
-        context, starts = sequence_example.parse(data)
-        if not is_checked[record]:
+        data = reader.read(record)
+        starts = known_starts[record]
+        if starts is None:
+            context, starts = sequence_example.parse(data)
             sequence_example.check_frames(data, starts)
-            is_checked[record] = True
+            if sequence_example.leading_context(data) == context:  # TensorFlow always writes it first
+                known_starts[record] = array.array("I" if len(data) < 2**32 else "Q", starts)
+        else:
+            context = sequence_example.leading_context(data)
         labels = _labels(context, label_features)
         names = _bytes_list(context, records.NARRATION_ID) or _bytes_list(context, records.FILENAME)
 
         def image(number: int) -> memoryview:
             return sequence_example.frame_bytes(data, starts[number])
 
-        return encoded_clip(len(starts), image, labels, b" ".join(names), record)
+        def prefetch(numbers: Iterable[int]) -> None:
+            for number in numbers:
+                reader.prefetch(record, starts[number], starts[number + 1] if number + 1 < len(starts) else len(data))
+
+        return encoded_clip(len(starts), image, labels, b" ".join(names), record, prefetch)
 
     def read_labels(record: int) -> dict[str, np.ndarray] | None:
         context = read_context(index, record)
@@ -72,7 +82,12 @@ def parsed_source(
 
 
 def encoded_clip(
-    num_frames: int, image: Callable[[int], Encoded], labels: Mapping[str, np.ndarray], name: bytes, record: int
+    num_frames: int,
+    image: Callable[[int], Encoded],
+    labels: Mapping[str, np.ndarray],
+    name: bytes,
+    record: int,
+    prefetch: Callable[[Iterable[int]], None] = lambda numbers: None,
 ) -> StoredClip:
     """A clip of encoded images of one size.
 
@@ -82,6 +97,7 @@ def encoded_clip(
         labels: by label name, int64, any number.
         name: of the clip; a clip without a name gets its record number.
         record: the record number.
+        prefetch: starts to read the frames with these numbers; called before `image`.
 
     Raises:
         UserError: no frames.
@@ -92,7 +108,9 @@ def encoded_clip(
     size = image_size(image(0))
 
     def frames(indices: np.ndarray, window: np.ndarray) -> EncodedFrames:
-        images = {index: image(index) for index in indices.tolist()}
+        numbers = set(indices.tolist())
+        prefetch(numbers)
+        images = {number: image(number) for number in numbers}
         return EncodedFrames([images[index] for index in indices.tolist()], size, window)
 
     return StoredClip(num_frames, *size, labels, name or str(record).encode(), frames)

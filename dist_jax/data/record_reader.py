@@ -4,7 +4,7 @@ import functools
 import mmap
 import resource
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 import tensorflow as tf
@@ -13,45 +13,76 @@ from dist_jax.data.checksum import masked_crc32c
 from dist_jax.data.record_index import CHECKSUM_BYTES, FRAMING_BYTES, HEADER_BYTES, ShardIndex, is_valid_header
 from dist_jax.files import is_remote
 
-ReadRecord = Callable[[int], memoryview]
+_PREFETCH_BYTES = 1 << 17  # Linux ignores the part of a larger range (queue/read_ahead_kb, 128 by default)
+
 Parsed = TypeVar("Parsed")
 Result = TypeVar("Result")
+
+
+class RecordReader(Protocol):
+    """Reads the bytes of records. Several threads may use it."""
+
+    def read(self, record: int) -> memoryview:
+        """The bytes of a record. Raises ChecksumError if it is damaged."""
+
+    def prefetch(self, record: int, first: int, end: int) -> None:
+        """Starts to read the bytes from `first` to `end` (exclusive) of a record from the disk."""
 
 
 class ChecksumError(Exception):
     """The bytes of a record do not have the checksum that is stored with them."""
 
 
-def record_reader(index: ShardIndex) -> ReadRecord:
-    """Returns a function: record number -> the record's bytes. Several threads may call it.
+def record_reader(index: ShardIndex) -> RecordReader:
+    """A reader of local shards that are mapped, or of remote shards (gs:// and others)."""
+    return _RemoteRecords(index) if any(is_remote(path) for path in index.paths) else _MappedRecords(index)
 
-    Local shards are mapped: later code copies only the bytes that it needs. The checksum of a record is verified when
-    this function reads it for the first time. Remote records (gs:// and others) are read and verified each time.
 
-    A local shard must not become shorter while it is mapped: the operating system then ends the process (SIGBUS).
+class _MappedRecords:
+    """Local shards are mapped: later code reads only the bytes that it needs.
 
-    The function raises ChecksumError for a damaged record.
+    The checksum of a record is verified when it is read for the first time. The system reads no bytes ahead except
+    those of `prefetch`, because the next frames of a clip are far away.
+
+    A shard must not become shorter while it is mapped: the operating system then ends the process (SIGBUS).
     """
-    return _remote_reader(index) if any(is_remote(path) for path in index.paths) else _mapped_reader(index)
+
+    def __init__(self, index: ShardIndex) -> None:
+        self._index = index
+        self._is_verified = np.zeros(len(index), bool)
+        self._map = functools.lru_cache(_max_mapped_shards())(_map_file)
+
+    def read(self, record: int) -> memoryview:
+        shard, start, length = self._position(record)
+        if not self._is_verified[record]:
+            _prefetch(shard, start, start + length)
+            _verify(memoryview(shard)[start - HEADER_BYTES : start + length + CHECKSUM_BYTES], length)
+            self._is_verified[record] = True
+        return memoryview(shard)[start : start + length]
+
+    def prefetch(self, record: int, first: int, end: int) -> None:
+        shard, start, _ = self._position(record)
+        _prefetch(shard, start + first, start + end)
+
+    def _position(self, record: int) -> tuple[mmap.mmap, int, int]:
+        """The mapped shard of a record, its first byte there and its length."""
+        index = self._index
+        shard = self._map(index.paths[index.shard[record]])
+        return shard, int(index.offset[record]) + HEADER_BYTES, int(index.length[record])
 
 
-def _mapped_reader(index: ShardIndex) -> ReadRecord:
-    is_verified = np.zeros(len(index), bool)
+def _map_file(path: str) -> mmap.mmap:
+    with open(path, "rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    mapped.madvise(mmap.MADV_RANDOM)
+    return mapped
 
-    @functools.lru_cache(_max_mapped_shards())
-    def map_shard(shard: int) -> memoryview:
-        with open(index.paths[shard], "rb") as file:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
-    def read(record: int) -> memoryview:
-        start, length = int(index.offset[record]), int(index.length[record])
-        framed = map_shard(int(index.shard[record]))[start : start + length + FRAMING_BYTES]
-        if not is_verified[record]:
-            _verify(framed, length)
-            is_verified[record] = True
-        return framed[HEADER_BYTES:-CHECKSUM_BYTES]
-
-    return read
+def _prefetch(mapped: mmap.mmap, start: int, end: int) -> None:
+    """Starts to read the pages of the bytes from `start` to `end`, or to the end of a file that is shorter."""
+    end = min(end, len(mapped))
+    for first in range(start // mmap.PAGESIZE * mmap.PAGESIZE, end, _PREFETCH_BYTES):
+        mapped.madvise(mmap.MADV_WILLNEED, first, min(end - first, _PREFETCH_BYTES))
 
 
 def _max_mapped_shards() -> int | None:
@@ -73,9 +104,15 @@ def _verify(framed: memoryview, length: int) -> None:
         raise ChecksumError("the data of the record are damaged")
 
 
-def _remote_reader(index: ShardIndex) -> ReadRecord:
-    # NumPy can use the memory of numbers, but not that of a string: Python would copy it, and lock other threads.
-    return tensorflow_reader(index, lambda data: tf.io.decode_raw(data, tf.uint8), memoryview)
+class _RemoteRecords:
+    """Records that are read completely, and verified, each time."""
+
+    def __init__(self, index: ShardIndex) -> None:
+        # NumPy can use the memory of numbers, but not that of a string: Python would copy it, and lock other threads.
+        self.read = tensorflow_reader(index, lambda data: tf.io.decode_raw(data, tf.uint8), memoryview)
+
+    def prefetch(self, record: int, first: int, end: int) -> None:
+        """Does nothing: `read` has read the whole record."""
 
 
 def tensorflow_reader(

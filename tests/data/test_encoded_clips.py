@@ -11,7 +11,7 @@ import tensorflow as tf
 from helpers.small_records import NUM_CLASSES, decoded, example, jpeg, picture, write_shards
 
 from dist_jax import config as configuration
-from dist_jax.data import encoded_clips, pipeline, record_index, records, sources
+from dist_jax.data import encoded_clips, pipeline, record_index, records, sequence_example, sources
 from dist_jax.data.bad_records import BadRecords
 from dist_jax.data.record_reader import ChecksumError
 from dist_jax.errors import UserError
@@ -47,6 +47,33 @@ def test_remote_clips_equal_local_clips(pattern):
         np.testing.assert_array_equal(decoded(clip, *choice), decoded(expected, *choice))
         assert (clip.num_frames, clip.height, clip.width, clip.id) == (6, 24, 32, expected.id)
         np.testing.assert_array_equal(clip.labels["label"], expected.labels["label"])
+
+
+def test_later_reads_of_a_local_record_use_only_its_context_and_the_chosen_frames(pattern):
+    index, source = record_index.load_index(pattern), open_pattern(pattern)
+    expected = decoded(source.read(0), [0, 3])
+    start, length = int(index.offset[0]) + record_index.HEADER_BYTES, int(index.length[0])
+    data = Path(index.paths[0]).read_bytes()[start : start + length]
+    _, frame_starts = sequence_example.parse(memoryview(data))
+    with open(index.paths[0], "r+b") as file:  # the mapped record changes, too
+        for frame in (1, 2, 4, 5):
+            file.seek(start + frame_starts[frame])
+            file.write(bytes(100))
+    clip = source.read(0)
+    np.testing.assert_array_equal(decoded(clip, [0, 3]), expected)
+    with pytest.raises(UserError, match="is not a list of bytes"):
+        decoded(clip, [1])
+
+
+def test_a_context_after_the_frames_is_found_at_every_read(tmp_path):
+    record = tf.train.SequenceExample.FromString(example(4))
+    context, frames = tf.train.SequenceExample(), tf.train.SequenceExample()
+    context.context.CopyFrom(record.context)
+    frames.feature_lists.CopyFrom(record.feature_lists)
+    parts = [frames.SerializeToString(), context.SerializeToString()]
+    source = open_pattern(write_shards(tmp_path, [b"".join(parts)], shards=1))
+    for _ in range(2):
+        assert source.read(0).id == b"4.mp4"
 
 
 def test_a_window_of_a_clip_is_cut_out_of_its_frames(pattern):
