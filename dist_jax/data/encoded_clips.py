@@ -1,7 +1,8 @@
 """Clips of encoded images in TFRecords: SequenceExamples in DMVR's format, and records that TensorFlow parses."""
 
 import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -13,39 +14,40 @@ from dist_jax.data.source import Source, StoredClip
 from dist_jax.errors import UserError
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Contents:
+    """What a source remembers of a record: everything but its frames."""
+
+    positions: Sequence[int]  # start of each frame, and the end of the last one, in the record
+    size: tuple[int, int]  # height and width of the frames, pixels
+    labels: dict[str, np.ndarray]  # as in StoredClip
+    name: bytes
+
+
 def sequence_source(
     index: record_index.ShardIndex, label_features: Mapping[str, str], num_classes: Mapping[str, int]
 ) -> Source:
     """A source of SequenceExamples. `label_features` maps a label name to its context feature.
 
-    All frames of a record are found and checked when it is read for the first time, as its checksum is. Later, only the
-    context and the chosen frames are read. The positions of the frames take 4 bytes each: 0.3 GB for 240,000 clips of
-    300 frames.
+    The first read of a record verifies its checksum and checks all frames. The source remembers the rest of the record:
+    later reads of a local record read the chosen frames only. It takes 1.8 kB for 300 frames, 0.4 GB for 240,000 clips.
     """
     reader = record_reader(index)
-    known_starts: list[Sequence[int] | None] = [None] * len(index)
+    known: list[_Contents | None] = [None] * len(index)
 
     def read(record: int) -> StoredClip:
-        data = reader.read(record)
-        starts = known_starts[record]
-        if starts is None:
-            context, starts = sequence_example.parse(data)
-            sequence_example.check_frames(data, starts)
-            if sequence_example.leading_context(data) == context:  # TensorFlow always writes it first
-                known_starts[record] = array.array("I" if len(data) < 2**32 else "Q", starts)
-        else:
-            context = sequence_example.leading_context(data)
-        labels = _labels(context, label_features)
-        names = _bytes_list(context, records.NARRATION_ID) or _bytes_list(context, records.FILENAME)
+        data, contents = None, known[record]
+        if contents is None:
+            data = reader.read(record)
+            contents = known[record] = _contents(data, label_features)
 
-        def image(number: int) -> memoryview:
-            return sequence_example.frame_bytes(data, starts[number])
+        def images(numbers: Sequence[int]) -> list[memoryview]:
+            parts = [(contents.positions[number], contents.positions[number + 1]) for number in numbers]
+            frames = reader.read_parts(record, parts) if data is None else [data[first:end] for first, end in parts]
+            return [sequence_example.frame_bytes(frame, 0) for frame in frames]
 
-        def prefetch(numbers: Iterable[int]) -> None:
-            for number in numbers:
-                reader.prefetch(record, starts[number], starts[number + 1] if number + 1 < len(starts) else len(data))
-
-        return encoded_clip(len(starts), image, labels, b" ".join(names), record, prefetch)
+        num_frames = len(contents.positions) - 1
+        return encoded_clip(num_frames, images, contents.labels, contents.name, record, contents.size)
 
     def read_labels(record: int) -> dict[str, np.ndarray] | None:
         context = read_context(index, record)
@@ -73,31 +75,31 @@ def parsed_source(
     def read(record: int) -> StoredClip:
         encoded, labels = read_record(record)
 
-        def image(number: int) -> bytes:
-            return encoded[number].numpy()  # copies this frame only
+        def images(numbers: Sequence[int]) -> list[bytes]:
+            return [encoded[number].numpy() for number in numbers]  # copies these frames only
 
-        return encoded_clip(len(encoded), image, labels, b"", record)
+        return encoded_clip(len(encoded), images, labels, b"", record)
 
     return Source(len(index), num_classes, read, index.location, index.identity)
 
 
 def encoded_clip(
     num_frames: int,
-    image: Callable[[int], Encoded],
+    images: Callable[[Sequence[int]], Sequence[Encoded]],
     labels: Mapping[str, np.ndarray],
     name: bytes,
     record: int,
-    prefetch: Callable[[Iterable[int]], None] = lambda numbers: None,
+    size: tuple[int, int] | None = None,
 ) -> StoredClip:
     """A clip of encoded images of one size.
 
     Args:
         num_frames: number of images.
-        image: frame number -> JPEG or PNG.
+        images: different frame numbers -> JPEGs or PNGs.
         labels: by label name, int64, any number.
         name: of the clip; a clip without a name gets its record number.
         record: the record number.
-        prefetch: starts to read the frames with these numbers; called before `image`.
+        size: height and width of the images, pixels; None: those of the first one.
 
     Raises:
         UserError: no frames.
@@ -105,15 +107,14 @@ def encoded_clip(
     """
     if not num_frames:
         raise UserError("the record contains no frames")
-    size = image_size(image(0))
+    height, width = size or image_size(images([0])[0])
 
     def frames(indices: np.ndarray, window: np.ndarray) -> EncodedFrames:
-        numbers = set(indices.tolist())
-        prefetch(numbers)
-        images = {number: image(number) for number in numbers}
-        return EncodedFrames([images[index] for index in indices.tolist()], size, window)
+        numbers = list(dict.fromkeys(indices.tolist()))
+        by_number = dict(zip(numbers, images(numbers), strict=True))
+        return EncodedFrames([by_number[number] for number in indices.tolist()], (height, width), window)
 
-    return StoredClip(num_frames, *size, labels, name or str(record).encode(), frames)
+    return StoredClip(num_frames, height, width, labels, name or str(record).encode(), frames)
 
 
 def read_context(index: record_index.ShardIndex, record: int) -> tf.train.Features | None:
@@ -128,6 +129,18 @@ def read_context(index: record_index.ShardIndex, record: int) -> tf.train.Featur
         return sequence_example.leading_context(data)
     except UserError:
         return None
+
+
+def _contents(data: memoryview, label_features: Mapping[str, str]) -> _Contents:
+    """Parses and checks a record. Raises UserError, and ImageError as `image_size`."""
+    context, positions = sequence_example.parse(data)
+    if not positions:
+        raise UserError("the record contains no frames")
+    sequence_example.check_frames(data, positions)
+    size = image_size(sequence_example.frame_bytes(data, positions[0]))
+    names = _bytes_list(context, records.NARRATION_ID) or _bytes_list(context, records.FILENAME)
+    compact = array.array("I" if len(data) < 2**32 else "Q", positions)  # 4 or 8 bytes per frame
+    return _Contents(compact, size, _labels(context, label_features), b" ".join(names))
 
 
 def _labels(context: tf.train.Features, label_features: Mapping[str, str]) -> dict[str, np.ndarray]:

@@ -1,118 +1,119 @@
 """Reads the bytes of a record by its number."""
 
+import contextlib
 import functools
-import mmap
+import os
 import resource
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 from typing import Protocol, TypeVar
 
-import numpy as np
 import tensorflow as tf
 
 from dist_jax.data.checksum import masked_crc32c
 from dist_jax.data.record_index import CHECKSUM_BYTES, FRAMING_BYTES, HEADER_BYTES, ShardIndex, is_valid_header
 from dist_jax.files import is_remote
 
-_PREFETCH_BYTES = 1 << 17  # Linux ignores the part of a larger range (queue/read_ahead_kb, 128 by default)
-
 Parsed = TypeVar("Parsed")
 Result = TypeVar("Result")
-
-
-class RecordReader(Protocol):
-    """Reads the bytes of records. Several threads may use it."""
-
-    def read(self, record: int) -> memoryview:
-        """The bytes of a record. Raises ChecksumError if it is damaged."""
-
-    def prefetch(self, record: int, first: int, end: int) -> None:
-        """Starts to read the bytes from `first` to `end` (exclusive) of a record from the disk."""
 
 
 class ChecksumError(Exception):
     """The bytes of a record do not have the checksum that is stored with them."""
 
 
+class RecordReader(Protocol):
+    """Reads records. Several threads may use it."""
+
+    def read(self, record: int) -> memoryview:
+        """The bytes of a record. Raises ChecksumError if it is damaged."""
+
+    def read_parts(self, record: int, parts: Sequence[tuple[int, int]]) -> list[memoryview]:
+        """Parts of a record that `read` has verified. A part is the position of its first byte and its end."""
+
+
 def record_reader(index: ShardIndex) -> RecordReader:
-    """A reader of local shards that are mapped, or of remote shards (gs:// and others)."""
-    return _RemoteRecords(index) if any(is_remote(path) for path in index.paths) else _MappedRecords(index)
+    """A reader of local or remote shards (gs:// and others)."""
+    return _RemoteRecords(index) if any(is_remote(path) for path in index.paths) else _LocalRecords(index)
 
 
-class _MappedRecords:
-    """Local shards are mapped: later code reads only the bytes that it needs.
-
-    The checksum of a record is verified when it is read for the first time. The system reads no bytes ahead except
-    those of `prefetch`, because the next frames of a clip are far away.
-
-    A shard must not become shorter while it is mapped: the operating system then ends the process (SIGBUS).
-    """
+class _LocalRecords:
+    """Reads local shards without Python's global lock, so that other threads work while this one waits for a disk."""
 
     def __init__(self, index: ShardIndex) -> None:
         self._index = index
-        self._is_verified = np.zeros(len(index), bool)
-        self._map = functools.lru_cache(_max_mapped_shards())(_map_file)
+        self._open = functools.lru_cache(_max_open_shards())(_File)
 
     def read(self, record: int) -> memoryview:
-        shard, start, length = self._position(record)
-        if not self._is_verified[record]:
-            _prefetch(shard, start, start + length)
-            _verify(memoryview(shard)[start - HEADER_BYTES : start + length + CHECKSUM_BYTES], length)
-            self._is_verified[record] = True
-        return memoryview(shard)[start : start + length]
+        file, start, length = self._position(record)
+        header = file.read(start - HEADER_BYTES, HEADER_BYTES)  # first: a damaged length can be that of a shard
+        if header[:8] != length.to_bytes(8, "little") or not is_valid_header(header):
+            raise ChecksumError("the header of the record is damaged")
+        framed = file.read(start, length + CHECKSUM_BYTES)
+        data, checksum = framed[:length], framed[length:]
+        if masked_crc32c(data) != int.from_bytes(checksum, "little"):
+            raise ChecksumError("the data of the record are damaged")
+        return data
 
-    def prefetch(self, record: int, first: int, end: int) -> None:
-        shard, start, _ = self._position(record)
-        _prefetch(shard, start + first, start + end)
+    def read_parts(self, record: int, parts: Sequence[tuple[int, int]]) -> list[memoryview]:
+        file, start, _ = self._position(record)
+        for first, end in parts:
+            file.prefetch(start + first, end - first)
+        return [file.read(start + first, end - first) for first, end in parts]
 
-    def _position(self, record: int) -> tuple[mmap.mmap, int, int]:
-        """The mapped shard of a record, its first byte there and its length."""
+    def _position(self, record: int) -> tuple["_File", int, int]:
+        """The shard of a record, the position of its first byte there and its length."""
         index = self._index
-        shard = self._map(index.paths[index.shard[record]])
-        return shard, int(index.offset[record]) + HEADER_BYTES, int(index.length[record])
+        file = self._open(index.paths[index.shard[record]])
+        return file, int(index.offset[record]) + HEADER_BYTES, int(index.length[record])
 
 
-def _map_file(path: str) -> mmap.mmap:
-    with open(path, "rb") as file:
-        mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    mapped.madvise(mmap.MADV_RANDOM)
-    return mapped
+class _File:
+    """A file for reading. It is closed when nothing refers to it, so that threads can share it."""
+
+    def __init__(self, path: str) -> None:
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
+
+    def read(self, start: int, length: int) -> memoryview:
+        """Bytes from position `start`; fewer than `length` at the end of the file."""
+        data = os.pread(self._descriptor, length, start)
+        while len(data) < length and (more := os.pread(self._descriptor, length - len(data), start + len(data))):
+            data += more  # the system reads at most 2 GiB at a time
+        return memoryview(data)
+
+    def prefetch(self, start: int, length: int) -> None:
+        """Starts to read bytes into the memory of the system. Does nothing where the system cannot."""
+        if hasattr(os, "posix_fadvise"):  # not on macOS
+            with contextlib.suppress(OSError):
+                os.posix_fadvise(self._descriptor, start, length, os.POSIX_FADV_WILLNEED)
 
 
-def _prefetch(mapped: mmap.mmap, start: int, end: int) -> None:
-    """Starts to read the pages of the bytes from `start` to `end`, or to the end of a file that is shorter."""
-    end = min(end, len(mapped))
-    for first in range(start // mmap.PAGESIZE * mmap.PAGESIZE, end, _PREFETCH_BYTES):
-        mapped.madvise(mmap.MADV_WILLNEED, first, min(end - first, _PREFETCH_BYTES))
-
-
-def _max_mapped_shards() -> int | None:
+def _max_open_shards() -> int | None:
     """A quarter of the files that this process may open; None: any number.
 
-    A mapped file stays open. Systems allow 256 or 1024 open files by default, and a data set can have more shards. The
-    rest is for the other split, checkpoints and logs.
+    Systems allow 256 or 1024 open files by default, and a data set can have more shards. The rest is for the other
+    split, checkpoints and logs.
     """
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return None if limit == resource.RLIM_INFINITY else max(1, limit // 4)
 
 
-def _verify(framed: memoryview, length: int) -> None:
-    """Checks a record of `length` bytes with its header and checksum."""
-    header, data, checksum = framed[:HEADER_BYTES], framed[HEADER_BYTES:-CHECKSUM_BYTES], framed[-CHECKSUM_BYTES:]
-    if len(data) != length or header[:8] != length.to_bytes(8, "little") or not is_valid_header(header):
-        raise ChecksumError("the header of the record is damaged")
-    if masked_crc32c(data) != int.from_bytes(checksum, "little"):
-        raise ChecksumError("the data of the record are damaged")
-
-
 class _RemoteRecords:
-    """Records that are read completely, and verified, each time."""
+    """Reads a whole record, and verifies it, each time."""
 
     def __init__(self, index: ShardIndex) -> None:
         # NumPy can use the memory of numbers, but not that of a string: Python would copy it, and lock other threads.
-        self.read = tensorflow_reader(index, lambda data: tf.io.decode_raw(data, tf.uint8), memoryview)
+        self._read = tensorflow_reader(
+            index, lambda data: tf.io.decode_raw(data, tf.uint8), lambda data: memoryview(data)
+        )
 
-    def prefetch(self, record: int, first: int, end: int) -> None:
-        """Does nothing: `read` has read the whole record."""
+    def read(self, record: int) -> memoryview:
+        return self._read(record)
+
+    def read_parts(self, record: int, parts: Sequence[tuple[int, int]]) -> list[memoryview]:
+        data = self.read(record)
+        return [data[first:end] for first, end in parts]
 
 
 def tensorflow_reader(

@@ -5,7 +5,7 @@ functions skip frames without reading them. A frame is named by its start: the p
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
@@ -21,11 +21,15 @@ _FRAMES_KEY = records.FRAMES.encode()
 _read_head, _HEAD_BYTES = struct.Struct("<I").unpack_from, 4
 _HEAD_MASK, _LARGE_FIELD_1 = 0x808080FF, 0x0080800A
 
-MAX_CONTEXT_BYTES = 1 << 16  # the largest context that `leading_context` finds
+MAX_CONTEXT_BYTES = 1 << 16  # of a record that are read to find its context without its frames
 
 
 def parse(data: memoryview) -> tuple[tf.train.Features, list[int]]:
-    """The context and the start of each frame. Raises UserError if the record is not a SequenceExample."""
+    """The context, and the start of each frame and the end of the last one; [] if there are no frames.
+
+    Raises:
+        UserError: the record is not a SequenceExample.
+    """
     context = tf.train.Features()
     frames: list[int] = []
     for tag, start, end in _fields(data, 0, len(data)):
@@ -60,9 +64,9 @@ def _parse_context(data: memoryview) -> tf.train.Features:
         raise UserError(f"the context of the record is damaged ({error})") from error
 
 
-def check_frames(data: memoryview, starts: list[int]) -> None:
-    """Raises UserError if a frame is not exactly one value with bytes, inside the record."""
-    for start in starts:
+def check_frames(data: memoryview, positions: Sequence[int]) -> None:
+    """Raises UserError if a frame is not exactly one value with bytes, inside the record. `positions`: see `parse`."""
+    for start in positions[:-1]:
         frame_bytes(data, start)
 
 
@@ -95,7 +99,7 @@ def _varint(data: memoryview, position: int) -> tuple[int, int]:
 
 
 def _frame_starts(data: memoryview, start: int, end: int) -> list[int]:
-    """Starts of the features in the map entry between two positions, if its key is that of the frames; else none."""
+    """As `_feature_starts`, for the map entry between two positions if its key is that of the frames; else []."""
     key_and_value = {tag: (first, last) for tag, first, last in _fields(data, start, end)}
     key_start, key_end = key_and_value.get(_FIELD_1, (0, 0))
     if bytes(data[key_start:key_end]) != _FRAMES_KEY:
@@ -104,7 +108,10 @@ def _frame_starts(data: memoryview, start: int, end: int) -> list[int]:
 
 
 def _feature_starts(data: memoryview, position: int, end: int) -> list[int]:
-    """Starts of the features of a feature list between two positions. Takes most of the time of `parse`."""
+    """Starts of the features of a feature list between two positions, and the end of the last one; [] if it is empty.
+
+    Takes most of the time of `parse`.
+    """
     starts = []
     while position < end:
         head = _read_head(data, position)[0] if position + _HEAD_BYTES <= end else 0
@@ -118,7 +125,7 @@ def _feature_starts(data: memoryview, position: int, end: int) -> list[int]:
             raise UserError(f"the frame at byte {position} of the record is empty or incomplete")
         starts.append(position)
         position += size
-    return starts
+    return [*starts, position] if starts else []
 
 
 def _fields(data: memoryview, position: int, end: int) -> Iterator[tuple[int, int, int]]:

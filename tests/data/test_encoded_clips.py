@@ -18,7 +18,10 @@ from dist_jax.errors import UserError
 
 
 def open_pattern(pattern, label_feature=records.LABEL):
-    index = record_index.load_index(pattern)
+    return open_index(record_index.load_index(pattern), label_feature)
+
+
+def open_index(index, label_feature=records.LABEL):
     return encoded_clips.sequence_source(index, {"label": label_feature}, {"label": NUM_CLASSES})
 
 
@@ -49,23 +52,34 @@ def test_remote_clips_equal_local_clips(pattern):
         np.testing.assert_array_equal(clip.labels["label"], expected.labels["label"])
 
 
-def test_later_reads_of_a_local_record_use_only_its_context_and_the_chosen_frames(pattern):
+def test_later_reads_of_a_local_record_read_only_the_chosen_frames(pattern):
     index, source = record_index.load_index(pattern), open_pattern(pattern)
-    expected = decoded(source.read(0), [0, 3])
-    start, length = int(index.offset[0]) + record_index.HEADER_BYTES, int(index.length[0])
-    data = Path(index.paths[0]).read_bytes()[start : start + length]
-    _, frame_starts = sequence_example.parse(memoryview(data))
-    with open(index.paths[0], "r+b") as file:  # the mapped record changes, too
-        for frame in (1, 2, 4, 5):
-            file.seek(start + frame_starts[frame])
-            file.write(bytes(100))
+    expected = source.read(0)
+    pixels = decoded(expected, [0, 3])
+    path, start, length = Path(index.paths[0]), int(index.offset[0]) + record_index.HEADER_BYTES, int(index.length[0])
+    data = bytearray(path.read_bytes())
+    _, positions = sequence_example.parse(memoryview(data)[start : start + length])
+    for first, end in ((0, positions[0]), (positions[1], positions[3]), (positions[4], length)):
+        data[start + first : start + end] = bytes(end - first)
+    path.write_bytes(data)
     clip = source.read(0)
-    np.testing.assert_array_equal(decoded(clip, [0, 3]), expected)
+    assert (clip.num_frames, clip.id, clip.labels) == (6, expected.id, expected.labels)
+    np.testing.assert_array_equal(decoded(clip, [0, 3]), pixels)
     with pytest.raises(UserError, match="is not a list of bytes"):
         decoded(clip, [1])
 
 
-def test_a_context_after_the_frames_is_found_at_every_read(tmp_path):
+def test_a_shard_that_becomes_shorter_makes_bad_records(pattern):
+    index, source = record_index.load_index(pattern), open_pattern(pattern)
+    source.read(1)
+    os.truncate(index.paths[0], int(index.offset[1]) + 100)
+    with pytest.raises(UserError, match=r"past the end|not a list of bytes"):
+        decoded(source.read(1), [5])
+    with pytest.raises(ChecksumError):
+        open_index(index).read(1)
+
+
+def test_a_context_after_the_frames_is_found(tmp_path):
     record = tf.train.SequenceExample.FromString(example(4))
     context, frames = tf.train.SequenceExample(), tf.train.SequenceExample()
     context.context.CopyFrom(record.context)
@@ -184,5 +198,4 @@ def test_a_new_source_reads_the_new_content_of_a_rewritten_shard(pattern):
     with tf.io.TFRecordWriter(str(path)) as writer:
         writer.write(example(6))
     index = record_index.build_index([str(path)])
-    source = encoded_clips.sequence_source(index, {"label": records.LABEL}, {"label": NUM_CLASSES})
-    assert source.read(0).id == b"6.mp4"
+    assert open_index(index).read(0).id == b"6.mp4"

@@ -1,5 +1,7 @@
 """Finding the context and the frames of a serialized SequenceExample."""
 
+import itertools
+
 import pytest
 import tensorflow as tf
 from helpers.small_records import example
@@ -26,8 +28,11 @@ def test_frames_and_context_of_any_sequence_example_are_found(frames, others, la
         for value in values:
             sequence.feature_lists.feature_list[key].feature.add().bytes_list.value[:] = [value]
     data = memoryview(sequence.SerializeToString())
-    context, starts = sequence_example.parse(data)
-    assert [bytes(sequence_example.frame_bytes(data, start)) for start in starts] == frames
+    context, positions = sequence_example.parse(data)
+    assert len(positions) == (len(frames) + 1 if frames else 0)
+    assert [bytes(sequence_example.frame_bytes(data, start)) for start in positions[:-1]] == frames
+    parts = [data[start:end] for start, end in itertools.pairwise(positions)]
+    assert [bytes(sequence_example.frame_bytes(part, 0)) for part in parts] == frames
     assert context == sequence.context
 
 
@@ -35,30 +40,30 @@ def test_frames_and_context_of_any_sequence_example_are_found(frames, others, la
 @given(st.binary(max_size=60))
 def test_arbitrary_bytes_raise_a_user_error_or_contain_few_frames(data):
     try:
-        _, starts = sequence_example.parse(memoryview(data))
+        _, positions = sequence_example.parse(memoryview(data))
     except UserError:
         return
-    assert len(starts) <= len(data)
+    assert len(positions) <= len(data)
 
 
 @given(st.data())
 def test_an_incomplete_record_is_an_error_or_has_fewer_frames(data):
     serialized = example(1)
-    _, starts = sequence_example.parse(memoryview(serialized))
+    _, positions = sequence_example.parse(memoryview(serialized))
     try:
         _, found = sequence_example.parse(memoryview(serialized[: data.draw(st.integers(0, len(serialized) - 1))]))
     except UserError:
         return
-    assert len(found) < len(starts)
+    assert len(found) < len(positions)
 
 
 def test_a_frame_with_several_values_is_an_error():
     sequence = tf.train.SequenceExample.FromString(example(0))
     sequence.feature_lists.feature_list[records.FRAMES].feature[3].bytes_list.value.append(b"another")
     data = memoryview(sequence.SerializeToString())
-    _, starts = sequence_example.parse(data)
+    _, positions = sequence_example.parse(data)
     with pytest.raises(UserError, match="has several values"):
-        sequence_example.check_frames(data, starts)
+        sequence_example.check_frames(data, positions)
 
 
 def test_frames_that_extend_past_the_record_are_an_error():
