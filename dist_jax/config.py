@@ -63,7 +63,7 @@ def defaults() -> ml_collections.ConfigDict:
         sampling="segments",  # segments: one frame from each of T equal segments | dense: every `stride`-th frame
         stride=4,  # sampling=dense: distance between frames of a clip, in frames of the record
         max_bad_fraction=0.01,  # a run stops if a larger share of the records of a split is unreadable
-        num_threads=0,  # input threads per host; 0: number of cores
+        num_threads=0,  # input threads per host; 0: one more than cores
         prefetch=2,  # batches kept ready on the devices
         dmvr_factory="",  # source=dmvr: importable factory, module:ClassName
         dmvr_options="",  # source=dmvr: factory arguments, a JSON object; `train` and `val` add to it for their split

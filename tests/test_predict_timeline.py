@@ -364,7 +364,7 @@ def test_a_stalled_stream_ends_after_the_timeout_and_keeps_its_lines(folder, cap
 
     try:
         with connect(chunks()) as url, pytest.raises(VideoError, match="the stream has stalled"):
-            run(folder, "--live", url or "-", *LIVE, "--timeout", "2s")
+            run(folder, "--live", url or "-", *LIVE, "--timeout", "5s")
     finally:
         end.set()
     assert len(capsys.readouterr().out.splitlines()) >= 2

@@ -9,6 +9,7 @@ import os
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
+import ml_collections
 import tensorflow as tf
 
 # JAX owns the accelerators. Without these lines TensorFlow reserves their memory at its first operation.
@@ -20,3 +21,8 @@ tf.config.threading.set_intra_op_parallelism_threads(1)  # clips are read in par
 def num_cores() -> int:
     """Number of CPU cores this process may use. In a container this can be less than the machine has."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def input_threads(data: ml_collections.ConfigDict) -> int:
+    """Number of threads that read clips. `data` is config.data. By default one more than cores: one can wait for a disk."""
+    return data.num_threads or num_cores() + 1

@@ -17,7 +17,7 @@ import jax
 import ml_collections
 import numpy as np
 
-from dist_jax.data import clips, num_cores
+from dist_jax.data import clips, input_threads
 from dist_jax.data.bad_records import BadRecords, Problem
 from dist_jax.data.batch_memory import BatchMemory
 from dist_jax.data.clip_seed import ClipSeed
@@ -71,7 +71,7 @@ def train_batches(
 
     reader = RowReader(source, make_row, partial(clips.blank_row, config, source.num_classes), bad_records)
     steps = range(start_step, sys.maxsize)
-    for batch in _batches(reader, steps, candidates_of, shape, config.data.num_threads):
+    for batch in _batches(reader, steps, candidates_of, shape, input_threads(config.data)):
         _check_labels(batch, source)
         bad_records.check(config.data.max_bad_fraction, source.size)
         if np.any(batch["mask"] == 0):
@@ -116,7 +116,7 @@ def eval_batches(
 
     reader = RowReader(source, make_row, partial(clips.blank_row, config, source.num_classes), bad_records)
     steps = range(-(-source.size // config.eval.batch_size))
-    for batch in _batches(reader, steps, candidates_of, shape, config.data.num_threads):
+    for batch in _batches(reader, steps, candidates_of, shape, input_threads(config.data)):
         _check_labels(batch, source, config.eval.has_labels, "; if the records have no labels: eval.has_labels=False")
         bad_records.check(config.data.max_bad_fraction, source.size)
         yield batch
@@ -161,7 +161,6 @@ def _batches(
     Threads fill the rows of this batch, of the next one, and of more if they are small, so that every thread has a row.
     Decoding and resizing run outside Python's global lock.
     """
-    num_threads = num_threads or num_cores()
     num_rows = shape[0]
     num_ahead = max(1, math.ceil(num_threads / num_rows))  # batches
     memory = BatchMemory(shape)

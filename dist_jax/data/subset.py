@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import ml_collections
 import numpy as np
 
-from dist_jax.data import num_cores
+from dist_jax.data import input_threads
 from dist_jax.data.source import Source, StoredClip, label_error, single_label
 from dist_jax.errors import UserError, warn
 
@@ -56,7 +56,7 @@ def select(
     """
     name = single_label(data, "data.shots_per_class" if data.shots_per_class else "data.classes_file")
     numbers = np.array([class_names.index(other) for other in (class_names if listed is None else listed)])
-    readable, classes = first_labels(source, name, split, data.num_threads or num_cores())
+    readable, classes = first_labels(source, name, split, input_threads(data))
     chosen = readable[np.isin(classes, numbers)]
     if split == "train" and data.shots_per_class:
         by_class = {number: readable[classes == number] for number in numbers.tolist()}

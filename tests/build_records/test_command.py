@@ -1,5 +1,6 @@
 import csv
 import fcntl
+import math
 import os
 import signal
 import subprocess
@@ -253,6 +254,7 @@ def test_more_failures_than_max_failures_stop_the_job(build, videos):
 
 def test_failed_csv_is_not_written_after_every_shard(build, monkeypatch):
     calls = []
+    monkeypatch.setattr(command, "_FAILURE_LIST_INTERVAL_S", math.inf)
     write = jobs.write_failures
     monkeypatch.setattr(jobs, "write_failures", lambda *arguments: (calls.append(1), write(*arguments)))
     output = build("--shards=4", lines="a.mp4 up\nb.mp4 up\nabsent.mp4 up\nmissing.mp4 up\n")

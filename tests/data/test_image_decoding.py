@@ -24,7 +24,7 @@ def pillow(image, form, mode=None, **options):
     return file.getvalue()
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_a_window_of_a_jpeg_has_the_pixels_of_pillow_and_tensorflow(data):
     rng = np.random.default_rng(data.draw(st.integers(0, 1000)))

@@ -323,13 +323,13 @@ def test_prefetching_raises_an_error_of_the_reader_after_the_earlier_batches():
 
 
 def test_closing_stops_the_thread_and_the_generator():
-    before = threading.active_count()
+    before = set(threading.enumerate())
     batches = ({"number": number} for number in itertools.count())
     prefetched = Prefetcher(batches, lambda batch: batch, 3)
     next(prefetched)
     prefetched.close()
     prefetched.close()
-    assert threading.active_count() == before
+    assert not set(threading.enumerate()) - before
     assert inspect.getgeneratorstate(batches) == inspect.GEN_CLOSED
 
 

@@ -38,7 +38,7 @@ def test_the_checksum_is_the_masked_crc_32c():
     assert masked_crc32c(b"123456789") == ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.integers(0, 3 << 18), st.integers(0, 255))
 def test_the_checksum_is_that_of_tensorflows_writer(size, value):
     data = np.full(size, value, np.uint8).tobytes()

@@ -254,7 +254,7 @@ def test_a_damaged_index_is_an_error(tmp_path, pattern, content):
         record_index.load_index(pattern)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_a_shard_truncated_anywhere_is_an_error(tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("truncated")
@@ -266,7 +266,7 @@ def test_a_shard_truncated_anywhere_is_an_error(tmp_path_factory, data):
         record_index.load_index(pattern)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(position=st.integers(0, 11), bit=st.integers(0, 7), record=st.integers(0, 2))
 def test_the_record_after_a_damaged_header_is_found(tmp_path_factory, position, bit, record):
     folder = tmp_path_factory.mktemp("damaged")

@@ -15,7 +15,7 @@ from dist_jax.errors import UserError
 LARGE_FRAMES = st.sampled_from([0x7B, 0x7C, 0x3FF8, 0x3FFB, 0x4000, 0x1FFFF7, 0x1FFFFC, 0x200000]).map(bytes)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     frames=st.lists(st.one_of(st.binary(max_size=300), LARGE_FRAMES), max_size=5),
     others=st.dictionaries(st.text("abiz/", min_size=1, max_size=3), st.lists(st.binary(max_size=200), max_size=3)),
@@ -36,7 +36,7 @@ def test_frames_and_context_of_any_sequence_example_are_found(frames, others, la
     assert context == sequence.context
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.binary(max_size=60))
 def test_arbitrary_bytes_raise_a_user_error_or_contain_few_frames(data):
     try:

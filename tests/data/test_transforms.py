@@ -20,7 +20,7 @@ def window(seed, height, width, scale=SCALE, ratio=RATIO):
     return transforms.random_resized_crop(height, width, scale, ratio, rng(seed)).tolist()
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.integers(0, 2**40), st.integers(1, 400), st.integers(1, 400))
 def test_a_crop_is_inside_the_frame(seed, height, width):
     top, left, crop_height, crop_width = window(seed, height, width)

@@ -104,7 +104,7 @@ def multi_label_scores(draw) -> tuple[np.ndarray, np.ndarray]:
     return scores, labels
 
 
-@hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=60, derandomize=True)
 @hypothesis.given(multi_label_scores())
 def test_average_precision_follows_its_definition(case):
     scores, labels = case
@@ -112,7 +112,7 @@ def test_average_precision_follows_its_definition(case):
     np.testing.assert_allclose(class_average_precisions(scores, labels), expected)
 
 
-@hypothesis.settings(max_examples=60, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=60, derandomize=True)
 @hypothesis.given(multi_label_scores())
 def test_average_precision_equals_that_of_scikit_learn(case):
     sklearn_metrics = pytest.importorskip("sklearn.metrics")

@@ -94,7 +94,7 @@ def test_long_and_foreign_names_and_no_videos_draw_without_warnings(tmp_path, co
     result_plots.plot_classes(file, values, np.zeros(count, int), class_names, "accuracy", "val, step 3")
 
 
-@hypothesis.settings(max_examples=100, deadline=None, derandomize=True)
+@hypothesis.settings(max_examples=100, derandomize=True)
 @hypothesis.given(st.lists(st.floats(0, 1), min_size=1, max_size=9).map(sorted))
 def test_labels_keep_their_order_and_distance_and_stay_inside(positions):
     gap = 0.1

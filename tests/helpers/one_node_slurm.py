@@ -109,6 +109,15 @@ def read_status(process_id: int) -> dict[str, str]:
     return dict(line.split(":\t", 1) for line in lines)
 
 
+def wait_for_sigterm(process_id: int) -> None:
+    """Waits until a stopped process has a SIGTERM, or has ended. Raises TimeoutError after a minute."""
+    deadline = time.monotonic() + 60
+    while is_stopped(process_id):
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"process {process_id} has no SIGTERM")
+        time.sleep(0.1)
+
+
 def resume(process_id: int) -> None:
     """Continues a stopped process. It may have ended: some versions of Slurm continue it when they send SIGTERM."""
     with suppress(ProcessLookupError):

@@ -11,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -249,17 +248,18 @@ def finished_run(training_data: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="session")
 def preempted_run(training_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
-    """Workdir of the same run, stopped by a SIGTERM, and its last step."""
+    """Workdir of the same run, stopped by a SIGTERM in step 4, and this step."""
     workdir = tmp_path_factory.mktemp("preempted_run")
+    log_step = train.TrainLogger.step
 
-    def send_sigterm() -> None:
-        wait_for_step(workdir, 4, is_running=lambda: True)
-        signal.raise_signal(signal.SIGTERM)
+    def log_step_and_stop(logger: train.TrainLogger, step: int, *arguments: object) -> None:
+        log_step(logger, step, *arguments)
+        if step == 4:
+            signal.raise_signal(signal.SIGTERM)
 
-    threading.Thread(target=send_sigterm).start()
-    with pytest.raises(train.Preempted) as preempted:
+    with pytest.raises(train.Preempted) as preempted, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train.TrainLogger, "step", log_step_and_stop)
         run(training_data, workdir)
     assert preempted.value.code == 75
-    step, _ = newest_checkpoint(workdir)
-    assert 4 <= step < NUM_STEPS
-    return workdir, step
+    assert newest_checkpoint(workdir)[0] == 4
+    return workdir, 4

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_jax.errors import UserError
@@ -112,7 +112,6 @@ def test_a_part_without_a_table_is_not_read(tmp_path):
     assert store.finish() == 2
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1), unique=True))
 def test_any_path_is_read_back(tmp_path_factory, paths):
     folder = str(tmp_path_factory.mktemp("store"))

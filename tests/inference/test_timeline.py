@@ -70,7 +70,7 @@ def test_points_are_the_distinct_times_of_all_windows():
     assert [p.last_window for p in points] == [0, 0, 1, 1, 0, 1, 1, 1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     window=st.fractions(S(1, 10), 10, max_denominator=12),
     hop=st.fractions(S(1, 10), 10, max_denominator=12),

@@ -103,7 +103,7 @@ def test_plain_logits_come_from_the_last_block_also_if_the_network_does_not_read
     assert not np.allclose(trained["verb"], both[0]["verb"], atol=1e-2)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(weight=st.floats(0, 1, width=32))
 def test_mixed_logits_are_the_weighted_mean(weight):
     model = video_model("dist", NUM_CLASSES)

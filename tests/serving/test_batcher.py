@@ -111,7 +111,7 @@ def test_at_the_end_waiting_requests_are_cancelled_and_new_ones_refused(score):
         batcher.submit(clips(3))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.lists(st.integers(0, 254), min_size=1, max_size=9), max_size=12))
 def test_every_request_of_any_size_gets_its_results(requests):
     score = Score()

@@ -120,6 +120,7 @@ def test_a_cancelled_job_saves_and_ends_and_the_next_job_resumes(slurm, data, re
     job_id = submit(slurm, data, tmp_path)
     process_id = pause_after_first_steps(slurm, job_id, tmp_path)
     slurm.run("scancel", job_id)
+    one_node_slurm.wait_for_sigterm(process_id)
     one_node_slurm.resume(process_id)
 
     assert slurm.wait_for_state(job_id, "CANCELLED")["Restarts"] == "0"

@@ -82,7 +82,7 @@ def jitted_draw(size: tuple[int, int]):
 
 
 @pytest.mark.slow
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**31), size=st.sampled_from([(4, 40), (40, 7), (32, 32)]))
 def test_the_target_weight_is_the_mean_pixel_weight(seed, size):
     height, width = size

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from helpers.video_files import numbers, write_video
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from dist_jax.video import container
@@ -174,7 +174,6 @@ def test_large_frames_are_scaled_down_and_small_frames_keep_their_size(mp4):
     assert decode_frames(mp4, [5], short_side=24).shape == (1, 24, 32, 3)
 
 
-@settings(deadline=None)
 @given(st.integers(1, 5000), st.integers(1, 5000), st.integers(2, 512))
 def test_reduced_size_keeps_the_aspect_ratio(width, height, short_side):
     new = reduced_size(width, height, short_side)
@@ -245,7 +244,6 @@ def test_choose_by_time_repeats_a_late_first_frame():
     assert [item for _, item in choose_by_time(frames, 0.0, None, 10, 1e-6)] == ["a", "a", "a", "a", "b"]
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(1, 30), min_size=1, max_size=30),
     st.integers(0, 100),

@@ -65,7 +65,7 @@ def test_cases(name, numbers):
         assert frame_numbers(frames) == list(numbers)
 
 
-@settings(max_examples=40, derandomize=True, deadline=None, database=None)
+@settings(max_examples=40, derandomize=True, database=None)
 @given(
     kind=st.sampled_from(KINDS),
     b_frames=st.booleans(),
@@ -95,7 +95,7 @@ def test_files_of_all_kinds(kind, b_frames, start, rate, matrix, num_frames):
             check_agreement(path)
 
 
-@settings(max_examples=25, derandomize=True, deadline=None, database=None)
+@settings(max_examples=25, derandomize=True, database=None)
 @given(kind=st.sampled_from([kind for kind in KINDS if kind[0] != "gif"]), skip=st.integers(1, 11))
 def test_files_that_start_between_key_frames(kind, skip):
     suffix, codec, _ = kind

@@ -41,7 +41,7 @@ def test_resizing_to_the_same_size_is_a_copy():
     np.testing.assert_array_equal(resize_bilinear([frame], 17, 23)[0], frame)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.tuples(SIDES, SIDES), st.tuples(SIDES, SIDES), st.booleans(), st.integers(0, 2**20))
 @example((225, 226), (224, 224), True, 0)
 @example((1, 1), (300, 300), True, 0)
@@ -55,7 +55,7 @@ def test_pixels_differ_from_the_definition_by_at_most_one_level(old_size, new_si
     assert np.abs(resized - np.floor(exact(image, *new_size) + 0.5)).max() <= 1
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_a_cropped_view_gives_the_pixels_of_a_copy(data):
     video = np.random.default_rng(data.draw(st.integers(0, 100))).integers(0, 256, (2, 30, 40, 3), dtype=np.uint8)

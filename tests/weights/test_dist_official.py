@@ -39,7 +39,7 @@ def published(config=small_models.DIST, seed=1):
     return {name.removeprefix(prefix): tensor for name, tensor in official.to_published(params, {}).items()}
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(config=CONFIGS)
 def test_sizes_are_read_from_the_tensors_and_the_round_trip_is_exact(config):
     tensors = published(config)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from helpers import small_models
 from helpers.small_models import DIST
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
@@ -35,7 +35,6 @@ def test_a_quarter_of_the_frames_is_between_the_middle_frames():
     np.testing.assert_array_equal(interpolate(np.arange(8.0), 2, 0), [1.5, 5.5])
 
 
-@settings(deadline=None)
 @given(old=st.integers(1, 9), new=st.integers(1, 9))
 def test_interpolation_stays_in_the_old_range_and_keeps_constants_and_dtype(old, new):
     values = np.random.default_rng(old).standard_normal((2, old, 3)).astype(np.float32)
