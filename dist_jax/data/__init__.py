@@ -24,5 +24,5 @@ def num_cores() -> int:
 
 
 def input_threads(data: ml_collections.ConfigDict) -> int:
-    """Number of threads that read clips. `data` is config.data. By default one more than cores: one can wait for a disk."""
+    """Number of threads that read clips. `data` is config.data. Default: cores + 1, as one can wait for a disk."""
     return data.num_threads or num_cores() + 1

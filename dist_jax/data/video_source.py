@@ -5,7 +5,7 @@ PyAV decodes only the chosen frames and the frames they depend on, one video per
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import ml_collections
 import numpy as np
@@ -51,10 +51,8 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Mappin
         if start == end:
             raise VideoError(f"{path}: no frame between {segment.start_s} s and {segment.end_s} s")
 
-        def frames(indices: np.ndarray, window: np.ndarray) -> np.ndarray:
-            top, left, height, width = window.tolist()
-            pixels = decoding.decode_frames(path, start + indices, square_pixels=data.square_pixels)
-            return pixels[:, top : top + height, left : left + width]
+        def frames(indices: np.ndarray, window: np.ndarray) -> _ChosenFrames:
+            return _ChosenFrames(path, (start + indices).tolist(), window, data.square_pixels)
 
         name = segment.path.encode("utf-8", "surrogateescape")
         return StoredClip(end - start, info.height, info.width, labels(record), name, frames)
@@ -66,6 +64,31 @@ def open_source(data: ml_collections.ConfigDict, split: str, class_names: Mappin
         return _seconds(paths[record], segments[record])
 
     return Source(len(segments), {label: len(names)}, read, location, identity, seconds, labels)
+
+
+class _ChosenFrames:
+    """Frames of a video, cropped to a window. They are decoded during the iteration, so that few are in memory."""
+
+    def __init__(self, path: str, numbers: Sequence[int], window: np.ndarray, square_pixels: bool) -> None:
+        self._path, self._numbers, self._square_pixels = path, numbers, square_pixels
+        top, left, height, width = window.tolist()
+        self._rows, self._columns = slice(top, top + height), slice(left, left + width)
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """Yields uint8 [h, w, 3]. Numbers that do not increase are allowed; their frames stay in memory until used."""
+        decoded = decoding.iter_numbers(self._path, sorted(set(self._numbers)), square_pixels=self._square_pixels)
+        last_use = {number: position for position, number in enumerate(self._numbers)}
+        frames: dict[int, np.ndarray] = {}
+        for position, number in enumerate(self._numbers):
+            while number not in frames:
+                decoded_number, frame = next(decoded)
+                frames[decoded_number] = frame
+            yield frames[number][self._rows, self._columns]
+            if last_use[number] == position:
+                del frames[number]
 
 
 def class_names(data: ml_collections.ConfigDict) -> dict[str, list[str]]:

@@ -166,24 +166,33 @@ def decode_frames(
     Raises:
         VideoError: the file cannot be read, or a frame number is out of range.
     """
+    frames = dict(iter_numbers(path, sorted({int(index) for index in indices}), short_side, square_pixels))
+    return np.stack([frames[int(index)] for index in indices])
+
+
+def iter_numbers(
+    path: str, numbers: Sequence[int], short_side: int | None = None, square_pixels: bool = True
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Yields the frames with the increasing `numbers` from 0, as (number, uint8 [H, W, 3] RGB).
+
+    Args and errors: as for `decode_frames`.
+    """
     frame_times = read_frame_times(path)
     num_frames = len(frame_times.times)
     if not num_frames:
         raise _no_frames(path)
-    if len(indices) == 0 or min(indices) < 0 or max(indices) >= num_frames:
+    if len(numbers) == 0 or numbers[0] < 0 or numbers[-1] >= num_frames:
         raise VideoError(
-            f"{path}: invalid frame numbers {list(indices)}; expected one or more from 0 to {num_frames - 1}"
+            f"{path}: invalid frame numbers {list(numbers)}; expected one or more from 0 to {num_frames - 1}"
         )
-    distinct = sorted({int(index) for index in indices})
-    frames: dict[int, np.ndarray] = {}
+    missing = set(numbers)
     to_rgb: RgbConverter | None = None
-    for number, item in _decode_numbers(path, frame_times, distinct):
+    for number, item in _decode_numbers(path, frame_times, numbers):
         to_rgb = to_rgb or RgbConverter(path, frame_times.geometry or item.geometry, short_side, square_pixels)
-        frames[number] = to_rgb(item.frame)
-    missing = [number for number in distinct if number not in frames]
+        yield number, to_rgb(item.frame)
+        missing.remove(number)
     if missing:
-        raise VideoError(f"{path}: frame {missing[0]} of {num_frames} cannot be decoded")
-    return np.stack([frames[int(index)] for index in indices])
+        raise VideoError(f"{path}: frame {min(missing)} of {num_frames} cannot be decoded")
 
 
 def choose_by_time(

@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from helpers.numbered_videos import frame_numbers, write_numbered, write_with_sound
 from helpers.small_records import decoded
@@ -40,6 +41,14 @@ def test_times_that_matroska_rounds_select_the_frames_that_build_records_selects
     write_numbered(tmp_path / "a.mkv", rate=Fraction(30))
     source = open_videos(tmp_path, "path,label,start,end\na.mkv,run,0.3333333,0.6666667\n")
     assert frame_numbers(read_frames(source)) == list(range(10, 20))
+
+
+@pytest.mark.parametrize("numbers", [[0, 3, 3, 9], [5], [9, 2, 2, 0, 9]])
+def test_frames_are_those_of_the_numbers_in_any_order(numbers, tmp_path):
+    write_numbered(tmp_path / "a.mp4", num_frames=12)
+    clip = open_videos(tmp_path, "path,label,start\na.mp4,run,0.05\n").read(0)
+    every = decoded(clip)
+    np.testing.assert_array_equal(decoded(clip, numbers, [8, 4, 30, 20]), every[numbers, 8:38, 4:24])
 
 
 def test_labels_are_those_of_the_list(tmp_path):
