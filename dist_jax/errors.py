@@ -11,6 +11,14 @@ class UserError(Exception):
     """An error that the user can fix. The message is one line: what is wrong, the values, what to do. No traceback."""
 
 
+class DivergedError(UserError):
+    """Scores are NaN or infinite. `problem` is the message without what to do."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"{problem}; evaluate a checkpoint that has not diverged")
+        self.problem = problem
+
+
 def first_line(error: BaseException) -> str:
     """The first line of an error's message; the name of its type if the message is empty."""
     return str(error).strip().partition("\n")[0] or type(error).__name__

@@ -265,13 +265,21 @@ def measure_stages(records: str, clip_frames: int, resolution: int, num_clips: i
 
     source, index = open_records(records), load_index(records)
     num_records = min(source.size, num_clips)
-    numbers = [number % num_records for number in range(num_clips)]
-    # Each time with a new reader, which verifies the record.
-    data, read_ms = run_stage(lambda number: record_reader.record_reader(index).read(number), range(num_records))
-    _, parse_ms = run_stage(lambda data: sequence_example.check_frames(data, sequence_example.parse(data)[1]), data)
-    clips, find_ms = run_stage(source.read, numbers)
+    reader = record_reader.record_reader(index)
+
+    def parse(data: memoryview) -> None:
+        _, positions = sequence_example.parse(data)
+        sequence_example.check_frames(data, positions)
+
+    _, read_ms = run_stage(lambda number: len(reader.read(number)), range(num_records))
+    _, read_and_parse_ms = run_stage(lambda number: parse(reader.read(number)), range(num_records))
+    run_stage(lambda number: source.read(number).num_frames, range(num_records))  # the first read
+    clips = [source.read(number % num_records) for number in range(num_clips)]
     choices, choose_ms = run_stage(lambda number: choose(clips[number], clip_frames, number), range(num_clips))
     video = np.empty((BATCH_SIZE, clip_frames, resolution, resolution, 3), np.uint8)
+
+    def read_frames(number: int) -> None:
+        clips[number].frames(*choices[number])
 
     def decode(number: int) -> None:
         for _ in clips[number].frames(*choices[number]):
@@ -281,15 +289,16 @@ def measure_stages(records: str, clip_frames: int, resolution: int, num_clips: i
         frames = clips[number].frames(*choices[number])
         resize_bilinear(frames, resolution, resolution, number % 2 == 0, out=video[number % BATCH_SIZE])
 
+    _, read_frames_ms = run_stage(read_frames, range(num_clips))
     _, decode_ms = run_stage(decode, range(num_clips))
     _, decode_and_resize_ms = run_stage(decode_and_resize, range(num_clips))
     _, transfer_ms = run_stage(lambda _: jax.block_until_ready(jax.device_put(video)), range(num_clips // BATCH_SIZE))
     rows = {
         "first read: read, verify the checksum": read_ms,
-        "first read: find and check the frames": parse_ms,
-        "later reads: find the frames": find_ms,
+        "first read: find and check the frames": read_and_parse_ms - read_ms,
+        "later reads: read the chosen frames": read_frames_ms,
         "choose frames and crop": choose_ms,
-        "decode": decode_ms,
+        "decode": decode_ms - read_frames_ms,
         "resize, flip": decode_and_resize_ms - decode_ms,
         "transfer": transfer_ms / BATCH_SIZE,
     }

@@ -29,7 +29,11 @@ class RecordReader(Protocol):
         """The bytes of a record. Raises ChecksumError if it is damaged."""
 
     def read_parts(self, record: int, parts: Sequence[tuple[int, int]]) -> list[memoryview]:
-        """Parts of a record that `read` has verified. A part is the position of its first byte and its end."""
+        """Parts of a record that `read` has verified. A part is the position of its first byte and its end.
+
+        Raises:
+            ChecksumError: the record has changed, if the reader notices.
+        """
 
 
 def record_reader(index: ShardIndex) -> RecordReader:
@@ -59,7 +63,10 @@ class _LocalRecords:
         file, start, _ = self._position(record)
         for first, end in parts:
             file.prefetch(start + first, end - first)
-        return [file.read(start + first, end - first) for first, end in parts]
+        data = [file.read(start + first, end - first) for first, end in parts]
+        if any(len(part) != end - first for part, (first, end) in zip(data, parts, strict=True)):
+            raise ChecksumError("the shard has become shorter")
+        return data
 
     def _position(self, record: int) -> tuple["_File", int, int]:
         """The shard of a record, the position of its first byte there and its length."""

@@ -55,7 +55,11 @@ class RowReader:
                 kind, message = "checksum", str(error)
             except ImageError as error:
                 kind, message = "image", str(error)
-            except (tf.errors.OpError, UserError) as error:
+            except tf.errors.OpError as error:
+                kind, message = "record", str(error)
+            except OSError as error:
+                kind, message = "record", f"{type(error).__name__}: {error}"
+            except UserError as error:
                 message = str(error)
             except Exception as error:  # an error in one record must not stop the others
                 message = f"{type(error).__name__}: {error}"

@@ -21,7 +21,7 @@ _FRAMES_KEY = records.FRAMES.encode()
 _read_head, _HEAD_BYTES = struct.Struct("<I").unpack_from, 4
 _HEAD_MASK, _LARGE_FIELD_1 = 0x808080FF, 0x0080800A
 
-MAX_CONTEXT_BYTES = 1 << 16  # of a record that are read to find its context without its frames
+MAX_CONTEXT_BYTES = 1 << 16  # a context is found without its frames in this many bytes of a record
 
 
 def parse(data: memoryview) -> tuple[tf.train.Features, list[int]]:
@@ -38,7 +38,7 @@ def parse(data: memoryview) -> tuple[tf.train.Features, list[int]]:
         elif tag == _FIELD_2:  # feature_lists
             for entry_tag, entry_start, entry_end in _fields(data, start, end):
                 if entry_tag == _FIELD_1:
-                    frames = frames or _frame_starts(data, entry_start, entry_end)
+                    frames = frames or _frame_positions(data, entry_start, entry_end)
     return context, frames
 
 
@@ -98,21 +98,21 @@ def _varint(data: memoryview, position: int) -> tuple[int, int]:
     raise UserError(f"the record is not a SequenceExample (byte {position})")
 
 
-def _frame_starts(data: memoryview, start: int, end: int) -> list[int]:
-    """As `_feature_starts`, for the map entry between two positions if its key is that of the frames; else []."""
+def _frame_positions(data: memoryview, start: int, end: int) -> list[int]:
+    """As `_feature_positions`, for the map entry between two positions if its key is that of the frames; else []."""
     key_and_value = {tag: (first, last) for tag, first, last in _fields(data, start, end)}
     key_start, key_end = key_and_value.get(_FIELD_1, (0, 0))
     if bytes(data[key_start:key_end]) != _FRAMES_KEY:
         return []
-    return _feature_starts(data, *key_and_value.get(_FIELD_2, (0, 0)))
+    return _feature_positions(data, *key_and_value.get(_FIELD_2, (0, 0)))
 
 
-def _feature_starts(data: memoryview, position: int, end: int) -> list[int]:
+def _feature_positions(data: memoryview, position: int, end: int) -> list[int]:
     """Starts of the features of a feature list between two positions, and the end of the last one; [] if it is empty.
 
     Takes most of the time of `parse`.
     """
-    starts = []
+    positions = []
     while position < end:
         head = _read_head(data, position)[0] if position + _HEAD_BYTES <= end else 0
         if head & _HEAD_MASK == _LARGE_FIELD_1:
@@ -123,9 +123,9 @@ def _feature_starts(data: memoryview, position: int, end: int) -> list[int]:
             size = last - position
         if not size or position + size > end:
             raise UserError(f"the frame at byte {position} of the record is empty or incomplete")
-        starts.append(position)
+        positions.append(position)
         position += size
-    return [*starts, position] if starts else []
+    return [*positions, position] if positions else []
 
 
 def _fields(data: memoryview, position: int, end: int) -> Iterator[tuple[int, int, int]]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from dist_jax.errors import UserError
+from dist_jax.errors import DivergedError, UserError
 from dist_jax.evaluation.epic_annotations import (
     NO_GROUPS,
     NUM_NOUNS,
@@ -202,4 +202,4 @@ def _check_run(narration_ids: Sequence[str], scores: np.ndarray, kind: str, num_
     invalid = np.flatnonzero(~np.isfinite(scores).all(axis=(1, 2))).tolist()
     if invalid:
         names = format_ids([narration_ids[row] for row in invalid])
-        raise UserError(f"{kind} scores are NaN or infinite for {names}; evaluate a checkpoint that has not diverged")
+        raise DivergedError(f"{kind} scores are NaN or infinite for {names}")

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from dist_jax.errors import UserError
+from dist_jax.errors import DivergedError
 
 
 def top_classes(scores: np.ndarray, num_classes: int) -> np.ndarray:
@@ -90,13 +90,10 @@ def compute_metrics(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     Scores are float64 [n, K], n > 0.
 
     Raises:
-        UserError: a score is NaN or infinite. Its rank among the classes would mean nothing.
+        DivergedError: a score is NaN or infinite. Its rank among the classes would mean nothing.
     """
     num_invalid = int(np.count_nonzero(~np.isfinite(scores).all(axis=1)))
     if num_invalid:
-        raise UserError(
-            f"the scores of {num_invalid} of {len(scores)} videos are NaN or infinite: the parameters have diverged; "
-            "delete this checkpoint, and train on from an earlier one with a lower optimizer.learning_rate"
-        )
+        raise DivergedError(f"the scores of {num_invalid} of {len(scores)} videos are NaN or infinite")
     table = METRICS if labels.ndim == 1 else MULTI_LABEL_METRICS
     return {name: metric(scores, labels) for name, metric in table.items()}

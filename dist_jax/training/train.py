@@ -16,7 +16,7 @@ from dist_jax.data.bad_records import BadRecords
 from dist_jax.data.source import Source
 from dist_jax.distributed import preemption, sharding
 from dist_jax.distributed.preemption import Preempted, PreemptionNotice
-from dist_jax.errors import UserError
+from dist_jax.errors import DivergedError, UserError
 from dist_jax.evaluation import evaluate
 from dist_jax.evaluation.results import summary_line
 from dist_jax.experiment import Experiment, build, check_flip_labels
@@ -158,7 +158,11 @@ class Trainer:
         return summary
 
     def evaluate(self, step: int, state: TrainState) -> dict[str, float] | None:
-        """Evaluates, writes results/val.* and metrics. Returns None if a preemption notice stops the evaluation."""
+        """Evaluates, writes results/val.* and metrics. Returns None if a preemption notice stops the evaluation.
+
+        Raises:
+            UserError: the scores are NaN or infinite.
+        """
 
         def should_stop() -> bool:
             self.logger.write_heartbeat()
@@ -166,7 +170,11 @@ class Trainer:
 
         with self.logger.pause(), memory.raise_too_large(memory.EVALUATION_TOO_LARGE):
             params = state.params if state.ema is None else state.ema
-            result = self.evaluator(step, params, should_stop)
+            try:
+                result = self.evaluator(step, params, should_stop)
+            except DivergedError as error:
+                advice = "delete the checkpoint of this step, and run again with a lower optimizer.learning_rate"
+                raise UserError(f"at step {step} {error.problem}; {advice}") from error
         if result is None:
             return None
         bad = {f"bad_{kind}": count for kind, count in result.bad.items()}

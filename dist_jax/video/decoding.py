@@ -1,4 +1,4 @@
-"""Decodes video files to RGB frames: by time (`iter_frames`) or by number (`decode_frames`); `probe` reads the size.
+"""Decodes video files to RGB frames: by time (`iter_frames`) or by number (`decode_frames`, `iter_numbers`).
 
 PyAV decodes with one thread per video, because callers run one video per process or thread. Times are seconds from the
 start of the file, as `ffmpeg -ss` and players count (see `frame_clock`). Frame k is frame k of sequential decoding, and
@@ -27,6 +27,7 @@ __all__ = [
     "choose_by_time",
     "decode_frames",
     "iter_frames",
+    "iter_numbers",
     "iter_segment",
     "probe",
     "reduced_size",
@@ -190,7 +191,7 @@ def iter_numbers(
     for number, item in _decode_numbers(path, frame_times, numbers):
         to_rgb = to_rgb or RgbConverter(path, frame_times.geometry or item.geometry, short_side, square_pixels)
         yield number, to_rgb(item.frame)
-        missing.remove(number)
+        missing.discard(number)
     if missing:
         raise VideoError(f"{path}: frame {min(missing)} of {num_frames} cannot be decoded")
 
