@@ -273,7 +273,8 @@ def measure_stages(records: str, clip_frames: int, resolution: int, num_clips: i
 
     _, read_ms = run_stage(lambda number: len(reader.read(number)), range(num_records))
     _, read_and_parse_ms = run_stage(lambda number: parse(reader.read(number)), range(num_records))
-    run_stage(lambda number: source.read(number).num_frames, range(num_records))  # the first read
+    for number in range(num_records):
+        source.read(number)  # for the first time
     clips = [source.read(number % num_records) for number in range(num_clips)]
     choices, choose_ms = run_stage(lambda number: choose(clips[number], clip_frames, number), range(num_clips))
     video = np.empty((BATCH_SIZE, clip_frames, resolution, resolution, 3), np.uint8)

@@ -111,12 +111,9 @@ class _RemoteRecords:
 
     def __init__(self, index: ShardIndex) -> None:
         # NumPy can use the memory of numbers, but not that of a string: Python would copy it, and lock other threads.
-        self._read = tensorflow_reader(
+        self.read: Callable[[int], memoryview] = tensorflow_reader(
             index, lambda data: tf.io.decode_raw(data, tf.uint8), lambda data: memoryview(data)
         )
-
-    def read(self, record: int) -> memoryview:
-        return self._read(record)
 
     def read_parts(self, record: int, parts: Sequence[tuple[int, int]]) -> list[memoryview]:
         data = self.read(record)

@@ -12,7 +12,7 @@ import tensorflow as tf
 from helpers.small_records import NUM_CLASSES, example, jpeg, picture, write_shards
 
 from dist_jax import config as settings
-from dist_jax.data import pipeline, record_index, records, sources
+from dist_jax.data import encoded_clips, pipeline, record_index, records, sources
 from dist_jax.data.bad_records import BadRecords, Problem
 from dist_jax.errors import UserError
 from dist_jax.evaluation import scoring
@@ -186,6 +186,33 @@ def test_a_record_that_can_be_read_on_retry_is_not_replaced(tmp_path):
     expected = next(pipeline.train_batches(config, source, 0, slice(None), 8))
     jax.tree.map(np.testing.assert_array_equal, batch, expected)
     assert (bad_records.counts, bad_records.num_reads, bad_records.num_bad_reads) == ({}, 8, 0)
+
+
+def test_a_shard_that_becomes_shorter_is_a_bad_checksum_at_first_and_later_reads(tmp_path):
+    examples = [records.make_example([jpeg(picture(0, 0))] * 2, 0, "class 0", name, 0, 1) for name in ("a", "b")]
+    config = make_config(write_shards(tmp_path, examples, shards=1), batch_size=2)
+    index = record_index.load_index(config.data.train)
+    for num_reads_before in (0, 1):
+        write_shards(tmp_path, examples, shards=1)
+        source, bad_records = sources.open_source(config.data, "train"), BadRecords("train")
+        for _ in range(num_reads_before):
+            source.read(1)
+        os.truncate(index.paths[0], int(index.offset[1]) + 100)
+        next(pipeline.train_batches(config, source, 0, slice(None), 8, bad_records))
+        assert bad_records.kinds == {1: "checksum"}
+
+
+def test_a_remote_shard_that_disappears_after_the_first_read_has_no_bad_images():
+    images = [jpeg(picture(0, frame)) for frame in range(2)]
+    path = "ram://disappears/train-00000-of-00001"
+    with tf.io.TFRecordWriter(path) as writer:
+        writer.write(records.make_example(images, 0, "class 0", "a.mp4", 0, 1))
+    source = encoded_clips.sequence_source(record_index.build_index([path]), {"label": records.LABEL}, {"label": 1})
+    source.read(0)
+    tf.io.gfile.remove(path)
+    config, bad_records = make_config(path, batch_size=1), BadRecords("val")
+    next(pipeline.eval_batches(config, source, slice(None), 8, bad_records))
+    assert bad_records.kinds == {0: "record"}
 
 
 def test_a_frame_that_is_no_image_is_a_bad_image_also_if_it_is_the_first(tmp_path):
